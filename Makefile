@@ -1,0 +1,54 @@
+# Each command sets up what it needs: a virtual environment in .venv with the versions of constraints.txt.
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: run test slow plugins lint types fmt bench clean
+
+run: .venv/installed
+	$(BIN)/metriclab run recipes/simclr.toml
+
+test: .venv/installed-test
+	$(BIN)/python -m pytest
+
+slow: .venv/installed-test
+	$(BIN)/python -m pytest -m slow --durations=10
+
+plugins: .venv/installed-dev
+	$(BIN)/python tests/check_plugins.py
+
+lint: .venv/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: .venv/installed-dev
+	$(BIN)/mypy metriclab
+
+fmt: .venv/installed-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: .venv/installed
+	$(INSTALL) -e ".[bench]"
+	$(BIN)/python benchmarks/nt_xent.py
+
+clean:
+	rm -rf .venv
+
+.venv/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit("metriclab needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv .venv
+
+.venv/installed: pyproject.toml constraints.txt | .venv/bin/python
+	$(INSTALL) -e .
+	touch $@
+
+.venv/installed-test: .venv/installed
+	$(INSTALL) -e ".[test]"
+	touch $@
+
+.venv/installed-dev: .venv/installed-test
+	$(INSTALL) -e ".[test,dev]"
+	touch $@

@@ -1,0 +1,55 @@
+"""The errors a user may meet, each with an exit code and, where there is one, the repair.
+
+Anything that is not one of these is a bug of metriclab's own and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+
+class MetriclabError(Exception):
+    """Base of the expected errors: shown without a traceback.
+
+    Args:
+        message: what is wrong, naming the place.
+        help: how to repair it, one sentence without a full stop; shown on a line of its own.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, help: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.help = help
+
+    def __str__(self) -> str:
+        return self.message if self.help is None else f"{self.message}\n  help: {self.help}"
+
+
+class RecipeError(MetriclabError):
+    """The recipe or the command line asks for something that cannot be."""
+
+    exit_code = 2
+
+
+class PluginError(MetriclabError):
+    """An installed component is broken, refused or in conflict; the message names its package and version."""
+
+    exit_code = 3
+
+
+class DataError(MetriclabError):
+    """The data cannot be used as they are; the message names the file or folder."""
+
+    exit_code = 3
+
+
+class DivergedError(MetriclabError):
+    """The loss or a gradient stopped being finite."""
+
+    exit_code = 4
+
+
+class StorageError(MetriclabError):
+    """A run folder, checkpoint or cache cannot be read or written."""
+
+    exit_code = 5
