@@ -1,0 +1,86 @@
+"""What the loop hands to a method: the views of some images, and who those images are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+
+from metriclab.core.rows import Rows, concatenate, pack_ids, rows
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """Raw images of any sizes in one uint8 tensor, padded at the bottom and the right.
+
+    Attributes:
+        pixels: padded images, 1 or 3 channels.
+        sizes: true height and width of each, in pixels.
+    """
+
+    pixels: UInt8[Tensor, "n c h w"]
+    sizes: Int64[Tensor, "n 2"]
+
+    @classmethod
+    def padded(cls, images: Sequence[UInt8[np.ndarray, "c _h _w"]]) -> Images:
+        """Images of any sizes, at least one, joined."""
+        sizes = torch.tensor([image.shape[1:] for image in images], dtype=torch.int64)
+        height, width = sizes.amax(0).tolist()
+        pixels = np.zeros((len(images), len(images[0]), height, width), dtype=np.uint8)
+        for row, image in enumerate(images):
+            pixels[row, :, : image.shape[1], : image.shape[2]] = image
+        return cls(torch.from_numpy(pixels), sizes)
+
+    def __len__(self) -> int:
+        return self.pixels.shape[0]
+
+    def to(self, device: torch.device) -> Images:
+        return Images(self.pixels.to(device, non_blocking=True), self.sizes.to(device, non_blocking=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """This rank's slice of one global batch.
+
+    Attributes:
+        views: the same n images seen V times, as float in [0, 1]; views may differ in size.
+        labels: classes of the images, negative for unknown.
+        items: their indices in the data set.
+        positions: their positions in the global batch.
+        step: the step of the run, from 0.
+    """
+
+    views: tuple[Float[Tensor, "n c _h _w"], ...]
+    labels: Int64[Tensor, "n"]
+    items: Int64[Tensor, "n"]
+    positions: Int64[Tensor, "n"]
+    step: int
+
+    def __len__(self) -> int:
+        return self.items.shape[0]
+
+    def slice(self, start: int, stop: int) -> Batch:
+        """Images start..stop of this batch, in all views."""
+        part = slice(start, stop)
+        views = tuple(view[part] for view in self.views)
+        return Batch(views, self.labels[part], self.items[part], self.positions[part], self.step)
+
+    def rows(self, embeddings: Sequence[Float[Tensor, "n d"]], labels: Int64[Tensor, "n"]) -> Rows:
+        """Rows of several views of this batch, view by view, one raw embedding tensor a view.
+
+        Args:
+            embeddings: as many as there are views to make rows of, in the order of the views.
+            labels: `batch.items` to tell images apart (self-supervised), `batch.labels` to tell classes apart.
+        """
+        return concatenate(
+            [
+                rows(
+                    z, labels, self.items, pack_ids(self.step, self.positions, view), torch.full_like(self.items, view)
+                )
+                for view, z in enumerate(embeddings)
+            ]
+        )

@@ -1,0 +1,50 @@
+"""The network every method trains: an encoder, and a head that is dropped after training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class Embedded(NamedTuple):
+    """What a network makes of n images.
+
+    Attributes:
+        h: the encoder's features: what is used after training (Chen et al. 2020, section 4.2).
+        z: the head's output, which the loss sees; not normalised.
+    """
+
+    h: Float[Tensor, "n features"]
+    z: Float[Tensor, "n d"]
+
+
+class Network(nn.Module):
+    """Encoder and head, applied to float images in [0, 1].
+
+    Args:
+        encoder: module with `out_features`; it normalises by its own mean and standard deviation.
+        head: module with `out_features`.
+    """
+
+    def __init__(self, encoder: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = head
+
+    def forward(self, images: Float[Tensor, "n c h w"]) -> Embedded:
+        h = self.encoder(images)
+        return Embedded(h, self.head(h))
+
+    def views(self, views: Sequence[Float[Tensor, "n c _h _w"]]) -> list[Embedded]:
+        """Each view embedded. Neighbouring views of one size go through in one pass, as one batch for BatchNorm."""
+        embedded: list[Embedded] = []
+        for _, group in groupby(views, key=lambda view: view.shape):
+            same = list(group)
+            h, z = self(torch.cat(same))
+            embedded += map(Embedded._make, zip(h.chunk(len(same)), z.chunk(len(same)), strict=True))
+        return embedded

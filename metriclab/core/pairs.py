@@ -1,0 +1,46 @@
+"""Pairs: every anchor against every reference, with who is alike and who is not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from metriclab.core.rows import Keys, Rows
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """B anchors against M references.
+
+    Attributes:
+        similarity: cosine; the squared Euclidean distance of unit rows is 2 - 2 similarity.
+        positive: cells of equal labels, never a row and itself.
+        negative: cells of different labels; disjoint from `positive`. An unknown label is in neither.
+        anchors, references: the keys of both sides.
+        width: dimensions of the embeddings the similarities come from.
+    """
+
+    similarity: Float[Tensor, "b m"]
+    positive: Bool[Tensor, "b m"]
+    negative: Bool[Tensor, "b m"]
+    anchors: Keys
+    references: Keys
+    width: int
+
+
+def compare(anchors: Rows, references: Rows) -> Pairs:
+    """All pairs of anchors and references at once. For losses prefer `PairLoss`, which never holds B x M."""
+    with torch.autocast(anchors.z.device.type, enabled=False):
+        similarity = anchors.z @ references.z.T
+    return pairs_of(similarity, anchors.keys, references.keys, anchors.width)
+
+
+def pairs_of(similarity: Float[Tensor, "b m"], anchors: Keys, references: Keys, width: int) -> Pairs:
+    """Pairs from similarities already at hand. Identity decides, not position: equal ids are one row."""
+    known = (anchors.labels >= 0)[:, None] & (references.labels >= 0)[None, :]
+    usable = known & (anchors.ids[:, None] != references.ids[None, :])
+    alike = anchors.labels[:, None] == references.labels[None, :]
+    return Pairs(similarity, usable & alike, usable & ~alike, anchors, references, width)

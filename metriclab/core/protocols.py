@@ -1,0 +1,166 @@
+"""What each kind of component is. A component is anything that fits; nothing is inherited.
+
+A registered thing is a callable: its keyword-only parameters are the keys of its recipe table, its positional-only
+parameters are given by the run, and what it returns fits the protocol of its kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor
+
+from metriclab.core.batch import Batch, Images
+from metriclab.core.network import Embedded
+from metriclab.core.pairs import Pairs
+from metriclab.core.random import Draws
+from metriclab.core.rows import Rows
+
+
+@runtime_checkable
+class Miner(Protocol):
+    """Chooses among pairs: `mine(pairs) -> pairs` whose masks may only shrink."""
+
+    def __call__(self, pairs: Pairs, /) -> Pairs: ...
+
+
+@runtime_checkable
+class Loss(Protocol):
+    """`loss(anchors, references) -> scalar`. State, if any, in the buffers and parameters of an `nn.Module`.
+
+    A loss that sums over anchors says so by an attribute `pairwise = True` (a `PairLoss` does): it is called with this
+    rank's anchors against the references of all ranks. Any other loss is given the rows of all ranks on both sides.
+    """
+
+    def __call__(self, anchors: Rows, references: Rows, /) -> Float[Tensor, ""]: ...
+
+
+@runtime_checkable
+class Memory(Protocol):
+    """References that outlive a batch: built with (width, classes); all state in buffers or parameters."""
+
+    def rows(self) -> Rows: ...
+    def push(self, rows: Rows, /) -> None: ...
+
+
+class Objective(NamedTuple):
+    """What a method minimises in one step.
+
+    Attributes:
+        loss: scalar; the run minimises its mean over ranks.
+        metrics: scalar tensors to log, the same on every rank.
+    """
+
+    loss: Float[Tensor, ""]
+    metrics: Mapping[str, Tensor]
+
+
+@runtime_checkable
+class Method(Protocol):
+    """A way of training, an `nn.Module` built with (network); state only in buffers and parameters.
+
+    `Outputs` is the method's own NamedTuple of `Rows` and of tensors with a leading row axis.
+    """
+
+    def forward(self, batch: Batch) -> Any:
+        """Outputs of this rank's images, with gradients."""
+
+    def objective(self, local: Any, world: Any) -> Objective:
+        """The loss of this rank's outputs against those of all ranks. No side effects."""
+
+    def after_step(self, world: Any, step: int) -> None:
+        """What follows the optimizer's step: moving averages, memories. No gradients."""
+
+    def embed(self, images: Float[Tensor, "n c h w"]) -> Embedded:
+        """What evaluation sees."""
+
+
+@runtime_checkable
+class Dataset(Protocol):
+    """Built with (split): "train", "val" or "test". Labels are known without reading an image.
+
+    Attributes:
+        labels: int64, one an item, negative for unknown. Equal labels mean equal classes across the splits.
+        classes: name of each label: `classes[label]`.
+        fingerprint: hex digest of the content (images and labels) of this split.
+        names: what to call each item in messages and exports (a path, or "glyphs/test/17").
+    """
+
+    labels: np.ndarray
+    classes: Sequence[str]
+    fingerprint: str
+    names: Sequence[str]
+
+    def images(self, items: np.ndarray, /) -> Images:
+        """The images of these items, on the CPU, in this order. May be called from a loading thread."""
+
+
+@runtime_checkable
+class Views(Protocol):
+    """Augmentation in batches on the device, each sample with its own draws.
+
+    Attributes:
+        count: number of training views of an image.
+    """
+
+    count: int
+
+    def __call__(self, images: Images, draws: Draws, /) -> tuple[Float[Tensor, "n c _h _w"], ...]:
+        """`count` random views, float in [0, 1], a pure function of images and draws."""
+
+    def test(self, images: Images, /) -> Float[Tensor, "n c h w"]:
+        """The one view that evaluation and embedding use; deterministic."""
+
+
+@runtime_checkable
+class Sampler(Protocol):
+    """The order of items, built with (labels).
+
+    Attributes:
+        batch_size: rows of a global batch, over all ranks.
+        steps: global batches an epoch.
+    """
+
+    batch_size: int
+    steps: int
+
+    def epoch(self, seed: int, /) -> Iterable[np.ndarray]:
+        """Global batches of item indices (int64): a pure function of the seed."""
+
+
+Schedule = Callable[[int], float]
+"""Step (from 0) -> factor of the learning rate; built with (total steps)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One metric.
+
+    Attributes:
+        value: the metric over all counted queries; NaN where no query counts.
+        per_query: one value a query, NaN for a query left out.
+        definition: how it is computed, in a sentence: k, the self-match rule, ties, lone queries, version.
+    """
+
+    value: float
+    per_query: Tensor
+    definition: str = ""
+
+
+@runtime_checkable
+class Evaluator(Protocol):
+    """Measures embeddings: `evaluator(queries, gallery)`, where `gallery is queries` means leave-one-out."""
+
+    def __call__(self, queries: Rows, gallery: Rows, /) -> Mapping[str, Score]: ...
+
+
+@runtime_checkable
+class Tracker(Protocol):
+    """Receives numbers, built with (run folder). Only the first rank has trackers."""
+
+    def log(self, step: int, values: Mapping[str, float], /) -> None: ...
+    def close(self) -> None: ...

@@ -1,0 +1,34 @@
+"""Set-up of every test: shapes and types of metriclab are checked at run time, and nothing outside tmp is written."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+
+# Before metriclab is imported anywhere: annotations are executed, and caches go to a folder of this session.
+os.environ["METRICLAB_CACHE"] = tempfile.mkdtemp(prefix="metriclab-test-cache-")
+
+from jaxtyping import install_import_hook
+
+install_import_hook("metriclab", "beartype.beartype")
+
+import shutil  # noqa: E402
+from collections.abc import Iterator  # noqa: E402
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def remove_cache() -> Iterator[None]:
+    """Leaves nothing behind."""
+    yield
+    shutil.rmtree(os.environ["METRICLAB_CACHE"], ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def fixed_generator() -> None:
+    """Every test draws the same numbers, alone or after others."""
+    torch.manual_seed(0)
