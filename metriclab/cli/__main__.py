@@ -1,0 +1,3 @@
+from metriclab.cli import main
+
+main()

@@ -1,0 +1,61 @@
+"""The group of all commands, and how expected errors are shown."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import click
+
+from metriclab import __version__
+from metriclab.core.errors import MetriclabError
+
+COMMANDS = {
+    "run": ("metriclab.cli.run_commands:run", "Train and measure what a recipe describes."),
+    "check": ("metriclab.cli.recipe_commands:check", "Check a recipe without running it."),
+    "embed": ("metriclab.cli.run_commands:embed", "Embed images with the encoder of a run."),
+    "list": ("metriclab.cli.registry_commands:list_components", "List the components that recipes can name."),
+    "show": ("metriclab.cli.registry_commands:show", "Show a component: parameters, defaults, source, paper."),
+    "plugins": (
+        "metriclab.cli.registry_commands:plugins",
+        "List the packages that bring components.",
+    ),
+    "schema": ("metriclab.cli.recipe_commands:schema", "Print the JSON Schema of recipes, for editors."),
+}
+"""Name -> where the command is, and its line of help."""
+
+INTERRUPTED = 130
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands by table, and ends with the exit code of the error it meets."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute = COMMANDS[cmd_name][0].split(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, help) for name, (_, help) in COMMANDS.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except MetriclabError as error:
+            click.echo(str(error), err=True)
+            ctx.exit(error.exit_code)
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            ctx.exit(INTERRUPTED)
+
+
+@click.group("metriclab", cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="metriclab")
+def main() -> None:
+    """Metric learning assembled from recipes and measured by one harness."""

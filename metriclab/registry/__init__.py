@@ -1,0 +1,29 @@
+"""Names, entry points, and signatures as schemas. Importing this, and listing what there is, imports no torch."""
+
+from __future__ import annotations
+
+from metriclab.registry.decorator import load_plugin_file, register
+from metriclab.registry.definition import Definition
+from metriclab.registry.entry import Entry
+from metriclab.registry.kinds import KINDS, Kind
+from metriclab.registry.params import REQUIRED, ComponentParameter, Parameter
+from metriclab.registry.problems import ParameterProblem, suggest
+from metriclab.registry.registry import UnknownName, build, entries, load
+
+__all__ = [
+    "KINDS",
+    "REQUIRED",
+    "ComponentParameter",
+    "Definition",
+    "Entry",
+    "Kind",
+    "Parameter",
+    "ParameterProblem",
+    "UnknownName",
+    "build",
+    "entries",
+    "load",
+    "load_plugin_file",
+    "register",
+    "suggest",
+]

@@ -1,0 +1,113 @@
+"""How code makes a component: the decorator, and files that use it."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from metriclab.core.errors import PluginError, RecipeError
+from metriclab.registry.definition import Definition
+from metriclab.registry.entry import Entry, installed, refusal
+from metriclab.registry.registry import declared, definitions, import_failure, refused
+from metriclab.registry.signature import define
+
+C = TypeVar("C")
+
+_plugin_files: dict[str, str] = {}  # module -> name of the file
+
+
+def register(kind: str, name: str) -> Callable[[C], C]:
+    """Makes a class or function a component, and returns it unchanged.
+
+    Its keyword-only parameters become the keys of its recipe table, its positional-only ones are given by the run.
+    An installed package names its components as entry points, which is how they are found, and the decorator then
+    checks them at once; a one-file plugin or a notebook needs the decorator alone.
+
+    Args:
+        kind: one of `KINDS`.
+        name: made of a-z, 0-9 and -.
+
+    Raises:
+        PluginError: for a signature that is no schema, or a name that is taken.
+    """
+
+    def record(component: C) -> C:
+        entry = _entry_of(kind, name, component)
+        reason = refusal(entry)
+        if reason is not None:
+            raise refused(entry, reason)
+        definition = define(entry, component)
+        if entry in installed():
+            definitions[entry] = definition
+        elif not any(entry.package == other.package for other in installed()):
+            _declare(definition)
+        return component
+
+    return record
+
+
+def load_plugin_file(path: Path) -> None:
+    """Imports a one-file plugin; what it registers can be named from then on. Loading it again replaces that.
+
+    Raises:
+        RecipeError: where there is no such file.
+        PluginError: where its import fails, or it registers nothing.
+    """
+    if not path.is_file() or path.suffix != ".py":
+        raise RecipeError(f"{path} is no plugin file", help="--plugin takes a Python file, ending in .py")
+    digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
+    module = f"metriclab_plugin_{path.stem}_{digest}"
+    spec = importlib.util.spec_from_file_location(module, path)
+    assert spec is not None
+    assert spec.loader is not None
+    _forget(module)
+    _plugin_files[module] = path.name
+    sys.modules[module] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(sys.modules[module])
+    except (Exception, SystemExit) as error:
+        _forget(module)
+        raise import_failure(f"plugin file {path}", error) from error
+    if not any(entry.module == module for entry in declared.values()):
+        help = 'put @register("loss", "my-name"), from metriclab.api, before a class or function'
+        raise PluginError(f"plugin file {path} registers no component", help=help)
+
+
+def _entry_of(kind: str, name: str, component: Any) -> Entry:
+    module = getattr(component, "__module__", None) or "?"
+    target = f"{module}:{getattr(component, '__qualname__', '?')}"
+    if module in _plugin_files:
+        return Entry(kind, name, target, _plugin_files[module], "file")
+    top = module.partition(".")[0]
+    of_package = [entry for entry in installed() if entry.module.partition(".")[0] == top]
+    for entry in of_package:
+        if (entry.kind, entry.name, entry.target) == (kind, name, target):
+            return entry
+    if of_package:
+        return Entry(kind, name, target, of_package[0].package, of_package[0].version)
+    return Entry(kind, name, target, module, "code")
+
+
+def _declare(definition: Definition) -> None:
+    entry = definition.entry
+    key = (entry.kind, entry.name, entry.package)
+    earlier = declared.get(key)
+    if earlier is not None and earlier.target != entry.target:
+        raise PluginError(
+            f"{entry} of {entry.package} is registered twice: as {earlier.target} and {entry.target}",
+            help="give each component a name of its own",
+        )
+    declared[key] = entry
+    definitions[entry] = definition
+
+
+def _forget(module: str) -> None:
+    for key, entry in list(declared.items()):
+        if entry.module == module:
+            del declared[key]
+            definitions.pop(entry, None)
+    sys.modules.pop(module, None)

@@ -1,0 +1,56 @@
+"""The kinds of component, and where a recipe and a run meet each of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+BUILTIN = "metriclab-toolkit"
+"""The distribution that metriclab's own components belong to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One kind of component.
+
+    Attributes:
+        name: as in `metriclab list loss`; its entry points are the group `metriclab.<name>`.
+        table: the recipe's table that chooses a component of this kind.
+        given: what the run passes by position when it builds one.
+        many: whether a recipe may choose several, by an array of tables.
+    """
+
+    name: str
+    table: str
+    given: tuple[str, ...] = ()
+    many: bool = False
+
+    @property
+    def group(self) -> str:
+        return GROUP_PREFIX + self.name
+
+    @property
+    def header(self) -> str:
+        """How the table begins in a recipe."""
+        return f"[[{self.table}]]" if self.many else f"[{self.table}]"
+
+
+GROUP_PREFIX = "metriclab."
+
+KINDS: dict[str, Kind] = {
+    kind.name: kind
+    for kind in (
+        Kind("dataset", "data", ("split",)),
+        Kind("views", "views"),
+        Kind("sampler", "sampler", ("labels",)),
+        Kind("encoder", "encoder"),
+        Kind("head", "head", ("in_features",)),
+        Kind("loss", "loss"),
+        Kind("miner", "miner"),
+        Kind("memory", "memory", ("width", "classes")),
+        Kind("method", "method", ("network",)),
+        Kind("optimizer", "optimizer", ("modules",)),
+        Kind("schedule", "schedule", ("total_steps",)),
+        Kind("evaluator", "evaluate", many=True),
+        Kind("tracker", "track", ("folder",), many=True),
+    )
+}

@@ -1,0 +1,142 @@
+"""Parameters: the plain values a recipe may set, and how their types read."""
+
+from __future__ import annotations
+
+import functools
+import operator
+import types
+from dataclasses import dataclass
+from enum import Enum
+from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
+
+import annotated_types
+
+
+class Required(Enum):
+    """The default of a parameter that has none."""
+
+    REQUIRED = "required"
+
+
+REQUIRED: Final = Required.REQUIRED
+
+_SCALARS = (int, float, bool, str, type(None))
+_SIGNS: dict[type, tuple[str, str]] = {
+    annotated_types.Gt: ("gt", "> {}"),
+    annotated_types.Ge: ("ge", ">= {}"),
+    annotated_types.Lt: ("lt", "< {}"),
+    annotated_types.Le: ("le", "<= {}"),
+    annotated_types.MultipleOf: ("multiple_of", "a multiple of {}"),
+    annotated_types.MinLen: ("min_length", "with at least {} entries"),
+    annotated_types.MaxLen: ("max_length", "with at most {} entries"),
+}
+
+
+class NotPlain(Exception):
+    """An annotation that no value of a recipe can satisfy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One key of a component's table.
+
+    Attributes:
+        name: the key.
+        annotation: its type, resolved, with the ranges of `Annotated`.
+        default: a plain value, None for "not set", or REQUIRED.
+        help: its line in the docstring's `Args:`, "" where there is none.
+    """
+
+    name: str
+    annotation: Any
+    default: Any
+    help: str
+
+    @property
+    def required(self) -> bool:
+        return self.default is REQUIRED
+
+    @property
+    def type_text(self) -> str:
+        """The type in words: `float > 0`, `"all" | "hardest"`, `list[int >= 1]`."""
+        return type_text(self.annotation)
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The strings it may be, where its type lists them."""
+        return tuple(text for text in _literals(self.annotation) if isinstance(text, str))
+
+
+@dataclass(frozen=True, slots=True)
+class ComponentParameter:
+    """A component that a method asks for by a keyword-only parameter.
+
+    Attributes:
+        name: the parameter.
+        kind: "loss", "miner" or "memory".
+        required: whether a recipe must have its table.
+    """
+
+    name: str
+    kind: str
+    required: bool
+
+
+def checked_type(annotation: Any) -> Any:
+    """The annotation in the form in which pydantic checks it.
+
+    Raises:
+        NotPlain: for what is neither a plain scalar, a Literal, nor a list, tuple, dict or union of such.
+    """
+    from pydantic import JsonValue, Strict
+
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if any(annotation is scalar for scalar in _SCALARS):
+        return annotation
+    if origin is Annotated:
+        return Annotated[(checked_type(arguments[0]), *arguments[1:])]
+    if origin is Literal and all(isinstance(value, str | int | None) for value in arguments):
+        return annotation
+    if origin in (Union, types.UnionType):
+        return functools.reduce(operator.or_, map(checked_type, arguments))
+    if origin is list:
+        return list[checked_type(arguments[0])]  # type: ignore[misc]
+    if origin is tuple:  # TOML has arrays only: a strict tuple would refuse them
+        parts = (part if part is Ellipsis else checked_type(part) for part in arguments)
+        return Annotated[tuple[tuple(parts)], Strict(False)]  # type: ignore[misc]
+    if origin is dict and arguments[0] is str:  # `object` stands for any plain value
+        return dict[str, JsonValue if arguments[1] is object else checked_type(arguments[1])]  # type: ignore[misc]
+    raise NotPlain(annotation)
+
+
+def type_text(annotation: Any) -> str:
+    """The type as a user of a recipe reads it. None is left out: TOML cannot say it."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return " ".join(filter(None, [type_text(arguments[0]), _range_text(arguments[1:])]))
+    if origin is Literal:
+        return " | ".join(f'"{value}"' if isinstance(value, str) else str(value) for value in arguments)
+    if origin in (Union, types.UnionType):
+        return " | ".join(type_text(argument) for argument in arguments if argument is not type(None))
+    if origin in (list, tuple, dict):
+        parts = ("..." if part is Ellipsis else type_text(part) for part in arguments)
+        return f"{origin.__name__}[{', '.join(parts)}]"
+    if annotation is object:
+        return "any plain value"
+    return annotation.__name__ if isinstance(annotation, type) else str(annotation)
+
+
+def _range_text(metadata: tuple[Any, ...]) -> str:
+    texts = []
+    for group in metadata:
+        for limit in group if isinstance(group, annotated_types.GroupedMetadata) else (group,):
+            if type(limit) in _SIGNS:
+                attribute, text = _SIGNS[type(limit)]
+                texts.append(text.format(getattr(limit, attribute)))
+    return " and ".join(texts)
+
+
+def _literals(annotation: Any) -> tuple[Any, ...]:
+    if get_origin(annotation) is Literal:
+        return get_args(annotation)
+    return tuple(value for argument in get_args(annotation) for value in _literals(argument))

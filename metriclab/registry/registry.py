@@ -1,0 +1,150 @@
+"""Every component that can be named: how it is found, loaded and built.
+
+Names come from the metadata of installed distributions, so listing imports nothing; only what is named is loaded.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from typing import Any
+
+from metriclab.core.errors import PluginError, RecipeError
+from metriclab.registry.definition import Definition
+from metriclab.registry.entry import Entry, installed, is_builtin, normalized, refusal
+from metriclab.registry.kinds import KINDS
+from metriclab.registry.problems import suggest
+from metriclab.registry.signature import define
+
+_QUALIFIED = re.compile(r"(?:(?P<package>[A-Za-z0-9][A-Za-z0-9._-]*):)?(?P<name>[a-z0-9-]+)")
+
+declared: dict[tuple[str, str, str], Entry] = {}
+"""Components that no installed distribution brings, by (kind, name, package): of one-file plugins and running code."""
+
+definitions: dict[Entry, Definition] = {}
+"""What has been loaded."""
+
+
+class UnknownName(RecipeError):
+    """No component has this name."""
+
+
+def entries(kind: str | None = None) -> list[Entry]:
+    """The components that can be named, by kind, built-in ones first. From metadata alone: nothing is imported.
+
+    Raises:
+        RecipeError: for a kind that does not exist.
+    """
+    if kind is not None and kind not in KINDS:
+        raise RecipeError(f"there is no kind '{kind}'", help=suggest(kind, KINDS) or f"there are {', '.join(KINDS)}")
+    usable = [entry for entry in installed() if refusal(entry) is None] + list(declared.values())
+    order = list(KINDS)
+    found = [entry for entry in usable if kind in (None, entry.kind)]
+    return sorted(found, key=lambda e: (order.index(e.kind), not is_builtin(e), e.name, e.package))
+
+
+def candidates() -> list[Entry]:
+    """Everything that wants to be a component, also what is refused or broken, by package, metriclab's own first."""
+    return sorted([*installed(), *declared.values()], key=lambda e: (not is_builtin(e), e.package, e.kind, e.name))
+
+
+def load(kind: str, name: str) -> Definition:
+    """The definition of one component; imports that component and no other.
+
+    Args:
+        kind: one of `KINDS`.
+        name: as listed, or `distribution:name`.
+
+    Raises:
+        UnknownName: where nothing has that name.
+        PluginError: where its import fails, two packages have the name, or its signature is no schema.
+    """
+    return load_entry(find(kind, name))
+
+
+def load_entry(entry: Entry) -> Definition:
+    """The definition of an entry. Raises PluginError as `load` does, and for an entry that metadata alone refuses."""
+    reason = refusal(entry)
+    if reason is not None:
+        raise refused(entry, reason)
+    if entry not in definitions:
+        component = _import(entry)
+        if entry not in definitions:  # its decorator may just have put it there
+            definitions[entry] = define(entry, component)
+    return definitions[entry]
+
+
+def build(kind: str, name: str, /, *given: Any, **params: Any) -> Any:
+    """A component, built as a run builds it.
+
+    Args:
+        kind: one of `KINDS`.
+        name: as listed, or `distribution:name`.
+        given: what this kind is given by position: `build("head", "mlp", in_features)`.
+        params: its parameters, and for a method the components it asks for.
+
+    Raises:
+        RecipeError: for an unknown name, or an unknown, missing or wrong parameter.
+        PluginError: as `load`.
+    """
+    return load(kind, name).build(*given, **params)
+
+
+def find(kind: str, name: str) -> Entry:
+    """The entry that a name means, without importing it. Raises as `load` does."""
+    of_kind = entries(kind)
+    match = _QUALIFIED.fullmatch(name)
+    if match is None:
+        help = "names are made of a-z, 0-9 and -, with the distribution and a colon before them where two share one"
+        raise UnknownName(f"'{name}' cannot name any {kind}", help=help)
+    found = [entry for entry in of_kind if _is_named(entry, match)]
+    found = [entry for entry in found if is_builtin(entry)] or found
+    if len(found) > 1:
+        sources = " and ".join(entry.source for entry in found)
+        ways = " or ".join(f'name = "{entry.package}:{entry.name}"' for entry in found)
+        raise PluginError(f"{kind} '{name}' is ambiguous: {sources} bring one each", help=f"say which: {ways}")
+    if found:
+        return found[0]
+    for entry in installed():
+        if entry.kind == kind and _is_named(entry, match):
+            raise refused(entry, refusal(entry))
+    raise _unknown(kind, match, of_kind)
+
+
+def refused(entry: Entry, reason: str | None) -> PluginError:
+    """The error for an entry that `refusal` refuses."""
+    help = f"its author must mend that; meanwhile do without it, or uninstall {entry.package}"
+    return PluginError(f"{entry} of {entry.source} is refused: {reason}", help=help)
+
+
+def import_failure(what: str, error: BaseException) -> PluginError:
+    """The error for code that fails when it is imported. One that is a PluginError already says it best."""
+    if isinstance(error, PluginError):
+        return error
+    return PluginError(f"{what} cannot be imported: {type(error).__name__}: {error}")
+
+
+def _import(entry: Entry) -> Any:
+    module, _, attribute = entry.target.partition(":")
+    try:
+        component = importlib.import_module(module.strip())
+        for part in attribute.split("[")[0].strip().split("."):
+            component = getattr(component, part)
+    except (Exception, SystemExit) as error:  # whatever a plugin does, it is told of that plugin
+        raise import_failure(f"{entry} of {entry.source} ({entry.target})", error) from error
+    return component
+
+
+def _is_named(entry: Entry, match: re.Match[str]) -> bool:
+    package = match["package"]
+    return entry.name == match["name"] and (package is None or normalized(package) == normalized(entry.package))
+
+
+def _unknown(kind: str, match: re.Match[str], of_kind: list[Entry]) -> UnknownName:
+    message = f"there is no {kind} '{match.group()}'"
+    if match["package"] is not None:
+        return UnknownName(message, help="`metriclab plugins` lists the packages that bring components")
+    if not any(is_builtin(entry) for entry in installed()):
+        return UnknownName(message, help="metriclab is on the path but not installed: install it with pip")
+    names = [entry.name for entry in of_kind]
+    return UnknownName(message, help=suggest(match["name"], names) or f"there are {', '.join(names) or 'none yet'}")

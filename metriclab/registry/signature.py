@@ -1,0 +1,161 @@
+"""From a class or function to its Definition, or to the reason why it cannot be a component."""
+
+from __future__ import annotations
+
+import inspect
+import types
+from typing import Any, NoReturn, Union, get_args, get_origin, get_type_hints
+
+from metriclab.core.errors import PluginError
+from metriclab.registry.definition import Definition
+from metriclab.registry.docstring import parse_docstring
+from metriclab.registry.entry import Entry
+from metriclab.registry.kinds import KINDS
+from metriclab.registry.params import REQUIRED, ComponentParameter, NotPlain, Parameter, checked_type
+from metriclab.registry.toml import toml_value
+
+_COMPONENT_KINDS = {"Loss": "loss", "Miner": "miner", "Memory": "memory"}
+
+
+def define(entry: Entry, component: Any) -> Definition:
+    """The definition of a component.
+
+    Raises:
+        PluginError: naming the parameter, the component, its package and version.
+    """
+    if not (inspect.isclass(component) or inspect.isfunction(component)):
+        _refuse(entry, f"{entry.target} is a {type(component).__name__}", "a component is a class or a function")
+    signature = inspect.signature(component)
+    _check_given(entry, signature)
+    documented = parse_docstring(component.__doc__)
+    scope = _scope(component)
+    parameters, components = [], {}
+    for parameter in signature.parameters.values():
+        if parameter.kind is not parameter.KEYWORD_ONLY:
+            continue
+        annotation = _resolve(entry, parameter, scope)
+        asked = _asked(entry, parameter, annotation)
+        if asked is not None:
+            components[parameter.name] = asked
+            continue
+        default = REQUIRED if parameter.default is parameter.empty else parameter.default
+        text = documented.arguments.get(parameter.name, "")
+        parameters.append(Parameter(parameter.name, annotation, default, text))
+    model = _model(entry, parameters)
+    definition = Definition(
+        entry, component, tuple(parameters), components, documented.summary, documented.paper, model
+    )
+    _check_defaults(definition)
+    return definition
+
+
+def _check_given(entry: Entry, signature: inspect.Signature) -> None:
+    """Positional-only parameters are the run's, keyword-only ones the recipe's, and there are no others."""
+    given = 0
+    for name, parameter in signature.parameters.items():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            stars = "**" if parameter.kind is parameter.VAR_KEYWORD else "*"
+            _refuse(entry, f"it takes {stars}{name}", "write each parameter out: they are the keys of a recipe")
+        if parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
+            help = "put a * before the parameters a recipe sets, and a / after those the run gives"
+            _refuse(entry, f"parameter '{name}' may be given by position and by keyword", help)
+        given += parameter.kind is parameter.POSITIONAL_ONLY
+    expected = KINDS[entry.kind].given
+    if given != len(expected):
+        form = f"({', '.join(expected)}, /, *, ...)" if expected else "(*, ...)"
+        _refuse(
+            entry,
+            f"it has {given} positional-only parameters, where a {entry.kind} has {len(expected)}",
+            f"its signature is {form}",
+        )
+
+
+def _scope(component: Any) -> dict[str, Any]:
+    """The names its annotations may use: those of the module in which its constructor is written."""
+    function = component.__init__ if inspect.isclass(component) else component
+    return getattr(inspect.unwrap(function), "__globals__", {})
+
+
+def _resolve(entry: Entry, parameter: inspect.Parameter, scope: dict[str, Any]) -> Any:
+    if parameter.annotation is parameter.empty:
+        _refuse(entry, f"parameter '{parameter.name}' has no annotation", "say which values it takes, as in `k: int`")
+    holder = types.SimpleNamespace(__annotations__={parameter.name: parameter.annotation})
+    try:
+        return get_type_hints(holder, globalns=scope, include_extras=True)[parameter.name]
+    except Exception as error:
+        _refuse(
+            entry,
+            f"the annotation of parameter '{parameter.name}' cannot be read: {error}",
+            "import its names at the top of the module, not under TYPE_CHECKING",
+        )
+
+
+def _asked(entry: Entry, parameter: inspect.Parameter, annotation: Any) -> ComponentParameter | None:
+    """The component asked for by a protocol, or None for a plain value."""
+    options = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+    kinds = [
+        _COMPONENT_KINDS[option.__name__]
+        for option in options
+        if getattr(option, "__module__", "") == "metriclab.core.protocols" and option.__name__ in _COMPONENT_KINDS
+    ]
+    if not kinds:
+        return None
+    name = parameter.name
+    if entry.kind != "method":
+        _refuse(entry, f"parameter '{name}' asks for a {kinds[0]}", "only a method may ask for other components")
+    optional = type(None) in options
+    if len(options) != 1 + optional or parameter.default is not (None if optional else parameter.empty):
+        form = f"{name}: {kinds[0].title()}"
+        _refuse(
+            entry,
+            f"parameter '{name}' asks for a {kinds[0]} in a form that no recipe can fill",
+            f"write `{form}` for a required one, or `{form} | None = None`",
+        )
+    return ComponentParameter(name, kinds[0], required=not optional)
+
+
+def _model(entry: Entry, parameters: list[Parameter]) -> type[Any]:
+    from pydantic import ConfigDict, Field, create_model
+
+    fields: dict[str, Any] = {}
+    for parameter in parameters:
+        try:
+            annotation = checked_type(parameter.annotation)
+        except NotPlain as error:
+            _refuse(
+                entry,
+                f"parameter '{parameter.name}' is annotated with {error}, which no recipe can hold",
+                "use int, float, bool, str, Literal, or lists, tuples, dicts and unions of them",
+            )
+        # The alias keeps parameters such as `copy` or `schema` apart from pydantic's own methods.
+        name, default = parameter.name, ... if parameter.required else parameter.default
+        field: Any = Field(default, alias=name, title=name, description=parameter.help or None)
+        fields[f"parameter_{name}"] = (annotation, field)
+    config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=())
+    try:
+        model: type[Any] = create_model(f"{entry.kind}:{entry.name}", __config__=config, **fields)
+    except Exception as error:
+        _refuse(entry, f"its parameters cannot be checked: {error}", "see which ranges pydantic knows for these types")
+    return model
+
+
+def _check_defaults(definition: Definition) -> None:
+    """Every default must be a value that a recipe could have said."""
+    defaults = {p.name: p.default for p in definition.parameters if not p.required}
+    for name, default in defaults.items():
+        try:
+            default is None or toml_value(default)
+        except TypeError as error:
+            _refuse(definition.entry, f"the default of parameter '{name}' is not a plain value: {error}", None)
+    required = {p.name for p in definition.parameters if p.required}
+    try:
+        _, problems = definition.check(defaults)
+    except Exception as error:  # a range that does not fit its type shows at the first value only
+        _refuse(definition.entry, f"its defaults cannot be checked: {error}", "give each type a range that fits it")
+    for problem in problems:
+        if problem.parameter not in required:
+            _refuse(definition.entry, f"a default is refused: {problem.message}", "change the default or the type")
+
+
+def _refuse(entry: Entry, reason: str, help: str | None) -> NoReturn:
+    raise PluginError(f"{entry} of {entry.source} ({entry.target}) is refused: {reason}", help=help)
