@@ -1,0 +1,214 @@
+"""From a document to a recipe, or to everything that is wrong with it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from metriclab.recipe.check_train import check_train, usual
+from metriclab.recipe.document import Document
+from metriclab.recipe.problems import Place, Problem, RecipeProblems, show
+from metriclab.recipe.recipe import Chosen, Recipe
+from metriclab.recipe.settings import Train
+from metriclab.registry import KINDS, ComponentParameter, Definition, Kind, UnknownName, entries, load, suggest
+from metriclab.registry.entry import NAME
+
+DEFAULTS: dict[str, Any] = {
+    "views": {"name": "plain"},
+    "sampler": {"name": "shuffled"},
+    "head": {"name": "none"},
+    "optimizer": {"name": "adamw"},
+    "schedule": {"name": "constant"},
+    "evaluate": [{"name": "retrieval"}],
+    "track": [{"name": "console"}, {"name": "jsonl"}],
+}
+"""What stands in for a table that a recipe leaves out."""
+
+REQUIRED = ("dataset", "encoder", "method")
+ASKED = ("loss", "miner", "memory")  # for these a recipe has tables as far as its method asks for them
+_TABLES = [*(kind.table for kind in KINDS.values()), "train"]
+
+
+def check(document: Document, path: Path, problems: Sequence[Problem] = ()) -> Recipe:
+    """The recipe of a document.
+
+    Args:
+        document: tables and their places.
+        path: the file it was read from.
+        problems: those found before, to be told together with those found here.
+
+    Raises:
+        RecipeProblems: all that is wrong, in the order of the document.
+        PluginError: where a component that the document names is broken.
+    """
+    checker = _Checker(document)
+    checker.top_level()
+    single = {name: checker.single(kind) for name, kind in KINDS.items() if not kind.many}
+    checker.asked_by(single["method"])
+    evaluators, trackers = (checker.several(KINDS[name]) for name in ("evaluator", "tracker"))
+    train, train_problems = check_train(document, [evaluator.name for evaluator in evaluators])
+    found = [*problems, *checker.problems, *train_problems]
+    if found:
+        raise RecipeProblems(_in_order(found, str(path)))
+    assert train is not None
+    components = {name: chosen for name, chosen in single.items() if chosen is not None}
+    return Recipe(path, components, evaluators, trackers, train)
+
+
+def _position(problem: Problem) -> tuple[bool, int, int]:
+    return (True, 0, 0) if problem.line is None else (False, problem.line, problem.column)
+
+
+def _in_order(problems: Sequence[Problem], path: str) -> list[Problem]:
+    """By place: first the recipe itself, then the one it extends, then the options."""
+    return sorted(problems, key=lambda problem: (problem.path != path, *_position(problem)))
+
+
+class _Checker:
+    def __init__(self, document: Document) -> None:
+        self.document = document
+        self.problems: list[Problem] = []
+
+    def say(self, place: Place, message: str, help: str | None = None) -> None:
+        self.problems.append(place.problem(message, help))
+
+    def top_level(self) -> None:
+        for key, value in self.document.values.items():
+            if key in _TABLES:
+                continue
+            place = self.document.key(key)
+            if key in Train.model_fields:
+                self.say(place, f"'{key}' stands outside of its table", "write it below [train]")
+            elif isinstance(value, dict | list):
+                near = suggest(key, _TABLES) or (f"did you mean '{KINDS[key].table}'?" if key in KINDS else None)
+                self.say(place, f"there is no table [{key}]", near or f"the tables are {', '.join(_TABLES)}")
+            else:
+                near = suggest(key, [*Train.model_fields, "extends"])
+                self.say(place, f"'{key}' stands outside of any table", near or "write it below its [table]")
+
+    def single(self, kind: Kind) -> Chosen | None:
+        """The one component of a kind; None where there is none."""
+        table = self.document.values.get(kind.table, DEFAULTS.get(kind.table))
+        if table is not None:
+            place = self.document.key(kind.table)
+            if isinstance(table, list) and all(isinstance(entry, dict) for entry in table):
+                self.say(place, f"[[{kind.table}]] is a list; a recipe has one {kind.name}", f"write [{kind.table}]")
+                return None
+            return self.component(kind, table, kind.table)
+        if kind.name in REQUIRED:
+            help = f"add [{kind.table}] with a name; `metriclab list {kind.name}` shows the names"
+            self.say(self.document.top, f"the table [{kind.table}] is missing", help)
+        return None
+
+    def several(self, kind: Kind) -> list[Chosen]:
+        """All components of a kind that a recipe may have more of."""
+        tables = self.document.values.get(kind.table, DEFAULTS[kind.table])
+        if not isinstance(tables, list):
+            help = f"write [[{kind.table}]]: a recipe may have several"
+            self.say(self.document.key(kind.table), f"'{kind.table}' is not a list of tables", help)
+            return []
+        found: dict[str, int] = {}
+        chosen = []
+        for index, table in enumerate(tables):
+            component = self.component(kind, table, kind.table, index)
+            if component is None:
+                continue
+            if component.name in found:
+                line = self.document.key(kind.table, found[component.name]).line
+                place = self.document.value(kind.table, index, "name")
+                where = f", first on line {line}" if line else ""
+                self.say(place, f"{kind.name} '{component.name}' is there twice{where}", "keep one of them")
+            found.setdefault(component.name, index)
+            chosen.append(component)
+        return chosen
+
+    def component(self, kind: Kind, table: Any, *where: str | int) -> Chosen | None:
+        """The component that a table names; None where it names none. Its parameters may have problems."""
+        if not isinstance(table, dict):
+            help = f"write {kind.header} and below it name = {show(table) if isinstance(table, str) else '...'}"
+            self.say(self.document.value(*where), f"'{kind.table}' is {show(table)}, not a table", help)
+            return None
+        params = dict(table)
+        name = params.pop("name", None)
+        definition = self.definition(kind, name, *where)
+        if definition is None:
+            return None
+        for key in [key for key, value in params.items() if isinstance(value, dict) and not _has(definition, key)]:
+            self.nested(definition, key, params.pop(key), *where)
+        filled, found = definition.check(params)
+        for problem in found:
+            parameter = next((p for p in definition.parameters if p.name == problem.parameter), None)
+            if parameter is None:
+                self.say(self.document.key(*where, problem.parameter), problem.message, problem.help)
+            else:
+                place = self.document.value(*where, problem.parameter)
+                self.say(place, problem.message, problem.help or usual(parameter))
+        assert isinstance(name, str)
+        return Chosen(kind.name, name, filled, definition)
+
+    def definition(self, kind: Kind, name: Any, *where: str | int) -> Definition | None:
+        if name is None:
+            help = f'add name = "..."; `metriclab list {kind.name}` shows the names'
+            self.say(self.document.key(*where), f"{kind.header} has no name", help)
+            return None
+        place = self.document.value(*where, "name")
+        if not isinstance(name, str):
+            self.say(place, f"the name of the {kind.name} must be text, not {show(name)}", "put it in quotes")
+            return None
+        try:
+            return load(kind.name, name)
+        except UnknownName as error:
+            self.say(place, error.message, _name_help(kind, name) or error.help)
+            return None
+
+    def nested(self, definition: Definition, key: str, value: Mapping[str, Any], *where: str | int) -> None:
+        """A table inside a component's table, of which the component knows nothing."""
+        kind = definition.kind
+        place = self.document.key(*where, key)
+        asked = definition.components.get(key)
+        if asked is not None:
+            help = f"write {KINDS[asked.kind].header}: recipes are flat"
+            self.say(place, f"[{kind.table}.{key}] is a table in a table", help)
+            return
+        near = suggest(key, [p.name for p in definition.parameters])
+        help = near or f"write its keys below {kind.header} itself: recipes are flat"
+        self.say(place, f"{definition.entry} has no table '{key}'", help)
+
+    def asked_by(self, method: Chosen | None) -> None:
+        """Holds the tables of losses, miners and memories against what the method asks for."""
+        if method is None:
+            return
+        asked = {parameter.kind: parameter for parameter in method.definition.components.values()}
+        for kind in (KINDS[name] for name in ASKED):
+            given = kind.table in self.document.values
+            if given and kind.name not in asked:
+                takes = ", ".join(_asks(parameter) for parameter in asked.values()) or "no other component"
+                help = f"remove the table, or name a method that takes a {kind.name}"
+                message = f"method '{method.name}' does not take [{kind.table}]; it takes {takes}"
+                self.say(self.document.key(kind.table), message, help)
+            elif not given and kind.name in asked and asked[kind.name].required:
+                help = f"add [{kind.table}] with a name; `metriclab list {kind.name}` shows the names"
+                self.say(self.document.value("method", "name"), f"method '{method.name}' needs [{kind.table}]", help)
+
+
+def _asks(parameter: ComponentParameter) -> str:
+    return KINDS[parameter.kind].header + ("" if parameter.required else " (optional)")
+
+
+def _name_help(kind: Kind, name: str) -> str | None:
+    """How to repair a name that nothing has; None where the registry knows best."""
+    names = [entry.name for entry in entries(kind.name)]
+    near = suggest(re.sub(r"[_\s]", "-", name.lower()), names)
+    package, colon, own_name = name.rpartition(":")
+    if near is not None or not names or NAME.fullmatch(own_name) is None:
+        return near
+    if colon:
+        return f"install the package {package} with pip; `metriclab plugins` lists those that are installed"
+    plugins = "a plugin brings more once it is installed with pip, or its file is given by --plugin"
+    return f"`metriclab list {kind.name}` shows what there is; {plugins}"
+
+
+def _has(definition: Definition, key: str) -> bool:
+    return any(parameter.name == key for parameter in definition.parameters)

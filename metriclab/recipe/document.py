@@ -1,0 +1,152 @@
+"""A recipe's text as plain values, each of which knows where it was written."""
+
+from __future__ import annotations
+
+import math
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from metriclab.recipe import scan
+from metriclab.recipe.problems import Place, RecipeProblems, show
+from metriclab.recipe.source import Lines, read_text
+from metriclab.recipe.syntax import syntax_problem
+
+DEEP = ("tables or lists are nested more than 32 deep", "recipes are flat: a table holds the keys of one component")
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """Plain values and their places.
+
+    Attributes:
+        values: what the tables hold: text, numbers, booleans, lists and tables, nothing else.
+        keys: where each key stands.
+        starts: where each value starts.
+        top: what stands for the whole document.
+    """
+
+    values: dict[str, object]
+    keys: dict[scan.Path, Place]
+    starts: dict[scan.Path, Place]
+    top: Place
+
+    def key(self, *path: str | int) -> Place:
+        """Where this key stands, or else the nearest table around it."""
+        return self._nearest(self.keys, path)
+
+    def value(self, *path: str | int) -> Place:
+        """Where this value starts, or else the nearest table around it."""
+        return self._nearest(self.starts, path)
+
+    def forget(self, *path: str | int) -> None:
+        """Drops the places of a table and of all that is in it, before another takes its place."""
+        for places in (self.keys, self.starts):
+            for old in [known for known in places if known[: len(path)] == path]:
+                del places[old]
+
+    def _nearest(self, places: Mapping[scan.Path, Place], path: scan.Path) -> Place:
+        while path:
+            if path in places:
+                return places[path]
+            path = path[:-1]
+        return self.top
+
+
+def load(path: Path) -> Document:
+    """The document in a file, with the one it extends, table by table.
+
+    Raises:
+        RecipeProblems: where a file cannot be read or is not TOML, or where `extends` does not name a whole recipe.
+    """
+    document = parse(read_text(path, Place(str(path))), str(path))
+    if "extends" not in document.values:
+        return document
+    base = _load_base(path, document)
+    keys, starts = dict(document.keys), dict(document.starts)
+    for inherited, own in ((base.keys, keys), (base.starts, starts)):
+        own.update({where: place for where, place in inherited.items() if where[0] not in document.values})
+    values = {**base.values, **document.values}
+    del values["extends"]
+    return Document(values, keys, starts, document.top)
+
+
+def parse(text: str, path: str) -> Document:
+    """The document in a text.
+
+    Args:
+        text: TOML.
+        path: what to call it in messages.
+
+    Raises:
+        RecipeProblems: where the text is not TOML, or holds nothing or what no recipe may hold.
+    """
+    text = text.replace("\r\n", "\n")
+    lines = Lines(text, path)
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeProblems([syntax_problem(str(error), lines)]) from None
+    except RecursionError:
+        raise RecipeProblems([Place(path).problem(*DEEP)]) from None
+    except ValueError:  # Python refuses to convert very long decimal numbers
+        long = re.search(r"[0-9_]{1000,}", text)
+        raise RecipeProblems([lines.place(long.start() if long else 0).problem("this number is too long")]) from None
+    if not values:
+        help = "a recipe needs the tables [data], [encoder] and [method], and steps or epochs in [train]"
+        raise RecipeProblems([Place(path).problem("the recipe is empty", help)])
+    if too_deep(values):
+        raise RecipeProblems([Place(path).problem(*DEEP)])
+    keys: dict[scan.Path, Place] = {}
+    starts: dict[scan.Path, Place] = {}
+    stated: set[scan.Path] = set()
+    for found in scan.scan(text):
+        # A table is where its own header is, or else where it is first met on the way to something in it.
+        if found.path not in keys or (found.stated and found.path not in stated):
+            keys[found.path], starts[found.path] = lines.place(found.key), lines.place(found.value)
+        if found.stated:
+            stated.add(found.path)
+    document = Document(values, keys, starts, lines.place(0))
+    problems = [document.value(*where).problem(*what) for where, what in foreign_values(values)]
+    if problems:
+        raise RecipeProblems(problems)
+    return document
+
+
+def foreign_values(value: object, path: scan.Path = ()) -> Iterator[tuple[scan.Path, tuple[str, str]]]:
+    """What TOML can write and a recipe cannot hold: each place, with the message and the repair."""
+    if isinstance(value, dict):
+        for key, part in value.items():
+            yield from foreign_values(part, (*path, key))
+    elif isinstance(value, list):
+        for index, part in enumerate(value):
+            yield from foreign_values(part, (*path, index))
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield path, (f"{show(value)} is no setting", "give a finite number, or leave the key out for its default")
+    elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+        yield path, ("this number does not fit 64 bits", "give a number between -2^63 and 2^63 - 1")
+    elif not isinstance(value, str | int | float):
+        yield path, ("a recipe holds no dates and times", f'put it in quotes if it is a name: "{value}"')
+
+
+def too_deep(value: object, left: int = scan.DEPTH) -> bool:
+    """Whether tables and lists are nested deeper than any recipe needs, which is refused before anything walks them."""
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return left == 0 or any(too_deep(part, left - 1) for part in parts)
+
+
+def _load_base(path: Path, document: Document) -> Document:
+    name, place = document.values["extends"], document.value("extends")
+    if not isinstance(name, str) or not name:
+        help = 'name one recipe, relative to this one: extends = "base.toml"'
+        raise RecipeProblems([place.problem(f"'extends' must be the path of a recipe, got {show(name)}", help)])
+    base_path = path.parent / name
+    if base_path.resolve() == path.resolve():
+        raise RecipeProblems([place.problem("the recipe extends itself", "name another recipe, or remove the line")])
+    base = parse(read_text(base_path, place, name), str(base_path))
+    if "extends" in base.values:
+        help = f"extend {show(base.values['extends'])} instead, or copy its tables: extending goes one level deep"
+        raise RecipeProblems([place.problem(f"{name!r} extends another recipe in its turn", help)])
+    return base

@@ -1,0 +1,95 @@
+"""What is wrong with a recipe: one `Problem` a mistake, each pointing at its place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from metriclab.core.errors import RecipeError
+from metriclab.registry.toml import toml_value
+
+_WIDTH = 100
+_SHOWN = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A spot in a recipe file or in a `--set` option.
+
+    Attributes:
+        path: the file, or the whole option as it was typed.
+        line: from 1; None for a spot in an option, or for a file as a whole.
+        column: of a character in `source`, from 1.
+        source: the text of that line; None for a file as a whole.
+    """
+
+    path: str
+    line: int | None = None
+    column: int = 1
+    source: str | None = None
+
+    def problem(self, message: str, help: str | None = None) -> Problem:
+        """What is wrong here, and the repair."""
+        return Problem(message, self.path, self.line, self.column, self.source, help)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One mistake in a recipe; `str(problem)` is the text that users see.
+
+    Attributes:
+        message: what is wrong.
+        path, line, column, source: see `Place`.
+        help: how to repair it.
+    """
+
+    message: str
+    path: str
+    line: int | None = None
+    column: int = 1
+    source: str | None = None
+    help: str | None = None
+
+    def __str__(self) -> str:
+        path = _printable(self.path)
+        place = path if self.line is None else f"{path}:{self.line}:{self.column}"
+        help = "" if self.help is None else f"help: {self.help}"
+        if self.source is None:
+            return f"{place}: {self.message}" + (help and f"\n  {help}")
+        source, caret = _excerpt(self.source, self.column)
+        number = "" if self.line is None else str(self.line)
+        return f"{place}: {self.message}\n{number:>6} | {source}\n       | {caret} {help}".rstrip()
+
+
+class RecipeProblems(RecipeError):
+    """All that is wrong with a recipe. `str(error)` is the text of every problem, in the order of the file."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        assert problems
+        texts = [str(problem) for problem in problems[:_SHOWN]]
+        if len(problems) > _SHOWN:
+            texts.append(f"and {len(problems) - _SHOWN} problems more")
+        super().__init__("\n".join(texts))
+        self.problems = list(problems)
+
+
+def show(value: Any) -> str:
+    """A value as TOML writes it, cut to a readable length."""
+    text = toml_value(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _excerpt(source: str, column: int) -> tuple[str, str]:
+    """The part of the line around the column, safe to print, and a caret that stands below that column."""
+    start = max(0, column - _WIDTH * 2 // 3) if len(source) > _WIDTH else 0
+    before = ("..." if start else "") + source[start : column - 1]
+    after = source[column - 1 : start + _WIDTH]
+    tail = "..." if len(source) > start + _WIDTH else ""
+    caret = "".join("\t" if character == "\t" else " " for character in before) + "^"
+    return _printable(before + after + tail), caret
+
+
+def _printable(text: str) -> str:
+    # A control sequence in a recipe must not reach the terminal.
+    return "".join(c if c.isprintable() or c == "\t" else "\N{REPLACEMENT CHARACTER}" for c in text)

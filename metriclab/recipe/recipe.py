@@ -1,0 +1,78 @@
+"""A checked recipe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from metriclab.recipe.settings import Train
+from metriclab.registry import Definition
+from metriclab.registry.kinds import KINDS
+from metriclab.registry.toml import toml_key, toml_value
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """A component that a recipe names.
+
+    Attributes:
+        kind: "loss", "dataset" and so on.
+        name: as the recipe has it.
+        params: every parameter, defaults filled in.
+        definition: what the registry knows of the component.
+    """
+
+    kind: str
+    name: str
+    params: dict[str, Any]
+    definition: Definition = field(compare=False, repr=False)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The recipe's table of this component."""
+        return {"name": self.name, **self.params}
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A recipe without a mistake, every default filled in. Equal recipes run alike, whatever their files.
+
+    Attributes:
+        path: the file it was read from.
+        components: by kind, all but evaluators and trackers; without the losses, miners and memories the method has
+            no use for.
+        evaluators: in the order of the recipe.
+        trackers: in the order of the recipe.
+        train: the settings of the loop.
+    """
+
+    path: Path = field(compare=False)
+    components: dict[str, Chosen]
+    evaluators: list[Chosen]
+    trackers: list[Chosen]
+    train: Train
+
+    def as_dict(self) -> dict[str, Any]:
+        """The recipe as plain data, table by table, None where a parameter is not set."""
+        chosen = {KINDS[kind].table: chosen.as_dict() for kind, chosen in self.components.items()}
+        return {
+            **chosen,
+            "train": self.train.model_dump(),
+            KINDS["evaluator"].table: [evaluator.as_dict() for evaluator in self.evaluators],
+            KINDS["tracker"].table: [tracker.as_dict() for tracker in self.trackers],
+        }
+
+    def to_toml(self) -> str:
+        """The whole recipe as TOML; reading it gives an equal one."""
+        lists = {table: value for table, value in self.as_dict().items() if isinstance(value, list)}
+        tables = {table: value for table, value in self.as_dict().items() if table not in lists}
+        parts = [f"{table} = []\n" for table, entries in lists.items() if not entries]
+        parts += [_table(f"[{table}]", values) for table, values in tables.items()]
+        parts += [_table(f"[[{table}]]", entry) for table, entries in lists.items() for entry in entries]
+        return "\n".join(parts)
+
+
+def _table(header: str, values: dict[str, Any]) -> str:
+    # A parameter that is not set has no key: TOML has no null, and not set is its default.
+    lines = [f"{toml_key(key)} = {toml_value(value)}" for key, value in values.items() if value is not None]
+    return "\n".join([header, *lines, ""])

@@ -1,0 +1,90 @@
+"""JSON Schema of recipes, by which editors complete and check them as they are typed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from metriclab.core.errors import PluginError
+from metriclab.recipe.check import ASKED, DEFAULTS, REQUIRED
+from metriclab.recipe.settings import Train
+from metriclab.registry import KINDS, Definition, Kind, entries, load
+
+
+def schema() -> dict[str, Any]:
+    """The schema of a recipe, with the tables of every component that can be named.
+
+    It knows structure, types and ranges. Components whose package is broken are left out.
+    """
+    definitions = {name: _definitions(name) for name in KINDS}
+    tables = {KINDS[name].table: _table(KINDS[name], found) for name, found in definitions.items()}
+    whole = {"required": [KINDS[name].table for name in REQUIRED] + ["train"]}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "metriclab recipe",
+        "$defs": {"JsonValue": {"description": "any plain value"}},
+        "type": "object",
+        "properties": {
+            "extends": {"type": "string", "description": "a recipe whose tables stand in for those left out here"},
+            **tables,
+            "train": _train(),
+        },
+        "additionalProperties": False,
+        "anyOf": [{"required": ["extends"]}, whole],
+        "allOf": [_asked_by(name, definition) for name, definition in definitions["method"].items()],
+    }
+
+
+def _definitions(kind: str) -> dict[str, Definition]:
+    """By the name that a recipe writes; components with one name are told apart by their packages."""
+    found = {}
+    for entry in entries(kind):
+        for name in (entry.name, f"{entry.package}:{entry.name}"):
+            try:
+                found[name] = load(kind, name)
+                break
+            except PluginError:  # broken, or a name of two packages
+                continue
+    return found
+
+
+def _table(kind: Kind, definitions: dict[str, Definition]) -> dict[str, Any]:
+    one = {"oneOf": [_component(name, definition) for name, definition in definitions.items()]}
+    if not kind.many:
+        return one
+    return {"type": "array", "items": one, "default": DEFAULTS[kind.table]}
+
+
+def _component(name: str, definition: Definition) -> dict[str, Any]:
+    parameters = _fields(definition.model)
+    parameters["properties"] = {"name": {"const": name}, **parameters["properties"]}
+    parameters["required"] = ["name", *parameters.get("required", [])]
+    return {"title": name, "description": definition.summary, **parameters}
+
+
+def _train() -> dict[str, Any]:
+    one_length = [{"required": ["steps"]}, {"required": ["epochs"]}]
+    return {"description": "The settings of the loop.", **_fields(Train), "oneOf": one_length}
+
+
+def _fields(model: type[Any]) -> dict[str, Any]:
+    fields: dict[str, Any] = model.model_json_schema(by_alias=True)
+    fields = {key: value for key, value in fields.items() if key not in ("title", "description", "$defs")}
+    fields.setdefault("properties", {})
+    for field in fields["properties"].values():
+        field.pop("title", None)
+        if field.get("default", 0) is None:  # TOML has no null: the key is left out
+            del field["default"]
+    return fields
+
+
+def _asked_by(name: str, definition: Definition) -> dict[str, Any]:
+    """Which tables of losses, miners and memories a method needs and refuses."""
+    asked = {parameter.kind: parameter.required for parameter in definition.components.values()}
+    method = {"type": "object", "properties": {"name": {"const": name}}, "required": ["name"]}
+    return {
+        "if": {"properties": {"method": method}, "required": ["method"], "not": {"required": ["extends"]}},
+        "then": {
+            "properties": {KINDS[kind].table: False for kind in ASKED if kind not in asked},
+            "required": [KINDS[kind].table for kind in ASKED if asked.get(kind)],
+        },
+    }

@@ -1,0 +1,105 @@
+"""A one-file plugin with one small component of each kind, so that the tests of recipes depend on no real one."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Gt, Le
+
+from metriclab.core.protocols import Loss, Memory, Miner
+from metriclab.registry import register
+
+
+@register("dataset", "dots")
+def dots(split: str, /, *, root: str, size: Annotated[int, Ge(1), Le(1024)] = 32) -> Any:
+    """Dots.
+
+    Args:
+        root: folder of the dots.
+        size: edge of an image in pixels.
+    """
+
+
+@register("views", "as-is")
+def as_is() -> Any:
+    """One view."""
+
+
+@register("sampler", "in-order")
+def in_order(labels: Any, /, *, batch_size: Annotated[int, Ge(1)] = 8) -> Any:
+    """One after the other."""
+
+
+@register("encoder", "tower")
+def tower(
+    *,
+    width: Annotated[int, Ge(1)] = 64,
+    pretrained: bool = False,
+    pool: Literal["mean", "largest"] = "mean",
+    params: dict[str, object] | None = None,
+) -> Any:
+    """Layers."""
+
+
+@register("head", "twig")
+def twig(
+    in_features: int, /, *, hidden: Annotated[int, Ge(1)] = 512, dropout: Annotated[float, Ge(0), Le(1)] = 0.0
+) -> Any:
+    """One layer more."""
+
+
+@register("loss", "pull")
+def pull(*, temperature: Annotated[float, Gt(0)] = 0.1) -> Any:
+    """Pulls."""
+
+
+@register("miner", "sieve")
+def sieve(*, margin: float = 0.2) -> Any:
+    """Sieves."""
+
+
+@register("memory", "ring")
+def ring(width: int, classes: Any, /, *, size: Annotated[int, Ge(1)]) -> Any:
+    """Remembers."""
+
+
+@register("method", "pairwise")
+def pairwise(network: Any, /, *, loss: Loss) -> Any:
+    """Needs a loss."""
+
+
+@register("method", "recalling")
+def recalling(network: Any, /, *, loss: Loss, memory: Memory, miner: Miner | None = None, weight: float = 1.0) -> Any:
+    """Needs a loss and a memory, and may have a miner."""
+
+
+@register("method", "looking")
+def looking(network: Any, /) -> Any:
+    """Needs nothing."""
+
+
+@register("optimizer", "walk")
+def walk(
+    modules: Any, /, *, learning_rate: Annotated[float, Gt(0)] = 0.001, groups: dict[str, float] | None = None
+) -> Any:
+    """Walks downhill."""
+
+
+@register("schedule", "flat")
+def flat(total_steps: int, /) -> Any:
+    """Changes nothing."""
+
+
+@register("evaluator", "nearest")
+def nearest(*, k: list[Annotated[int, Ge(1)]] = [1, 10]) -> Any:
+    """Looks at neighbours."""
+
+
+@register("evaluator", "spread")
+def spread() -> Any:
+    """Measures spread."""
+
+
+@register("tracker", "ink")
+def ink(folder: Any, /, *, colour: str = "black") -> Any:
+    """Writes."""

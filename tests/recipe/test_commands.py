@@ -1,0 +1,65 @@
+"""`metriclab check` and `metriclab schema`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from click.testing import CliRunner, Result
+
+from metriclab.cli import main
+
+PLUGIN = """
+from metriclab.registry import register
+
+@register("loss", "mine-{number}")
+def mine(*, scale: float = 1.0):
+    \"\"\"Mine.\"\"\"
+"""
+
+
+def command(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def test_check_says_what_a_good_recipe_runs(base: Path) -> None:
+    result = command("check", base)
+    assert result.exit_code == 0
+    assert result.output == (
+        "recipe is fine: method pairwise (pull) on dots with encoder tower, 10 steps, measured by nearest\n"
+    )
+
+
+def test_check_applies_options(base: Path) -> None:
+    options = ["--set", "method.name=recalling", "--set", "memory.name=ring", "--set", "memory.size=9"]
+    result = command("check", base, *options)
+    assert "method recalling (pull, ring)" in result.output
+
+
+def test_check_tells_all_problems_and_exits_with_2(base: Path) -> None:
+    result = command("check", base, "--set", "loss.temprature=0.2", "--set", "head.hidden=0")
+    assert result.exit_code == 2
+    assert "did you mean 'temperature'?" in result.output
+    assert "hidden of head 'twig' must be int >= 1, not 0" in result.output
+    assert "Traceback" not in result.output
+
+
+def test_check_knows_the_components_of_a_plugin_file(base: Path, tmp_path: Path) -> None:
+    plugin = tmp_path / "mine.py"
+    plugin.write_text(PLUGIN.format(number=1))
+    assert command("check", base, "--set", "loss.name=mine-1").exit_code == 2
+    assert command("check", base, "--set", "loss.name=mine-1", "--plugin", plugin).exit_code == 0
+
+
+def test_a_broken_plugin_that_is_named_exits_with_3(base: Path, tmp_path: Path) -> None:
+    plugin = tmp_path / "broken.py"
+    plugin.write_text("import there_is_no_such_module")
+    result = command("check", base, "--plugin", plugin)
+    assert result.exit_code == 3
+    assert "broken.py" in result.output
+
+
+def test_schema_is_json() -> None:
+    result = command("schema")
+    assert result.exit_code == 0
+    assert json.loads(result.output)["title"] == "metriclab recipe"
