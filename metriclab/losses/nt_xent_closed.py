@@ -1,0 +1,226 @@
+"""NT-Xent in closed form: value and gradient without autograd, in O(N D) memory and about 4 N^2 D multiplications.
+
+With E_ij = exp(s_ij / t), Neg_i the sum of E_ij over the negatives of anchor i, and p one of its positives:
+
+    cost of a pair      log(1 + Neg_i / E_ip)
+    pull of a pair      q_ip = Neg_i / (Neg_i + E_ip)          d cost / d s_ip = -q_ip / t
+    push of a negative  E_ij w_i, w_i = sum_p q_ip / Neg_i     d cost / d s_ij = E_ij w_i / t
+
+Positives are few, so they are found by sorting labels and handled one column at a time; only negatives need tiles.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from metriclab.core import distributed
+from metriclab.core.pair_loss import hand_out
+from metriclab.core.rows import Keys, Rows
+from metriclab.core.tiles import anchors_per_tile, tile_cells
+
+MOST_ALIKE = 16
+"""Rows of one label up to which positives are handled column by column."""
+
+LARGEST_LOGIT = 64.0
+"""exp of it, summed over 10^9 rows, is a float32; beyond it each row is shifted by its own maximum."""
+
+
+class Alike(NamedTuple):
+    """For each of b anchors, the references of its label.
+
+    Attributes:
+        index: of these references, padded to k columns.
+        filled: where `index` is not padding.
+        paired: where it is a positive: filled, and not the anchor itself.
+        hidden: references of unknown label, or None where there are none.
+    """
+
+    index: Int64[Tensor, "b k"]  # type: ignore[assignment]  # hides tuple.index
+    filled: Bool[Tensor, "b k"]
+    paired: Bool[Tensor, "b k"]
+    hidden: Bool[Tensor, "m"] | None
+
+
+def find_alike(anchors: Keys, references: Keys) -> Alike | None:
+    """References of each anchor's label, by sorting; None where some anchor has more than `MOST_ALIKE`."""
+    if len(anchors) == 0 or len(references) == 0:
+        return None
+    ordered, order = references.labels.sort(stable=True)
+    first = torch.searchsorted(ordered, anchors.labels)
+    count = torch.searchsorted(ordered, anchors.labels, right=True) - first
+    count = torch.where(anchors.labels >= 0, count, 0)
+    # The one synchronisation with a GPU in a call.
+    largest, any_unknown = torch.stack([count.max(), (ordered[0] < 0).long()]).tolist()
+    if largest > MOST_ALIKE:
+        return None
+    column = torch.arange(max(1, largest), device=count.device)
+    filled = column < count[:, None]
+    index = order[(first[:, None] + column).clamp(max=len(references) - 1)]
+    paired = filled & (references.ids[index] != anchors.ids[:, None])
+    return Alike(index, filled, paired, references.labels < 0 if any_unknown else None)
+
+
+def closed_form(anchors: Rows, references: Rows, temperature: float) -> Float[Tensor, ""] | None:
+    """NT-Xent, or None where the rows do not suit the closed form (too many positives, no rows)."""
+    square = anchors is references
+    symmetric = square and 1 / temperature <= LARGEST_LOGIT
+    if symmetric:
+        anchors = references = anchors[anchors.labels.argsort(stable=True)]
+    alike = find_alike(anchors.keys, references.keys)
+    if alike is None:
+        return None
+    inputs = (anchors.z,) if square else (anchors.z, references.z)
+    solver = _symmetric if symmetric else _rectangular
+    wants = tuple(torch.is_grad_enabled() and z.requires_grad for z in inputs)
+    return _ClosedForm.apply(solver, anchors.labels, alike, temperature, wants, *inputs)  # type: ignore[no-any-return]
+
+
+class _ClosedForm(torch.autograd.Function):
+    """Takes the gradient in the forward and hands it out scaled in the backward."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, solver: Any, labels: Tensor, alike: Alike, temperature: float, wants: tuple[bool, ...], *z: Tensor
+    ) -> Tensor:
+        with torch.autocast(z[0].device.type, enabled=False):
+            total, gradients = solver(z, labels, alike, temperature, wants)
+        # Of shape (1,), as the generic path has it: another rank may be taking that path in this very call.
+        pairs = distributed.total(alike.paired.sum().reshape(1))
+        scale = distributed.world_size() / pairs.clamp(min=1).to(total.dtype)[0]
+        ctx.save_for_backward(*(None if gradient is None else gradient.mul_(scale) for gradient in gradients))
+        return total * scale  # type: ignore[no-any-return]  # solvers are untyped
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        return (None, None, None, None, None, *hand_out(ctx.saved_tensors, gradient))
+
+
+def _symmetric(
+    z: tuple[Tensor], labels: Tensor, alike: Alike, temperature: float, wants: tuple[bool]
+) -> tuple[Tensor, tuple[Tensor | None]]:
+    """Anchors that are the references, sorted by label: tiles on and above the diagonal serve both sides."""
+    known = (labels >= 0).to(z[0].dtype)
+    scaled = torch.where(known[:, None] > 0, z[0], 0) * temperature**-0.5
+    negatives = torch.zeros_like(known)
+    for rows, columns, tile in _upper_tiles(scaled, labels, alike.index.shape[1]):
+        negatives[rows].addmv_(tile, known[columns])
+        if rows != columns:
+            negatives[columns].addmv_(tile.T, known[rows])
+    total, pull = _pull(_logits(scaled, scaled, alike), negatives.log(), alike)
+    if not wants[0]:
+        return total, (None,)
+    gradient = torch.zeros_like(scaled)
+    push = _push(pull, negatives)
+    weights = scaled.new_empty(tile_cells(scaled.device))
+    for rows, columns, tile in _upper_tiles(scaled, labels, alike.index.shape[1]):
+        both = weights[: tile.numel()].view_as(tile)
+        tile.mul_(torch.add(push[rows, None], push[None, columns], out=both))
+        gradient[rows].addmm_(tile, scaled[columns])
+        if rows != columns:
+            gradient[columns].addmm_(tile.T, scaled[rows])
+    gradient.mul_(known[:, None])
+    _add_pull(gradient, scaled, pull, alike)
+    _add_pull_back(gradient, scaled, pull, alike)
+    return total, (gradient.mul_(temperature**-0.5),)
+
+
+def _upper_tiles(scaled: Tensor, labels: Tensor, reach: int) -> Iterator[tuple[slice, slice, Tensor]]:
+    """exp(s / t) on and above the diagonal, 0 between rows of one label; a tile is overwritten by the next."""
+    n = len(scaled)
+    side = max(1, math.isqrt(tile_cells(scaled.device)))
+    buffer = scaled.new_empty(side * side)
+    for start in range(0, n, side):
+        rows = slice(start, min(start + side, n))
+        for left in range(start, n, side):
+            columns = slice(left, min(left + side, n))
+            shape = (rows.stop - rows.start, columns.stop - columns.start)
+            tile = buffer[: shape[0] * shape[1]].view(shape)
+            torch.mm(scaled[rows], scaled[columns].T, out=tile).exp_()
+            # Labels are sorted, so equal ones lie on the diagonal and in the corners next to it.
+            if left == start:
+                tile.masked_fill_(labels[rows, None] == labels[None, columns], 0)
+            elif left - rows.stop < reach:
+                near, far = labels[rows][-reach:], labels[columns][:reach]
+                tile[-reach:, :reach].masked_fill_(near[:, None] == far[None, :], 0)
+            yield rows, columns, tile
+
+
+def _rectangular(
+    z: tuple[Tensor, ...], labels: Tensor, alike: Alike, temperature: float, wants: tuple[bool, ...]
+) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+    """Any anchors against any references at any temperature: blocks of anchors, each row shifted by its maximum."""
+    anchors, references = z[0], z[-1]
+    scaled = anchors / temperature
+    logits = _logits(scaled, references, alike)
+    block = anchors_per_tile(references)
+    # The last column takes what the padding of `alike` writes.
+    buffer = scaled.new_empty(min(block, len(anchors)), len(references) + 1)
+    of_anchors = torch.zeros_like(anchors) if wants[0] else None
+    of_references = (of_anchors if len(z) == 1 else torch.zeros_like(references)) if wants[-1] else None
+    total, pulls = anchors.new_zeros(()), []
+    for start in range(0, len(anchors), block):
+        rows = slice(start, min(start + block, len(anchors)))
+        part = Alike(alike.index[rows], alike.filled[rows], alike.paired[rows], alike.hidden)
+        tile = buffer[: rows.stop - start]
+        negatives, shift = _negatives(tile, scaled[rows], references, part, temperature)
+        cost, pull = _pull(logits[rows], negatives.log() + shift, part)
+        total += cost
+        pulls.append(pull)
+        push = _push(pull, negatives)[:, None]
+        if of_anchors is not None:
+            of_anchors[rows] += torch.mm(tile[:, :-1], references).mul_(push / temperature)
+        if of_references is not None:
+            of_references.addmm_(tile[:, :-1].T, scaled[rows] * push)
+    pull = torch.cat(pulls)
+    if of_anchors is not None:
+        _add_pull(of_anchors, references, pull / temperature, alike)
+    if of_references is not None:
+        _add_pull_back(of_references, scaled, pull, alike)
+    return total, ((of_anchors,) if len(z) == 1 else (of_anchors, of_references))
+
+
+def _negatives(
+    tile: Tensor, scaled: Tensor, references: Tensor, alike: Alike, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """Fills the tile with exp(s / t - shift), 0 off the negatives, and gives its row sums and the shift."""
+    logits = tile[:, :-1]
+    torch.mm(scaled, references.T, out=logits)
+    tile.scatter_(1, torch.where(alike.filled, alike.index, len(references)), -math.inf)
+    if alike.hidden is not None:
+        logits.masked_fill_(alike.hidden[None, :], -math.inf)
+    shift = logits.amax(1).clamp(min=-2 / temperature)  # a row without negatives has no maximum
+    # e^-64 is nothing beside the maximum's 1, and smaller still it would be a slow subnormal number.
+    torch.threshold_(logits.sub_(shift[:, None]), -LARGEST_LOGIT, -math.inf).exp_()
+    return logits.sum(1), shift
+
+
+def _logits(scaled: Tensor, references: Tensor, alike: Alike) -> Float[Tensor, "b k"]:
+    return torch.stack([(scaled * references[index]).sum(1) for index in alike.index.unbind(1)], 1)
+
+
+def _pull(logits: Tensor, log_negatives: Tensor, alike: Alike) -> tuple[Float[Tensor, ""], Float[Tensor, "b k"]]:
+    """Summed cost of the positive pairs, and how strongly each is pulled together."""
+    excess = log_negatives[:, None] - logits
+    cost = torch.where(alike.paired, torch.logaddexp(excess, torch.zeros_like(excess)), 0)
+    return cost.sum(), torch.where(alike.paired, excess.sigmoid(), 0)
+
+
+def _push(pull: Float[Tensor, "b k"], negatives: Float[Tensor, "b"]) -> Float[Tensor, "b"]:
+    # Only an exact 0 is replaced: a NaN must come through.
+    return torch.where(negatives == 0, 0, pull.sum(1) / negatives)
+
+
+def _add_pull(of_anchors: Tensor, references: Tensor, pull: Tensor, alike: Alike) -> None:
+    for index, strength in zip(alike.index.unbind(1), pull.unbind(1), strict=True):
+        of_anchors.addcmul_(references[index], strength[:, None], value=-1)
+
+
+def _add_pull_back(of_references: Tensor, scaled: Tensor, pull: Tensor, alike: Alike) -> None:
+    for index, strength in zip(alike.index.unbind(1), pull.unbind(1), strict=True):
+        of_references.index_add_(0, index, scaled * strength[:, None], alpha=-1)

@@ -1,0 +1,53 @@
+"""SimCLR."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from metriclab.core.apply_loss import apply_loss
+from metriclab.core.batch import Batch
+from metriclab.core.network import Embedded, Network
+from metriclab.core.protocols import Loss, Objective
+from metriclab.core.rows import Rows
+from metriclab.registry import register
+
+
+class Outputs(NamedTuple):
+    rows: Rows
+
+
+@register("method", "simclr")
+class SimCLR(nn.Module):
+    """Views of one image attract, views of different images repel. Any number of views, any loss over rows.
+
+    It is supervised learning in which every image is its own class, so any registered loss can take NT-Xent's place.
+    An image drawn twice in a step gives two rows of one class: a positive.
+
+    Paper: Chen et al., A Simple Framework for Contrastive Learning of Visual Representations, ICML 2020, algorithm 1.
+
+    Args:
+        network: encoder and head.
+        loss: nt-xent in the paper.
+    """
+
+    def __init__(self, network: Network, /, *, loss: Loss) -> None:
+        super().__init__()
+        self.network = network
+        self.loss = loss
+
+    def forward(self, batch: Batch) -> Outputs:
+        embedded = self.network.views(batch.views)
+        return Outputs(batch.rows([view.z for view in embedded], labels=batch.items))
+
+    def objective(self, local: Outputs, world: Outputs) -> Objective:
+        return Objective(apply_loss(self.loss, local.rows, world.rows), {})
+
+    def after_step(self, world: Outputs, step: int) -> None:
+        pass
+
+    def embed(self, images: Float[Tensor, "n c h w"]) -> Embedded:
+        embedded: Embedded = self.network(images)
+        return embedded

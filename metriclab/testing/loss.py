@@ -1,0 +1,209 @@
+"""What every loss keeps."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from metriclab.core.protocols import Loss
+from metriclab.core.rows import Rows
+from metriclab.core.tiles import forced_tile_cells
+from metriclab.testing.cases import Call, case, edges, evaluate, fresh, oblong, pairless, plain, square
+from metriclab.testing.loss_on_ranks import check_ranks
+from metriclab.testing.loss_signs import check_signs
+from metriclab.testing.meter import measure
+
+CLOSE = 1e-9
+"""Largest difference, beside the scale of the gradient or 1, of float64 results that must be equal but for rounding."""
+
+
+def check_loss(
+    loss: Loss, *, gradcheck: bool = True, signs: bool = True, by_label: bool = True, ranks: bool = True
+) -> None:
+    """Checks a loss on the edge cases of the field, on any number of ranks.
+
+    A loss marked `pairwise = True` is also called with fewer anchors than references, must not depend on the size of
+    tiles, and must never hold a value for every pair at a time.
+
+    Args:
+        loss: the component, built; it is copied, never changed. For `ranks` it must be picklable.
+        gradcheck: whether the gradient is that of the value; a loss may hold a part of it constant on purpose.
+        signs: whether rows of one label attract each other and rows of different labels repel each other.
+        by_label: whether only labels say who is alike, so that rows of unknown label have no influence at all.
+        ranks: whether to compare several ranks with one process (starts processes: seconds, once a session).
+
+    Raises:
+        AssertionError: saying what is wrong and how to see it.
+    """
+    calls = [square, oblong] if getattr(loss, "pairwise", False) else [square]
+    for call in calls:
+        _check_result(loss, call)
+    _check_arguments(loss)
+    _check_state(loss)
+    for call in calls:
+        _check_edges(loss, call)
+        _check_order(loss, call)
+        if gradcheck:
+            _check_gradient(loss, call)
+        _check_modes(loss, call)
+        if by_label:
+            _check_unknown(loss, call)
+    if getattr(loss, "pairwise", False):
+        _check_pairless(loss)
+        _check_tiles(loss)
+        _check_memory(loss)
+    if signs:
+        check_signs(loss)
+    if ranks:
+        check_ranks(loss)
+
+
+def _name(loss: Loss) -> str:
+    return str(getattr(loss, "__qualname__", type(loss).__name__))
+
+
+def _same(one: Tensor, other: Tensor, tolerance: float = CLOSE) -> bool:
+    scale = max(1.0, float(other.abs().max())) if other.numel() else 1.0
+    return one.shape == other.shape and bool(((one.double() - other.double()).abs() <= tolerance * scale).all())
+
+
+def _check_result(loss: Loss, call: Call) -> None:
+    value, gradient = evaluate(loss, plain(), call)
+    assert value.shape == (), f"{_name(loss)} returns shape {tuple(value.shape)}, expected a scalar"
+    assert value.dtype == torch.float64, f"{_name(loss)} returns {value.dtype} for float64 rows"
+    assert bool(gradient.any()), f"{_name(loss)} gives plain rows no gradient: is the graph cut, by detach or item?"
+
+
+def _check_edges(loss: Loss, call: Call) -> None:
+    wide, half = (torch.float64, torch.float32), (torch.float16, torch.bfloat16)
+    for place, given in enumerate(edges()):
+        for dtype in (*wide, *half) if place < 3 else wide:  # `rows` raises half precision, whatever the case
+            one = given.to(dtype)
+            try:
+                value, gradient = evaluate(loss, one, call)
+            except Exception as error:
+                raise AssertionError(f"{_name(loss)} raises on {one.name}: {type(error).__name__}: {error}") from error
+            finite = bool(one.rows().z.isfinite().all())
+            assert not finite or value.isfinite(), f"{_name(loss)} is {value} on {one.name} (call: {call.__name__})"
+            assert not finite or gradient.isfinite().all(), f"the gradient of {_name(loss)} is not finite on {one.name}"
+            assert value.dtype in (torch.float32, torch.float64), f"{_name(loss)} computes in {value.dtype}"
+            dead = given.z.abs().sum(1) == 0
+            assert not gradient[dead].any(), f"{_name(loss)} gives zero rows a gradient: use rows() to normalise"
+    broken = plain()
+    broken.z[0] = torch.nan
+    value, _ = evaluate(loss, broken, call)
+    assert not value.isfinite(), f"{_name(loss)} is {value} though a row is NaN: that hides divergence"
+
+
+def _check_pairless(loss: Loss) -> None:
+    for given in pairless():
+        value, gradient = evaluate(loss, given)
+        assert value == 0, f"{_name(loss)} is {value} with {given.name}, expected 0: no pair has anything to say"
+        assert not gradient.any(), f"{_name(loss)} has a gradient with {given.name}, though there is no pair"
+
+
+def _check_order(loss: Loss, call: Call) -> None:
+    given = plain()
+    cut = 8 if call is oblong else len(given.z)  # anchors stay anchors
+    order = torch.cat([torch.arange(cut).flip(0).roll(3), cut + torch.arange(len(given.z) - cut).flip(0)])
+    value, gradient = evaluate(loss, given, call)
+    shuffled, of_shuffled = evaluate(loss, given[order], call)
+    assert _same(shuffled, value), f"{_name(loss)} is {value} or {shuffled} by the order of its rows"
+    assert _same(of_shuffled, gradient[order]), f"the gradient of {_name(loss)} depends on the order of the rows"
+
+
+def _check_gradient(loss: Loss, call: Call) -> None:
+    given = plain()
+    loss = fresh(loss)
+    parameters = [p for p in loss.parameters() if p.requires_grad] if isinstance(loss, nn.Module) else []
+
+    def value(z: Tensor, *_: Tensor) -> Tensor:
+        return call(loss, given.rows(z))
+
+    try:
+        inputs = (given.z.clone().requires_grad_(), *parameters)
+        torch.autograd.gradcheck(value, inputs, atol=1e-6, rtol=1e-4, fast_mode=True)  # along fixed directions
+    except RuntimeError as error:  # gradcheck's own kind of error
+        reason = str(error).splitlines()[0].rstrip(",")
+        raise AssertionError(f"the gradient of {_name(loss)} is not that of its value: {reason}") from error
+
+
+def _check_modes(loss: Loss, call: Call) -> None:
+    single = plain().to(torch.float32)
+    value, gradient = evaluate(loss, single, call)
+
+    def in_autocast(loss: Loss, all_rows: Rows) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return call(loss, all_rows)
+
+    lower, of_lower = evaluate(loss, single, in_autocast)
+    same = _same(lower, value, 1e-5) and _same(of_lower, gradient, 1e-5)
+    assert same, f"{_name(loss)} is {lower} under bfloat16 autocast, {value} without: compute in float32 there"
+    with torch.no_grad():
+        bare = call(fresh(loss, torch.float32), single.rows())
+    assert not bare.requires_grad, f"{_name(loss)} builds a graph under no_grad"
+    assert _same(bare, value, 1e-5), f"{_name(loss)} is {bare} under no_grad, {value} with gradients"
+
+
+def _check_unknown(loss: Loss, call: Call) -> None:
+    given = plain()
+    known = (given.labels >= 0).nonzero()[:, 0]
+    value, gradient = evaluate(loss, given)
+    alone, of_alone = evaluate(loss, given[known])
+    assert _same(value, alone), f"{_name(loss)} is {value} with rows of unknown (negative) label and {alone} without"
+    assert _same(gradient[known], of_alone), f"rows of unknown label change the gradients that {_name(loss)} gives"
+    hidden = gradient[given.labels < 0]
+    assert not hidden.any(), f"{_name(loss)} gives rows of unknown label a gradient"
+
+
+def _check_arguments(loss: Loss) -> None:
+    given = plain()
+    passed = given.rows()
+    before = copy.deepcopy(passed)
+    fresh(loss)(passed, passed)
+    for field in ("z", "labels", "items", "ids", "views"):
+        same = torch.equal(getattr(before, field), getattr(passed, field))
+        assert same, f"{_name(loss)} writes into the {field} of its rows"
+
+
+def _check_state(loss: Loss) -> None:
+    first, second = plain(), case("other rows", [3, 3, 1, 1, 0, 0], seed=1)
+    one = fresh(loss)
+    square(one, first.rows())
+    saved = copy.deepcopy(one.state_dict()) if isinstance(one, nn.Module) else {}
+    value = square(one, second.rows())
+    other = fresh(loss)
+    if isinstance(other, nn.Module):
+        other.load_state_dict(saved)
+    again = square(other, second.rows())
+    assert torch.equal(value, again) or bool(value.isnan() & again.isnan()), (
+        f"{_name(loss)} gives {again} after its state was saved and loaded, {value} without: keep state in buffers"
+    )
+
+
+def _check_tiles(loss: Loss) -> None:
+    for call in (square, oblong):
+        value, gradient = evaluate(loss, plain(), call)
+        for cells in (1, 10, 50):
+            with forced_tile_cells(cells):
+                tiled, of_tiled = evaluate(loss, plain(), call)
+            same = _same(tiled, value) and _same(of_tiled, gradient)
+            assert same, (
+                f"{_name(loss)} depends on how rows are cut into tiles: {tiled} with tiles of {cells} cells, {value} "
+                "with one; a row's terms may depend on that row of the pairs alone"
+            )
+
+
+def _check_memory(loss: Loss) -> None:
+    n = 128
+    given = case("many rows", [i // 2 for i in range(n)])
+    for call in (square, oblong):
+        with forced_tile_cells(4 * n), measure() as meter:
+            evaluate(loss, given, call)
+        pairs = n * n if call is square else n * ((2 * n + 2) // 3)
+        assert meter.largest < pairs, (
+            f"{_name(loss)} holds a tensor of {meter.largest} elements for {pairs} pairs: write it as terms of a "
+            "PairLoss, which streams them"
+        )

@@ -1,0 +1,132 @@
+"""What every method keeps."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from metriclab.core.batch import Batch
+from metriclab.core.batch_norm import synchronize_batch_norm
+from metriclab.core.distributed import average_gradients, gather, mean
+from metriclab.core.protocols import Method
+from metriclab.testing.ranks import Share, pack, two_ranks
+
+
+def check_method(method: Method, batch: Batch, *, steps: int = 3, ranks: bool = True) -> None:
+    """Checks a method on a small batch of the caller's: everything that a run relies on.
+
+    One step gives a finite scalar loss and a finite gradient for every trainable parameter that it reaches; `objective`
+    has no side effects; state lives in buffers and parameters alone, so that a saved method goes on as it was; `embed`
+    gives a row an image; and several ranks train exactly as one process does, in float64 to 1e-12.
+
+    Args:
+        method: an `nn.Module`, built; it is copied, never changed. For `ranks` it must be picklable.
+        batch: a few images; at least 6, so that 3 ranks get some each. Floats of any precision.
+        steps: of plain gradient descent, after which states are compared.
+        ranks: whether to compare several ranks with one process (starts processes: seconds, once a session).
+
+    Raises:
+        AssertionError: saying what is wrong and how to see it.
+    """
+    assert isinstance(method, nn.Module), f"{type(method).__name__} is no nn.Module: its state could not be saved"
+    double, batch = _double(copy.deepcopy(method), batch)
+    name = type(method).__name__
+    with torch.random.fork_rng(devices=[]):
+        _check_step(name, copy.deepcopy(double), batch)
+        _check_state(name, double, batch, steps)
+        _check_embed(name, copy.deepcopy(double), batch)
+    if ranks:
+        pack(method)
+        try:
+            two_ranks(train, double, batch, steps)
+        except AssertionError as error:
+            raise AssertionError(
+                f"{name} trains differently on several ranks: {error}. Its objective must be the mean over ranks of "
+                "what each rank returns; see apply_loss, and gather whatever the whole batch is needed for"
+            ) from error
+
+
+def train(share: Share, method: Any, batch: Batch, steps: int) -> dict[str, Tensor]:
+    """Some steps as the loop takes them, on this rank's images; then all gradients, parameters, buffers, the loss."""
+    method = synchronize_batch_norm(method) if share.ranks > 1 else method
+    part = share.of(len(batch))
+    losses = []
+    for step in range(steps):
+        local_batch = batch.slice(part.start, part.stop)
+        losses.append(mean(_step(method, local_batch, step)))
+    state = {f"state {name}": value for name, value in method.state_dict().items()}
+    gradients = {f"gradient of {name}": p.grad for name, p in method.named_parameters() if p.grad is not None}
+    return {"loss": torch.stack(losses), **gradients, **state}
+
+
+def _step(method: Any, batch: Batch, step: int, rate: float = 0.1) -> Tensor:
+    torch.manual_seed(step)  # as the loop does, so that dropout and the like resume too
+    method.zero_grad()
+    local = method(batch)
+    world = gather(local)
+    loss, _ = method.objective(local, world)
+    loss.backward()
+    average_gradients(method.parameters())
+    with torch.no_grad():
+        for parameter in method.parameters():
+            if parameter.grad is not None:
+                parameter.sub_(rate * parameter.grad)
+        method.after_step(world, step)
+    return loss.detach()  # type: ignore[no-any-return]
+
+
+def _double(method: Any, batch: Batch) -> tuple[Any, Batch]:
+    views = tuple(view.double() for view in batch.views)
+    return method.double(), Batch(views, batch.labels, batch.items, batch.positions, batch.step)
+
+
+def _check_step(name: str, method: Any, batch: Batch) -> None:
+    local = method(batch)
+    before = copy.deepcopy(method.state_dict())
+    first, metrics = method.objective(local, local)
+    assert first.shape == (), f"{name}.objective returns a loss of shape {tuple(first.shape)}, not a scalar"
+    assert bool(first.isfinite()), f"{name}.objective returns {first} on a plain batch"
+    for key, value in metrics.items():
+        assert isinstance(value, Tensor), f"metric '{key}' of {name} is a {type(value).__name__}, not a tensor"
+        assert value.shape == (), f"metric '{key}' of {name} has shape {tuple(value.shape)}, not a scalar"
+    second, _ = method.objective(local, local)
+    same = _equal(before, method.state_dict()) and bool(first == second)
+    assert same, f"{name}.objective changes its state: what follows a step belongs in after_step"
+    first.backward()
+    for key, parameter in method.named_parameters():
+        bad = parameter.grad is not None and not bool(parameter.grad.isfinite().all())
+        assert not bad, f"the gradient of '{key}' in {name} is not finite after one plain step"
+
+
+def _check_state(name: str, method: Any, batch: Batch, steps: int) -> None:
+    whole, resumed = copy.deepcopy(method), copy.deepcopy(method)
+    for step in range(steps):
+        _step(whole, batch, step)
+    saved = copy.deepcopy(whole.state_dict())
+    _step(whole, batch, steps)
+    resumed.load_state_dict(saved)
+    _step(resumed, batch, steps)
+    assert _equal(whole.state_dict(), resumed.state_dict()), (
+        f"{name} goes on differently after its state was saved and loaded: keep all state in buffers and parameters"
+    )
+
+
+def _check_embed(name: str, method: Any, batch: Batch) -> None:
+    method.eval()
+    with torch.no_grad():
+        embedded = method.embed(batch.views[0])
+        alone = method.embed(batch.views[0][:1])
+    for part in ("h", "z"):
+        rows, row = getattr(embedded, part), getattr(alone, part)
+        assert rows.dim() == 2, f"{name}.embed gives {part} of shape {tuple(rows.shape)}, expected a row an image"
+        assert len(rows) == len(batch), f"{name}.embed gives {len(rows)} rows of {part} for {len(batch)} images"
+        assert torch.allclose(rows[:1], row, atol=1e-9), (
+            f"{name}.embed gives an image another {part} in company than alone: in eval() rows must not mix"
+        )
+
+
+def _equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)

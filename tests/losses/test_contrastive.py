@@ -1,0 +1,106 @@
+"""The contrastive losses against loops over pairs, from Hadsell et al. 2006 and Wang et al. 2020."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from metriclab.core.rows import Rows, concatenate, rows
+from metriclab.core.tiles import forced_tile_cells
+from metriclab.registry import build
+
+
+def by_loops(anchors: Rows, references: Rows, cost, counts) -> float:
+    """Mean over positive pairs plus mean over negative pairs, of those that count."""
+    values = {True: [], False: []}
+    for a in range(len(anchors)):
+        for b in range(len(references)):
+            one, other = int(anchors.labels[a]), int(references.labels[b])
+            if one < 0 or other < 0 or int(anchors.ids[a]) == int(references.ids[b]):
+                continue
+            value = cost(one == other, anchors.z[a].tolist(), references.z[b].tolist())
+            if counts(value):
+                values[one == other].append(value)
+    return sum(math.fsum(v) / max(1, len(v)) for v in values.values())
+
+
+def hadsell(margin):
+    def cost(alike, x, y):
+        d = math.dist(x, y)
+        return d**2 if alike else max(0.0, margin - d) ** 2
+
+    return cost
+
+
+def squared_margin(margin):
+    def cost(alike, x, y):
+        d = math.dist(x, y)
+        return d**2 if alike else max(0.0, margin**2 - d**2)
+
+    return cost
+
+
+def cosine(positive, negative):
+    def cost(alike, x, y):
+        s = math.fsum(a * b for a, b in zip(x, y, strict=True))
+        return max(0.0, positive - s) if alike else max(0.0, s - negative)
+
+    return cost
+
+
+CASES = [
+    ({}, hadsell(1.0), lambda value: True),
+    ({"variant": "hadsell", "margin": 1.7}, hadsell(1.7), lambda value: True),
+    ({"variant": "squared-margin", "margin": 1.3}, squared_margin(1.3), lambda value: True),
+    ({"variant": "cosine"}, cosine(1.0, 0.5), lambda value: value > 1e-12),
+    ({"variant": "cosine", "positive": 0.2, "negative": -0.3}, cosine(0.2, -0.3), lambda value: value > 1e-12),
+]
+
+
+@pytest.mark.parametrize(("parameters", "cost", "counts"), CASES)
+@pytest.mark.parametrize("labels", [[0, 1, 0, 2, 1, -1, 0, -1, 3], [0, 0, 1], [0, 1], [2, 2], [-1, 0, 0]])
+def test_the_formula(parameters, cost, counts, labels):
+    loss = build("loss", "contrastive", **parameters)
+    batch = rows(torch.randn(len(labels), 3, dtype=torch.float64), torch.tensor(labels))
+    memory = concatenate([rows(torch.randn(4, 3, dtype=torch.float64), torch.tensor([0, 1, -1, 5])), batch])
+    for references in (batch, memory):
+        with forced_tile_cells(20):
+            value = loss(batch, references)
+        assert float(value) == pytest.approx(by_loops(batch, references, cost, counts), abs=1e-13)
+
+
+def test_rows_that_coincide_have_subgradient_zero():
+    z = torch.ones(4, 3, dtype=torch.float64, requires_grad=True)
+    batch = rows(z, torch.tensor([0, 0, 1, 1]))
+    exact = rows(torch.eye(3, dtype=torch.float64)[[0, 0, 0]], torch.tensor([0, 0, 1]))
+    for name in ("hadsell", "squared-margin"):
+        loss = build("loss", "contrastive", variant=name)
+        (gradient,) = torch.autograd.grad(loss(batch, batch), z, retain_graph=True)
+        assert gradient.isfinite().all()
+        assert float(loss(exact, exact)) == 1.0  # negatives at distance 0 cost margin^2, positives nothing
+
+
+def test_exactly_one_positive_and_one_negative_pair_cost_both():
+    z = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.8, 0.6]], dtype=torch.float64)
+    everyone = rows(z, torch.tensor([0, 0, 1]))
+    value = build("loss", "contrastive", variant="cosine")(everyone[:1], everyone[1:])
+    assert float(value) == pytest.approx(1.0 + 0.3)
+
+
+def test_rounding_does_not_change_what_counts():
+    # Two pairs of identical rows, one pair at a right angle: the mean is over the one that costs anything.
+    z = torch.randn(4, 7)
+    z = torch.cat([z[:2], z[:2], torch.eye(7)[:2]])
+    batch = rows(z, torch.tensor([0, 1, 0, 1, 2, 2]))
+    value = build("loss", "contrastive", variant="cosine", negative=1.0)(batch, batch)
+    assert float(value) == pytest.approx(1.0, abs=1e-6)
+
+
+def test_nan_is_not_hidden():
+    z = torch.randn(4, 3)
+    z[0, 0] = math.nan
+    batch = rows(z, torch.tensor([0, 0, 1, 1]))
+    for name in ("hadsell", "squared-margin", "cosine"):
+        assert build("loss", "contrastive", variant=name)(batch, batch).isnan()

@@ -1,0 +1,98 @@
+"""The triplet loss against loops over triplets, from Schroff et al. 2015 and Hermans et al. 2017."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from metriclab.core.rows import Rows, concatenate, rows
+from metriclab.core.tiles import forced_tile_cells
+from metriclab.registry import build
+
+
+def by_loops(anchors: Rows, references: Rows, margin: float, soft: bool, negatives: str) -> float:
+    """The mean cost of the chosen triplets."""
+    costs = []
+    for a in range(len(anchors)):
+        label = int(anchors.labels[a])
+        squared = [math.dist(anchors.z[a].tolist(), r.tolist()) ** 2 for r in references.z]
+        others = [j for j in range(len(references)) if int(references.ids[j]) != int(anchors.ids[a])]
+        positives = [squared[j] for j in others if int(references.labels[j]) == label >= 0]
+        apart = [squared[j] for j in others if int(references.labels[j]) != label and int(references.labels[j]) >= 0]
+        for d_ap in positives:
+            costs += costs_of(d_ap, apart, margin, soft, negatives)
+    return math.fsum(costs) / max(1, len(costs))
+
+
+def costs_of(d_ap, apart, margin, soft, negatives):
+    if negatives == "semihard":
+        inside = [d_an for d_an in apart if d_ap < d_an < d_ap + margin]
+        apart = [min(inside)] if inside else []
+    if negatives == "hardest":
+        apart = [min(apart)] if apart else []
+    excess = [d_ap - d_an + margin for d_an in apart]
+    return [math.log1p(math.exp(x)) for x in excess] if soft else [x for x in excess if x > 0]
+
+
+@pytest.mark.parametrize("negatives", ["all", "semihard", "hardest"])
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("margin", [0.0, 0.2, 1.5])
+@pytest.mark.parametrize("labels", [[0, 1, 0, 2, 1, -1, 0, -1, 3, 0], [0, 0, 1], [0, 1], [2, 2], [-1, 0, 0]])
+def test_the_formula(negatives, soft, margin, labels):
+    loss = build("loss", "triplet", margin=margin, soft=soft, negatives=negatives)
+    batch = rows(torch.randn(len(labels), 3, dtype=torch.float64), torch.tensor(labels))
+    memory = concatenate([rows(torch.randn(6, 3, dtype=torch.float64), torch.tensor([0, 1, -1, 5, 0, 2])), batch])
+    for references in (batch, memory):
+        with forced_tile_cells(30):
+            value = loss(batch, references)
+        assert float(value) == pytest.approx(by_loops(batch, references, margin, soft, negatives), abs=1e-12)
+
+
+@pytest.mark.parametrize("negatives", ["all", "semihard", "hardest"])
+@pytest.mark.parametrize("soft", [False, True])
+def test_the_gradient(negatives, soft):
+    loss = build("loss", "triplet", margin=0.8, soft=soft, negatives=negatives)
+    labels = torch.tensor([0, 1, 0, 2, 1, 0, -1, 2])
+    ids = torch.arange(8)
+    z = torch.randn(8, 3, dtype=torch.float64, requires_grad=True)
+
+    def value(z):
+        batch = rows(z, labels, ids=ids)
+        return loss(batch[:5], batch)
+
+    assert torch.autograd.gradcheck(value, z)
+
+
+def test_float32_sums_many_triplets_right():
+    torch.manual_seed(2)
+    z, labels = torch.randn(600, 8), torch.randint(3, (600,))
+    single, double = (build("loss", "triplet")(batch, batch) for batch in (rows(z, labels), rows(z.double(), labels)))
+    assert float(single) == pytest.approx(float(double), rel=1e-5)
+
+
+def test_nothing_is_chosen_where_all_is_well():
+    z = torch.tensor([[1.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [-1.0, 0.0]], requires_grad=True)
+    batch = rows(z, torch.tensor([0, 0, 1, 1]))
+    for negatives in ("all", "semihard", "hardest"):
+        value = build("loss", "triplet", negatives=negatives)(batch, batch)
+        (gradient,) = torch.autograd.grad(value, z, retain_graph=True)
+        assert value == 0
+        assert not gradient.any()
+
+
+def test_identical_rows_cost_the_margin():
+    batch = rows(torch.ones(4, 5), torch.tensor([0, 0, 1, 1]))
+    assert float(build("loss", "triplet", margin=0.3)(batch, batch)) == pytest.approx(0.3, abs=1e-6)
+    # None of them is farther than another, whatever rounding says.
+    assert build("loss", "triplet", margin=0.3, negatives="semihard")(batch, batch) == 0
+
+
+def test_nan_is_not_hidden():
+    z = torch.randn(6, 3)
+    z[0, 0] = math.nan
+    batch = rows(z, torch.tensor([0, 0, 1, 1, 2, 2]))
+    for negatives in ("all", "semihard", "hardest"):
+        for soft in (False, True):
+            assert build("loss", "triplet", negatives=negatives, soft=soft)(batch, batch).isnan()

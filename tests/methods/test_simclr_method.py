@@ -1,0 +1,115 @@
+"""SimCLR as a method: on one rank and on several, with and without BatchNorm."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from metriclab.core.batch import Batch
+from metriclab.core.network import Network
+from metriclab.core.rows import rows
+from metriclab.methods.simclr import SimCLR
+from metriclab.registry import build
+from metriclab.testing import check_method
+
+
+class Flat(nn.Module):
+    """A linear encoder of 3 x 4 x 4 images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out_features = 6
+        self.linear = nn.Linear(48, 6)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.linear(images.flatten(1))
+
+
+def network(*, batch_norm: bool) -> Network:
+    norm = nn.BatchNorm1d(6) if batch_norm else nn.Identity()
+    return Network(Flat(), nn.Sequential(norm, nn.ReLU(), nn.Linear(6, 4)))
+
+
+def batch(items=(4, 1, 7, 4, 2, 9, 5), views=2, labels=None) -> Batch:
+    n = len(items)
+    images = tuple(torch.rand(n, 3, 4, 4) for _ in range(views))
+    known = torch.full((n,), -1) if labels is None else torch.tensor(labels)
+    return Batch(images, known, torch.tensor(items), torch.arange(n), 3)
+
+
+@pytest.mark.parametrize("batch_norm", [False, True])
+@pytest.mark.parametrize("views", [2, 3])
+def test_it_keeps_what_a_method_keeps_on_any_number_of_ranks(batch_norm, views):
+    check_method(SimCLR(network(batch_norm=batch_norm), loss=build("loss", "nt-xent")), batch(views=views))
+
+
+@pytest.mark.parametrize("loss", ["contrastive", "triplet"])
+def test_any_loss_can_take_the_place_of_nt_xent(loss):
+    check_method(SimCLR(network(batch_norm=True), loss=build("loss", loss)), batch())
+
+
+def test_a_rank_without_positives_changes_nothing():
+    # With one view an image has no positive, unless it is drawn twice: here only the first ranks' images are.
+    items = (0, 0, 1, 1, 0, 2, 3)
+    check_method(SimCLR(network(batch_norm=True), loss=build("loss", "nt-xent")), batch(items, views=1))
+
+
+def test_one_step_is_algorithm_1():
+    torch.manual_seed(3)
+    method, images = SimCLR(network(batch_norm=False), loss=build("loss", "nt-xent", temperature=0.5)), batch(range(5))
+    outputs = method(images)
+    loss, metrics = method.objective(outputs, outputs)
+    z = torch.cat([method.network(view).z for view in images.views])
+    z = (z / z.norm(dim=1, keepdim=True)).tolist()
+    similarity = [[math.exp(sum(a * b for a, b in zip(x, y, strict=True)) / 0.5) for y in z] for x in z]
+    costs = [
+        -math.log(row[(i + 5) % 10] / sum(value for k, value in enumerate(row) if k != i))
+        for i, row in enumerate(similarity)
+    ]
+    assert float(loss.detach()) == pytest.approx(sum(costs) / 10, abs=1e-5)
+    assert metrics == {}
+
+
+def test_rows_carry_item_occurrence_and_view():
+    method = SimCLR(network(batch_norm=False), loss=build("loss", "nt-xent"))
+    made = method(batch((4, 1, 4), views=2, labels=[0, 0, 1])).rows
+    assert made.labels.tolist() == made.items.tolist() == [4, 1, 4, 4, 1, 4]
+    assert made.views.tolist() == [0, 0, 0, 1, 1, 1]
+    assert len(made.ids.unique()) == 6
+
+
+def test_what_is_used_after_training_is_the_encoders_output():
+    method = SimCLR(network(batch_norm=False), loss=build("loss", "nt-xent"))
+    images = torch.rand(2, 3, 4, 4)
+    embedded = method.embed(images)
+    assert torch.equal(embedded.h, method.network.encoder(images))
+    assert embedded.z.shape == (2, 4)
+
+
+def test_views_of_two_sizes_are_embedded_each_by_itself():
+    class Mean(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return images.mean((2, 3))
+
+    small, large = torch.rand(3, 3, 2, 2), torch.rand(3, 3, 4, 4)
+    views = Network(Mean(), nn.Identity()).views([large, large + 1, small])
+    torch.testing.assert_close(views[1].z, large.mean((2, 3)) + 1)
+    torch.testing.assert_close(views[2].z, small.mean((2, 3)))
+
+
+def test_a_loss_over_rows_of_all_ranks_gets_them_on_both_sides():
+    seen = []
+
+    def whole(anchors, references):
+        seen.append((len(anchors), len(references)))
+        return anchors.z.sum()
+
+    method = SimCLR(network(batch_norm=False), loss=whole)
+    local, world = method(batch((1, 2, 3))), method(batch((1, 2, 3, 4)))
+    method.objective(local, world)
+    method.loss = build("loss", "nt-xent")
+    assert seen == [(8, 8)]
+    assert rows(torch.randn(2, 2), torch.arange(2)).width == 2
