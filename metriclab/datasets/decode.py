@@ -1,0 +1,75 @@
+"""One image file -> RGB pixels of a bounded size; or the reason why not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+DECODING = 1
+"""Version of the decoding: raise it with every change of what comes out."""
+
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+"""Endings of the files that are taken for images; the content decides on the format."""
+
+MOST_PIXELS = 178_956_970  # half a gibibyte of RGB
+LONGEST = 4
+"""The long side is at most this many times the short side asked for."""
+
+# No format that starts another program: Pillow would hand an EPS file, whatever its name, to Ghostscript.
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+
+
+class UnreadableImageError(Exception):
+    """Why one file gives no image."""
+
+
+def decode(path: Path, size: int) -> UInt8[np.ndarray, "3 h w"]:
+    """The first frame of an image file, upright, in RGB.
+
+    The EXIF orientation is applied, 16 bits are scaled to 8, transparency lies on white. The image is reduced,
+    never enlarged, until its short side is `size` pixels or less, and its long side at most 4 times that.
+
+    Raises:
+        UnreadableImageError: for a file that is empty, cut short, damaged, no image, too large or has no known scale.
+    """
+    try:
+        if path.stat().st_size == 0:
+            raise UnreadableImageError("the file is empty")
+        with Image.open(path, formats=_FORMATS) as image:
+            if image.width * image.height > MOST_PIXELS:
+                raise UnreadableImageError(f"{image.width} x {image.height} pixels are more than {MOST_PIXELS:,}")
+            image.draft(None, _target(image.size, size))  # lets the JPEG decoder skip what reducing would throw away
+            upright = _to_rgb(ImageOps.exif_transpose(image), image.format or "")
+        reduced = upright.resize(_target(upright.size, size), Image.Resampling.BICUBIC)
+        return np.ascontiguousarray(np.asarray(reduced).transpose(2, 0, 1))
+    except UnreadableImageError:
+        raise
+    except UnidentifiedImageError as error:
+        raise UnreadableImageError("this is no image, or not in a format that can be read") from error
+    except Image.DecompressionBombError as error:
+        raise UnreadableImageError(f"it has more than {MOST_PIXELS:,} pixels") from error
+    except OSError as error:
+        raise UnreadableImageError(error.strerror or str(error)) from error
+    except Exception as error:  # decoders meet damage with nearly every exception there is
+        raise UnreadableImageError(f"it cannot be decoded ({type(error).__name__}: {error})") from error
+
+
+def _target(size: tuple[int, int], short: int) -> tuple[int, int]:
+    scale = min(1.0, short / min(size), LONGEST * short / max(size))
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def _to_rgb(image: Image.Image, kind: str) -> Image.Image:
+    if image.mode.startswith("I;16") or (image.mode == "I" and kind in ("PNG", "PPM")):
+        values = np.asarray(image).astype(np.int64)  # plain conversion would cut at 255
+        image = Image.fromarray(((values + 128) // 257).clip(0, 255).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise UnreadableImageError("32 bits a channel have no agreed scale: store it with 8 or 16")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        paper = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(paper, image)
+    return image.convert("RGB")
