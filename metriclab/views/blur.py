@@ -1,0 +1,68 @@
+"""Gaussian blur with a width of its own for each sample."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+SIGMA = (0.1, 2.0)
+"""Bounds of the standard deviation, in pixels of the view."""
+
+_BLOCK = 64
+
+
+def blur(x: Float[Tensor, "n c s s"], kernels: Float[Tensor, "n k"]) -> Float[Tensor, "n c s s"]:
+    """Each image blurred by its kernel in both directions; beyond the border the image is mirrored.
+
+    The blur of a row is a product with a banded matrix. Only the band is multiplied, block by block.
+    """
+    size, radius = x.shape[3], kernels.shape[1] // 2
+    # Matrix products would be taken in half precision under autocast.
+    with torch.autocast(x.device.type, enabled=False):
+        matrix = _matrix(kernels, size)
+        blocks = [_band(start, radius, size) for start in range(0, size, _BLOCK)]
+        across, down = torch.empty_like(x), torch.empty_like(x)
+        for block, inside in blocks:
+            band = matrix[:, block, inside].transpose(1, 2)
+            across.flatten(1, 2)[..., block] = torch.bmm(x.flatten(1, 2)[..., inside], band)
+        for block, inside in blocks:
+            for channel in range(x.shape[1]):
+                down[:, channel, block] = torch.bmm(matrix[:, block, inside], across[:, channel, inside])
+    return down
+
+
+def gaussian_kernels(sigma: Float[Tensor, "n"], chosen: Bool[Tensor, "n"], size: int) -> Float[Tensor, "n k"]:
+    """Kernels of a tenth of the size, at least three pixels; those that are not chosen leave an image as it is.
+
+    Args:
+        sigma: standard deviations, in pixels.
+        chosen: samples to blur.
+        size: of the images they are for.
+    """
+    radius = min(max(1, size // 20), size - 1)
+    offsets = torch.arange(-radius, radius + 1, device=sigma.device)
+    kernels = torch.exp(-0.5 * (offsets / sigma[:, None]).square())
+    # Far tails are cut: products with subnormal numbers are many times slower on a CPU.
+    kernels = torch.where(kernels > 1e-12, kernels, 0.0)
+    kernels = kernels / kernels.sum(1, keepdim=True)
+    return torch.where(chosen[:, None], kernels, (offsets == 0).float())
+
+
+def _band(start: int, radius: int, size: int) -> tuple[slice, slice]:
+    """A block of rows of the matrix, and the columns that are not zero in it."""
+    stop = min(start + _BLOCK, size)
+    return slice(start, stop), slice(max(0, start - radius), min(size, stop + radius))
+
+
+def _matrix(kernel: Float[Tensor, "n k"], size: int) -> Float[Tensor, "n {size} {size}"]:
+    """The blur of a row of pixels as a matrix: row i holds the kernel about column i, mirrored in at the ends."""
+    n, taps = kernel.shape
+    radius = taps // 2
+    # A period one longer than a row shifts the kernel by one column from row to row.
+    period = torch.nn.functional.pad(kernel, (0, size))
+    rows = period.repeat(1, size)[:, : size * (size + 2 * radius)].view(n, size, size + 2 * radius)
+    matrix = rows[..., radius : radius + size].clone()
+    matrix[..., 1 : radius + 1] += rows[..., :radius].flip(2)
+    matrix[..., size - 1 - radius : size - 1] += rows[..., radius + size :].flip(2)
+    return matrix

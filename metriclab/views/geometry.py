@@ -1,0 +1,178 @@
+"""Where a view looks, and the one antialiased resampling that crops, mirrors and rotates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from metriclab.core.batch import Images
+
+CROP_TRIES = 10
+"""Crops drawn for each sample; the first that fits is taken."""
+
+ASPECT = (3 / 4, 4 / 3)
+"""Narrowest and widest crop, as width over height before scaling."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pyramid:
+    """Images as floats in [0, 1], with their half, quarter, ... sizes to the right of them in the same tensor.
+
+    Level 1 stands at the right of the images, the smaller ones below it, so that one resampling serves samples of
+    different levels.
+
+    Attributes:
+        atlas: all levels.
+        sizes: true height and width of each image at level 0, in pixels.
+        height, width: of level 0 with its padding.
+        levels: 1 where no image is shrunk enough to need a smaller level.
+    """
+
+    atlas: Float[Tensor, "n c _h _w"]
+    sizes: Int64[Tensor, "n 2"]
+    height: int
+    width: int
+    levels: int
+
+
+def pyramid(images: Images, size: int) -> Pyramid:
+    """The levels that boxes of an allowed aspect, seen at `size` pixels (2 or more), can ask for."""
+    n, channels, height, width = images.pixels.shape
+    levels = 1
+    while height * width >= size**2 * 2 ** (2 * levels - 1) and min(height, width) >= 2**levels:
+        levels += 1
+    if levels == 1:
+        return Pyramid(images.pixels.float().div_(255), images.sizes, height, width, 1)
+    # Empty space is zero, not whatever memory held: border pixels meet it with weights of rounding size.
+    atlas = torch.zeros(n, channels, height, width + width // 2, device=images.pixels.device)
+    level, top, left = atlas[..., :width], 0, width
+    level.copy_(images.pixels).div_(255)
+    for _ in range(1, levels):
+        half = F.avg_pool2d(level, 2)
+        rows, columns = half.shape[2:]
+        level = atlas[..., top : top + rows, left : left + columns]
+        level.copy_(half)
+        top += rows
+    return Pyramid(atlas, images.sizes, height, width, levels)
+
+
+def resample(
+    source: Pyramid,
+    boxes: Float[Tensor, "n 4"],
+    size: int,
+    mirror: Bool[Tensor, "n"] | None = None,
+    angle: Float[Tensor, "n"] | None = None,
+) -> Float[Tensor, "n c {size} {size}"]:
+    """What lies in each sample's box, mirrored and rotated, at size x size; bilinear, from the level that fits the box.
+
+    What a rotation brings into the box from outside is taken from the image, and beyond the image from its border.
+
+    Args:
+        source: the images.
+        boxes: top, left, height, width in pixels.
+        size: height and width of the views.
+        mirror: samples to swap left and right; none by default.
+        angle: counter-clockwise, in radians, about the middle of the box; none by default.
+    """
+    top, left, height, width = (column[:, None, None] for column in boxes.unbind(1))
+    scale, limit_y, limit_x, offset_y, offset_x = _level(source, boxes, size)
+    unit = (torch.arange(size, device=boxes.device) * 2 + 1) / size - 1  # middles of pixels, from -1 to 1
+    u, v = unit[None, None, :], unit[None, :, None]
+    if angle is not None:
+        sine, cosine = angle.sin()[:, None, None], angle.cos()[:, None, None]
+        u, v = cosine * u - sine * v, sine * u + cosine * v
+    if mirror is not None:
+        u = u * (1 - 2 * mirror.float())[:, None, None]
+    # Up to here without rotation these are a row and a column for each sample, not whole grids.
+    x = ((left + (u + 1) * width / 2) * scale).clamp(min=0.5).minimum(limit_x) + offset_x
+    y = ((top + (v + 1) * height / 2) * scale).clamp(min=0.5).minimum(limit_y) + offset_y
+    grid = torch.empty(len(boxes), size, size, 2, device=boxes.device)
+    grid[..., 0] = x * (2 / source.atlas.shape[3]) - 1
+    grid[..., 1] = y * (2 / source.atlas.shape[2]) - 1
+    return F.grid_sample(source.atlas, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def _level(source: Pyramid, boxes: Float[Tensor, "n 4"], size: int) -> tuple[Float[Tensor, "n 1 1"], ...]:
+    """Each sample's level of the pyramid: its scale, last row and column (middle of the pixel), and place in the atlas.
+
+    The level is the one whose pixels are nearest in size to those of the view. A row of a smaller level that would be
+    half padding does not count: only blocks within the true image do.
+    """
+    area = boxes[:, 2] * boxes[:, 3]
+    scale, offset_y, offset_x = torch.ones_like(area), torch.zeros_like(area), torch.zeros_like(area)
+    for level in range(1, source.levels):
+        # Whole numbers on both sides: no rounding can put a sample on one level here and on another there.
+        small = area >= size**2 * 2 ** (2 * level - 1)
+        scale = torch.where(small, 0.5**level, scale)
+        if level == 1:
+            offset_x = source.width * small.float()
+        else:
+            offset_y = offset_y + (source.height >> (level - 1)) * small
+    limits = (source.sizes * scale[:, None]).floor() - 0.5
+    return tuple(part[:, None, None] for part in (scale, limits[:, 0], limits[:, 1], offset_y, offset_x))
+
+
+def random_boxes(
+    uniform: Float[Tensor, "n k"], sizes: Int64[Tensor, "n 2"], min_area: float, max_area: float
+) -> Float[Tensor, "n 4"]:
+    """Random crops in whole pixels: a share of the area drawn evenly, an aspect drawn evenly on a log scale.
+
+    Where none of the tries fits its image, the largest central crop of an allowed aspect is taken.
+
+    Paper: Szegedy et al., Going Deeper with Convolutions, CVPR 2015, section 6.
+
+    Args:
+        uniform: in [0, 1): the areas and the aspects of the tries, then the vertical and the horizontal place.
+        sizes: true height and width of each image.
+        min_area, max_area: bounds of the share of the image's area.
+    """
+    image = sizes.float()
+    image_height, image_width = image[:, :1], image[:, 1:]
+    area = image_height * image_width * (min_area + (max_area - min_area) * uniform[:, :CROP_TRIES])
+    low, high = math.log(ASPECT[0]), math.log(ASPECT[1])
+    aspect = torch.exp(low + (high - low) * uniform[:, CROP_TRIES : 2 * CROP_TRIES])
+    largest_width = torch.minimum(image_width, (image_height * ASPECT[1]).round())
+    largest_height = torch.minimum(image_height, (image_width / ASPECT[0]).round())
+    heights = torch.cat([(area / aspect).sqrt().round(), largest_height], 1)
+    widths = torch.cat([(area * aspect).sqrt().round(), largest_width], 1)
+    fits = (heights >= 1) & (widths >= 1) & (heights <= image_height) & (widths <= image_width)
+    first = fits.int().argmax(1, keepdim=True)
+    height, width = heights.gather(1, first), widths.gather(1, first)
+    drawn = first < CROP_TRIES
+    place_y, place_x = uniform[:, 2 * CROP_TRIES, None], uniform[:, 2 * CROP_TRIES + 1, None]
+    spare_y, spare_x = image_height - height, image_width - width
+    top = torch.where(drawn, place_y * (spare_y + 1), spare_y / 2).floor()
+    left = torch.where(drawn, place_x * (spare_x + 1), spare_x / 2).floor()
+    return torch.cat([top, left, height, width], 1)
+
+
+def central_boxes(sizes: Int64[Tensor, "n 2"]) -> Float[Tensor, "n 4"]:
+    """The largest central square of each image, in whole pixels."""
+    side = sizes.amin(1, keepdim=True)
+    return torch.cat([(sizes - side) // 2, side, side], 1).float()
+
+
+def central_view(images: Images, size: int) -> Float[Tensor, "n c {size} {size}"]:
+    """The short side scaled to `size`, the middle of the long side: what evaluation sees."""
+    parts = []
+    for part in portions(images, size):
+        some = Images(images.pixels[part], images.sizes[part])
+        parts.append(resample(pyramid(some, size), central_boxes(some.sizes), size))
+    return torch.cat(parts)
+
+
+def portions(images: Images, size: int) -> Iterator[slice]:
+    """Slices of a batch that keep temporary memory small: 4 MiB a tensor on a CPU, 256 MiB on an accelerator."""
+    _, channels, height, width = images.pixels.shape
+    floats = channels * max(height * width, size * size)
+    at_once = 2**20 if images.pixels.device.type == "cpu" else 2**26
+    step = max(1, at_once // floats)
+    # At least one, perhaps empty, so that an empty batch gives empty views.
+    for start in range(0, max(1, len(images)), step):
+        yield slice(start, start + step)
