@@ -1,0 +1,96 @@
+"""Weighted nearest-neighbour classification: the training-free probe of an embedding."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from annotated_types import Gt
+from jaxtyping import Float64, Int32, Int64
+from torch import Tensor
+
+from metriclab.core.protocols import Score
+from metriclab.core.rows import Rows
+from metriclab.evaluators._ranking import EXCLUDED, STEP, ranking_keys
+from metriclab.registry import register
+
+_EQUAL_VOTES = 1 - 1e-9
+"""Votes closer than this are tied: they are sums of the same weights in another order."""
+
+
+@register("evaluator", "knn")
+class NearestNeighbours:
+    """Accuracy of a vote of the nearest gallery rows, each weighted by exp(similarity / temperature).
+
+    No tie is broken by position: rows tied at the last place share the votes left, and classes tied in the vote share
+    the prediction.
+
+    Paper: Z. Wu, Y. Xiong, S. Yu, D. Lin. Unsupervised Feature Learning via Non-Parametric Instance Discrimination.
+    CVPR 2018.
+
+    Args:
+        k: number of neighbours; a smaller gallery votes as a whole.
+        temperature: lower trusts the nearest neighbours more.
+    """
+
+    def __init__(self, *, k: Annotated[int, Gt(0)] = 200, temperature: Annotated[float, Gt(0)] = 0.07) -> None:
+        self.k, self.temperature = k, temperature
+        self.definition = (
+            f"Share of queries whose label wins the vote of the {k} nearest gallery rows of known label, each weighted "
+            f"by exp(cosine / {temperature}); rows tied in cosine (rounded to a multiple of 2^-20) at the last place "
+            "share the votes left equally, classes tied in the vote the prediction; over queries of known label (>= 0) "
+            "whose label is in the gallery; where the queries are the gallery (leave-one-out), rows of the query's own "
+            "item are left out, elsewhere none is (knn/1)."
+        )
+
+    @torch.no_grad()
+    def __call__(self, queries: Rows, gallery: Rows, /) -> dict[str, Score]:
+        """The accuracy and the number of queries it leaves out.
+
+        Args:
+            queries: rows to classify; those with a negative label are passed over.
+            gallery: rows that vote; the same object as `queries` for leave-one-out.
+
+        Raises:
+            DivergedError: where an embedding is not finite.
+        """
+        correct = torch.full((len(queries),), torch.nan, dtype=torch.float64)
+        lone = torch.where(queries.labels < 0, torch.nan, 1.0).double().cpu()
+        classes, codes = torch.unique(gallery.labels, return_inverse=True)
+        known = (queries.labels >= 0) & torch.isin(queries.labels, classes)
+        for indices, keys in ranking_keys(queries, gallery, known.nonzero().squeeze(1)):
+            keys.masked_fill_(gallery.labels < 0, EXCLUDED)
+            own = torch.searchsorted(classes, queries.labels[indices])
+            found = ((keys != EXCLUDED) & (codes == own[:, None])).any(1)
+            votes = self._votes(keys, codes, len(classes))
+            winners = (votes >= votes.amax(1, keepdim=True) * _EQUAL_VOTES).double()
+            share = (winners / winners.sum(1, keepdim=True)).gather(1, own[:, None]).squeeze(1)
+            place = indices.cpu()
+            correct[place] = share.where(found, torch.nan).cpu()
+            lone[place] = (~found).double().cpu()
+        return {
+            "accuracy": Score(float(correct.nanmean()), correct, self.definition),
+            "lone_queries": Score(
+                float(lone.nansum()),
+                lone,
+                "Number of queries of known label (>= 0) whose label no row of their gallery has; accuracy does not "
+                "count them (knn/1).",
+            ),
+        }
+
+    def _votes(self, keys: Int32[Tensor, "b n"], codes: Int64[Tensor, "n"], classes: int) -> Float64[Tensor, "b c"]:
+        k = min(self.k, keys.shape[1])
+        nearest, columns = keys.topk(min(k + 1, keys.shape[1]), dim=1, largest=False)
+        last = nearest[:, k - 1 : k]
+        # Relative to the nearest, so that no weight overflows at a low temperature.
+        weights = torch.exp((nearest[:, :1] - nearest[:, :k]).double() * (STEP / self.temperature))
+        weights = weights.where(nearest[:, :k] != EXCLUDED, 0.0)
+        cut = (nearest[:, k:] == last).any(1) & (last != EXCLUDED).squeeze(1)
+        among_cut = cut[:, None] & (nearest[:, :k] == last)
+        votes = weights.new_zeros(len(keys), classes)
+        votes.scatter_add_(1, codes[columns[:, :k]], weights.where(~among_cut, 0.0))
+        some = cut.nonzero().squeeze(1)
+        left = (weights * among_cut).sum(1)[some, None]
+        tied = keys[some] == last[some]
+        votes[some] = votes[some].scatter_add_(1, codes.expand(len(some), -1), tied * left / tied.sum(1, keepdim=True))
+        return votes

@@ -1,0 +1,244 @@
+"""Retrieval against its definitions, on ties, lone queries, unknown labels, and what other libraries get wrong."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import ranking_reference as reference
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import average_precision_score
+
+from metriclab.core.errors import DivergedError
+from metriclab.core.rows import Rows, rows
+from metriclab.evaluators import _ranking
+from metriclab.evaluators.retrieval import Retrieval
+
+DEPTHS = (1, 2, 3, 5, 20)
+retrieval = Retrieval(k=DEPTHS)
+METRICS = sorted(retrieval.definitions)
+
+
+def check(queries: Rows, gallery: Rows) -> None:
+    scores, expected = retrieval(queries, gallery), reference.retrieval(queries, gallery, DEPTHS)
+    assert set(scores) == {*expected, "lone_queries"}
+    for name, values in expected.items():
+        per_query = reference.vector(values)
+        torch.testing.assert_close(scores[name].per_query, per_query, equal_nan=True, rtol=0, atol=1e-9, msg=name)
+        assert scores[name].value == pytest.approx(float(per_query.nanmean()), abs=1e-9, nan_ok=True)
+
+
+def classes(n: int, count: int, width: int = 16, noise: float = 1.0) -> Rows:
+    labels = torch.arange(n) % count
+    return rows(torch.randn(count, width)[labels] + noise * torch.randn(n, width), labels)
+
+
+# Few directions and few labels: ties within and between classes, lone queries, unknown labels, items seen twice.
+points = st.lists(
+    st.tuples(st.sampled_from([(1.0, 0.0), (0.0, 1.0), (1.0, 1.0), (2.0, 1.0), (0.0, 0.0)]), st.integers(-1, 3)),
+    min_size=1,
+    max_size=9,
+)
+
+
+def from_points(drawn: list[tuple[tuple[float, float], int]], items: list[int] | None = None) -> Rows:
+    vectors, labels = zip(*drawn, strict=True)
+    return rows(torch.tensor(vectors), torch.tensor(labels), None if items is None else torch.tensor(items))
+
+
+@settings(deadline=None, max_examples=60)
+@given(points, st.data())
+def test_leave_one_out_is_the_average_over_all_orders_of_ties(drawn, data):
+    items = data.draw(st.lists(st.integers(0, 12), min_size=len(drawn), max_size=len(drawn)))
+    both = from_points(drawn, items)
+    check(both, both)
+
+
+@settings(deadline=None, max_examples=60)
+@given(points, points)
+def test_a_gallery_is_the_average_over_all_orders_of_ties(queries, gallery):
+    check(from_points(queries), from_points(gallery))
+
+
+@pytest.mark.parametrize("count", [2, 7, 20])
+def test_without_ties(count):
+    both = classes(40, count)
+    check(both, both)
+    check(classes(10, count), both)
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_a_constant_model_scores_chance(name):
+    labels = torch.tensor([0] * 4 + [1] * 3 + [2] * 2 + [3])
+    both = rows(torch.ones(10, 3), labels)
+    chance = reference.vector(reference.retrieval(both, both, DEPTHS)[name])
+    torch.testing.assert_close(retrieval(both, both)[name].per_query, chance, equal_nan=True)
+
+
+def test_chance_of_a_constant_model_in_closed_form():
+    n, relevant = 600, 11
+    both = rows(torch.randn(8).expand(n, 8), torch.arange(n) % (n // (relevant + 1)))
+    scores = Retrieval(k=(1, 10, 100))(both, both)
+    others = n - 1
+    for k in (1, 10, 100):
+        assert scores[f"p_at_{k}"].value == pytest.approx(relevant / others)
+        assert scores[f"r_at_{k}"].value == pytest.approx(1 - math.comb(others - relevant, k) / math.comb(others, k))
+    assert scores["r_precision"].value == pytest.approx(relevant / others)
+    ways = [math.comb(others - rank, relevant - 1) for rank in range(1, others + 1)]
+    expected = sum(way / rank for rank, way in enumerate(ways, 1)) / math.comb(others, relevant)
+    assert scores["mrr"].value == pytest.approx(expected)
+    assert scores["mrr"].value < 0.1
+
+
+def test_a_tie_across_k_is_counted_over_the_whole_gallery():
+    # One row before the tie, then 99 tied rows of which one is the match.
+    gallery = rows(torch.tensor([[1.0, 0.0]] + [[1.0, 1.0]] * 99), torch.tensor([1] * 99 + [0]))
+    scores = Retrieval(k=(1, 10))(rows(torch.tensor([[1.0, 0.0]]), torch.tensor([0])), gallery)
+    assert scores["r_at_1"].value == 0
+    assert scores["r_at_10"].value == pytest.approx(9 / 99)
+    assert scores["mrr"].value == pytest.approx(sum(1 / rank for rank in range(2, 101)) / 99)
+
+
+def test_average_precision_agrees_with_scikit_learn_where_nothing_ties():
+    both = classes(120, 6)
+    result = retrieval(both, both)["map"].per_query
+    for query in range(120):
+        others = torch.arange(120) != query
+        hits = (both.labels == both.labels[query])[others]
+        expected = average_precision_score(hits, (both.z.double() @ both.z[query].double())[others])
+        assert result[query].item() == pytest.approx(expected)
+
+
+def test_agrees_with_pytorch_metric_learning_where_nothing_ties():
+    from pytorch_metric_learning.distances import CosineSimilarity
+    from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
+    from pytorch_metric_learning.utils.inference import CustomKNN
+
+    names = {
+        "precision_at_1": "r_at_1",
+        "r_precision": "r_precision",
+        "mean_average_precision_at_r": "map_at_r",
+    }
+    calculator = AccuracyCalculator(include=tuple(names), k=None, knn_func=CustomKNN(CosineSimilarity()))
+    both = classes(200, 20)
+    theirs = calculator.get_accuracy(both.z, both.labels, ref_includes_query=True)
+    ours = retrieval(both, both)
+    for their_name, our_name in names.items():
+        assert ours[our_name].value == pytest.approx(theirs[their_name], abs=1e-6)
+
+
+def test_large_labels_are_told_apart():
+    # As float32 both labels are 16,777,216.
+    both = rows(torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9]]), 2**24 + torch.tensor([0, 1, 0, 1]))
+    assert retrieval(both, both)["r_at_1"].value == 0
+
+
+def test_precision_is_divided_by_k_however_few_matches_there_are():
+    gallery = rows(torch.tensor([[1.0, i / 10] for i in range(12)]), torch.tensor([0] * 3 + [1] * 9))
+    scores = Retrieval(k=(10, 100))(rows(torch.tensor([[1.0, 0.0]]), torch.tensor([0])), gallery)
+    assert scores["p_at_10"].value == pytest.approx(0.3)
+    assert scores["p_at_100"].value == pytest.approx(0.03)
+    assert scores["r_at_100"].value == 1
+
+
+def test_an_image_is_never_its_own_match():
+    both = rows(torch.eye(3), torch.tensor([0, 1, 2]))
+    scores = retrieval(both, both)
+    assert scores["lone_queries"].value == 3
+    assert math.isnan(scores["r_at_1"].value)
+    assert scores["r_at_1"].per_query.isnan().all()
+
+
+def test_other_rows_of_the_same_item_are_left_out_in_leave_one_out_alone():
+    items = torch.tensor([5, 5, 6])
+    vectors = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]])
+    both = rows(vectors, torch.tensor([0, 0, 0]), items)
+    assert retrieval(both, both)["p_at_2"].per_query.tolist() == [0.5, 0.5, 1.0]
+    # In a gallery of its own the same number may be another image, and the row counts.
+    other = rows(vectors, torch.tensor([0, 0, 0]), items)
+    assert retrieval(both, other)["p_at_3"].per_query.tolist() == [1.0, 1.0, 1.0]
+
+
+def test_rows_of_unknown_label_are_distractors_and_never_queries():
+    gallery = rows(torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]]), torch.tensor([-1, -2, 0]))
+    queries = rows(torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.tensor([0, -1]))
+    scores = retrieval(queries, gallery)
+    assert scores["mrr"].per_query[0] == pytest.approx(1 / 3)
+    assert scores["mrr"].per_query[1].isnan()
+    assert scores["lone_queries"].value == 0
+    assert scores["lone_queries"].per_query[1].isnan()
+
+
+def test_lone_queries_are_counted_and_left_out():
+    gallery = rows(torch.eye(2), torch.tensor([0, 1]))
+    scores = retrieval(rows(torch.eye(2), torch.tensor([0, 7])), gallery)
+    assert scores["lone_queries"].value == 1
+    assert scores["lone_queries"].per_query.tolist() == [0, 1]
+    assert scores["r_at_1"].value == 1
+
+
+def test_the_order_of_rows_does_not_matter():
+    both = classes(500, 50, width=500)
+    both = rows(torch.cat([both.z, both.z[:100]]), torch.cat([both.labels, both.labels[50:150] + 1]))
+    order = torch.randperm(len(both))
+    shuffled = both[order]
+    first, second = retrieval(both, both), retrieval(shuffled, shuffled)
+    for name in METRICS:
+        assert second[name].value == pytest.approx(first[name].value, abs=1e-9)
+        torch.testing.assert_close(second[name].per_query, first[name].per_query[order], rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(("tile", "part"), [(1, 1), (300, 100), (2000, 700)])
+def test_tiles_do_not_matter(monkeypatch, tile, part):
+    both = classes(97, 9)
+    whole = retrieval(both, both), retrieval(both[:31], both)
+    monkeypatch.setattr(_ranking, "TILE_CELLS", tile)
+    monkeypatch.setattr(_ranking, "PART_CELLS", part)
+    monkeypatch.setattr(_ranking, "_COLUMNS", 13)
+    tiled = retrieval(both, both), retrieval(both[:31], both)
+    for one, other in zip(whole, tiled, strict=True):
+        for name in one:
+            torch.testing.assert_close(one[name].per_query, other[name].per_query, equal_nan=True, rtol=0, atol=1e-12)
+
+
+def test_half_precision_contexts_and_gradients_leave_it_alone():
+    both = classes(60, 6)
+    plain = retrieval(both, both)
+    raw = both.z.clone().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        live = rows(raw, both.labels, both.items)
+        scores = retrieval(live, live)
+    for name in METRICS:
+        assert scores[name].value == pytest.approx(plain[name].value, abs=1e-6)
+        assert not scores[name].per_query.requires_grad
+
+
+def test_broken_embeddings_are_refused_with_their_number():
+    both = classes(10, 2)
+    both.z[[2, 5], 0] = torch.tensor([torch.nan, torch.inf])
+    with pytest.raises(DivergedError, match=r"2 of 10 embeddings of the queries are not finite") as error:
+        retrieval(both, both)
+    assert error.value.help is not None
+    with pytest.raises(DivergedError, match="of the gallery"):
+        retrieval(classes(10, 2), both)
+
+
+@pytest.mark.parametrize(("queries", "gallery"), [(0, 3), (3, 0), (0, 0)])
+def test_nothing_to_measure_is_nan(queries, gallery):
+    scores = retrieval(rows(torch.randn(queries, 4), torch.zeros(queries).long()), classes(gallery, 1, 4))
+    assert scores["lone_queries"].value == queries
+    for name in METRICS:
+        assert math.isnan(scores[name].value)
+        assert scores[name].per_query.shape == (queries,)
+
+
+def test_every_score_says_how_it_is_defined():
+    scores = Retrieval(k=(7,))(classes(6, 2), classes(6, 2))
+    assert {name for name in scores if "at_7" in name} == {"r_at_7", "p_at_7"}
+    for name, score in scores.items():
+        assert score.definition.endswith("(retrieval/1).")
+        assert isinstance(score.value, float)
+        assert (score.per_query.dtype, score.per_query.device.type) == (torch.float64, "cpu")
+        assert ("at 7" in score.definition) == ("at_7" in name)
