@@ -1,0 +1,29 @@
+"""Grey images for encoders that want colour."""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor
+
+from metriclab.core.errors import RecipeError
+
+
+def match_channels(images: Float[Tensor, "n c h w"], in_chans: int) -> Float[Tensor, "n {in_chans} h w"]:
+    """The images with as many channels as the encoder takes: a single channel is repeated.
+
+    Args:
+        images: of 1 or `in_chans` channels.
+        in_chans: what the encoder takes.
+
+    Raises:
+        RecipeError: for any other number of channels, as leaving colour out is the user's choice to make.
+    """
+    channels = images.shape[1]
+    if channels == in_chans:
+        return images
+    if channels == 1:
+        return images.expand(-1, in_chans, -1, -1)
+    raise RecipeError(
+        f"the images have {channels} channels and the encoder takes {in_chans}",
+        help=f"set encoder.in_chans = {channels}",
+    )

@@ -1,0 +1,209 @@
+"""Any model of the timm library as an encoder."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import timm
+import torch
+from annotated_types import Ge
+from jaxtyping import Float
+from timm.models.resnet import ResNet
+from torch import Tensor, nn
+
+from metriclab.core.batch_norm import SynchronizedBatchNorm
+from metriclab.core.errors import DataError, RecipeError
+from metriclab.encoders.channels import match_channels
+from metriclab.encoders.weights import load_whole, read_weights
+from metriclab.registry import register
+
+_BATCH_NORMS = (nn.modules.batchnorm._BatchNorm, SynchronizedBatchNorm)
+
+
+@register("encoder", "timm")
+class TimmEncoder(nn.Module):
+    """A timm model without its classifier: float images in [0, 1] to one feature vector an image.
+
+    It normalises by the mean and standard deviation that its weights were trained with, or by 0.5 and 0.5 where the
+    weights are random; both are buffers, so a checkpoint carries them. `out_features` is the measured width of the
+    features.
+
+    Paper: Wightman, PyTorch Image Models, 2019 (doi:10.5281/zenodo.4414861). The CIFAR stem is that of Chen et al.,
+        A Simple Framework for Contrastive Learning of Visual Representations, ICML 2020, appendix B.9.
+
+    Args:
+        model: name in timm, with or without the tag of its weights: "resnet18", "resnet18.a1_in1k".
+        pretrained: fetch timm's weights, or take them from its cache.
+        weights: path of a .safetensors, .pth or .pt file to load instead; every name and shape has to fit.
+        cifar_stem: for ResNets on small images: a 3x3 convolution of stride 1 and no max pooling at the start.
+        in_chans: channels the model takes; grey images are repeated over them.
+        global_pool: how timm pools the last feature map ("avg", "max", "token", ...); the model's own by default.
+        image_size: height and width, for models that are built for one size (most transformers).
+        train: "all" trains every parameter; "head" trains none of them, while dropout and BatchNorm still behave as
+            in training, so that running statistics adapt; "none" trains none and stays in evaluation mode, so that
+            equal images always give equal features.
+        freeze_batch_norm: BatchNorm layers keep their statistics, scale and shift, whatever else trains; for trained
+            weights only, as random ones have no statistics yet.
+
+    Raises:
+        RecipeError: for a name or a setting that timm does not know or that do not go together.
+        DataError: where weights cannot be fetched, read or fitted.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        pretrained: bool = False,
+        weights: str | None = None,
+        cifar_stem: bool = False,
+        in_chans: Annotated[int, Ge(1)] = 3,
+        global_pool: str | None = None,
+        image_size: Annotated[int, Ge(1)] | None = None,
+        train: Literal["all", "head", "none"] = "all",
+        freeze_batch_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        _check(model, pretrained, weights, cifar_stem)
+        self.name, self.in_chans = model, in_chans
+        self.always_eval, self.freeze_batch_norm = train == "none", freeze_batch_norm
+        self.model = _create(
+            model, pretrained, {"in_chans": in_chans, "global_pool": global_pool, "img_size": image_size}
+        )
+        if cifar_stem:
+            _install_cifar_stem(self.model, model, in_chans)
+
+        config: dict[str, Any] = self.model.pretrained_cfg
+        trained = pretrained or weights is not None
+        for name in ("mean", "std"):
+            self.register_buffer(name, _per_channel(config[name] if trained else (0.5,), in_chans))
+        if weights is not None:
+            self._load(Path(weights))
+
+        self.size: int = image_size or config["input_size"][-1]
+        self.fixed_size: bool = config.get("fixed_input_size", False)
+        self.out_features = _measure_width(self.model, model, in_chans, self.size)
+        if train != "all":
+            self.model.requires_grad_(False)
+        if freeze_batch_norm:
+            for layer in self._batch_norms():
+                layer.requires_grad_(False)
+        self.train()
+
+    def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n features"]:
+        normalised = (match_channels(images, self.in_chans) - self.mean) / self.std
+        try:
+            return self.model(normalised)  # type: ignore[no-any-return]  # timm is untyped
+        except torch.OutOfMemoryError:
+            raise
+        except (AssertionError, RuntimeError) as error:
+            height, width = images.shape[2:]
+            if not self.fixed_size or (height, width) == (self.size, self.size):
+                raise
+            raise RecipeError(
+                f"encoder '{self.name}' is built for {self.size} x {self.size} pixels, not {height} x {width}: {error}",
+                help=f"set encoder.image_size = {height}" if height == width else "let the views make square images",
+            ) from error
+
+    def train(self, mode: bool = True) -> TimmEncoder:
+        super().train(mode and not self.always_eval)
+        if self.freeze_batch_norm:
+            for layer in self._batch_norms():
+                layer.eval()
+        return self
+
+    def _batch_norms(self) -> list[nn.Module]:
+        return [layer for layer in self.model.modules() if isinstance(layer, _BATCH_NORMS)]
+
+    def _load(self, path: Path) -> None:
+        state = read_weights(path)
+        if "mean" in state:  # saved from this class, normalisation included
+            load_whole(self, state, path)
+            return
+        classifiers = self.model.pretrained_cfg.get("classifier") or ()
+        classifiers = [classifiers] if isinstance(classifiers, str) else classifiers
+        load_whole(self.model, state, path, ignored={name.partition(".")[0] for name in classifiers})
+
+
+def _check(model: str, pretrained: bool, weights: str | None, cifar_stem: bool) -> None:
+    if not timm.is_model(model) or ("." in model and model not in timm.list_models(pretrained=True)):
+        raise RecipeError(f"timm has no model '{model}'", help=_suggest(model))
+    if pretrained and weights is not None:
+        raise RecipeError("encoder.pretrained and encoder.weights exclude each other", help="leave one of them out")
+    if pretrained and cifar_stem:
+        raise RecipeError(
+            "encoder.cifar_stem replaces the first layer of the pretrained weights by a random one",
+            help="leave out pretrained or cifar_stem",
+        )
+    if pretrained and not timm.is_model_pretrained(model):
+        raise RecipeError(
+            f"timm has no pretrained weights for '{model}'", help="leave out pretrained, or set weights = 'file'"
+        )
+
+
+def _suggest(model: str) -> str:
+    base = model.partition(".")[0]
+    tagged = [name for name in timm.list_models(pretrained=True) if name.startswith(f"{base}.")]
+    names = tagged if "." in model and tagged else timm.list_models()
+    close = difflib.get_close_matches(model, names, n=1)
+    if close:
+        return f"did you mean '{close[0]}'?"
+    return f"its weights are {', '.join(tagged[:5])}" if tagged else "timm.list_models() in Python lists all names"
+
+
+def _create(model: str, pretrained: bool, settings: dict[str, Any]) -> Any:
+    # Each of timm's models refuses in its own way, so every exception is taken, and kept as the cause.
+    try:
+        return timm.create_model(model, pretrained=pretrained, num_classes=0, **settings)
+    except Exception as error:
+        if pretrained:
+            _create(model, False, settings)  # raises where the settings are at fault and not the weights
+            raise DataError(
+                f"cannot fetch the pretrained weights of '{model}': {error}",
+                help="run once where the hub can be reached, or set weights = 'file' with a file that you have",
+            ) from error
+        if "unexpected keyword argument 'img_size'" in str(error):
+            raise RecipeError(
+                f"timm model '{model}' has no image_size: it takes images of any size", help="leave out image_size"
+            ) from error
+        given = ", ".join(f"{name} = {value!r}" for name, value in settings.items() if value is not None)
+        raise RecipeError(
+            f"timm cannot build '{model}' with {given.replace('img_size', 'image_size')}: {error}",
+            help="leave out global_pool and image_size to take the model's own",
+        ) from error
+
+
+def _install_cifar_stem(network: nn.Module, name: str, in_chans: int) -> None:
+    if not isinstance(network, ResNet):
+        raise RecipeError(f"encoder.cifar_stem is for ResNets, '{name}' is none", help="leave out cifar_stem")
+    stem = nn.Conv2d(in_chans, int(network.bn1.num_features), 3, padding=1, bias=False)  # type: ignore[arg-type]
+    nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
+    network.add_module("conv1", stem)
+    network.add_module("maxpool", nn.Identity())
+
+
+def _per_channel(values: tuple[float, ...], in_chans: int) -> Float[Tensor, "{in_chans} 1 1"]:
+    """One value a channel; where the weights knew other channels, the mean of theirs."""
+    known = torch.tensor(values)
+    return (known if len(known) == in_chans else known.mean().expand(in_chans).clone()).view(-1, 1, 1)
+
+
+@torch.no_grad()
+def _measure_width(network: nn.Module, name: str, in_chans: int, size: int) -> int:
+    # timm's num_features is not the pooled width for every model and pooling, so one image tells.
+    network.eval()
+    try:
+        features = network(torch.zeros(1, in_chans, size, size))
+    except (AssertionError, RuntimeError) as error:
+        raise RecipeError(f"timm model '{name}' cannot take images of {size} x {size} pixels: {error}") from error
+    if features.dim() != 2:
+        raise RecipeError(
+            f"timm model '{name}' gives features of shape {tuple(features.shape[1:])}, not one vector an image",
+            help="set global_pool, for instance to 'avg'",
+        )
+    return int(features.shape[1])
