@@ -1,0 +1,165 @@
+"""`metriclab run` and `metriclab embed`."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from metriclab.cli import plugin_option
+from metriclab.core import distributed
+from metriclab.core.errors import StorageError
+from metriclab.recipe import read
+from metriclab.run.experiment import Interrupted, experiment
+from metriclab.run.export import find_images, writer_for
+from metriclab.run.load import load
+from metriclab.run.store import RunFolder
+
+INTERRUPTED = 130
+
+
+@click.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.option("--set", "overrides", multiple=True, metavar="TABLE.KEY=VALUE", help="Change one value of the recipe.")
+@click.option("--out", type=click.Path(path_type=Path), help="Run folder; runs/<recipe>-<time> by default.")
+@click.option("--resume", is_flag=True, help="Continue the run in --out, or the newest run of this recipe.")
+@click.option("-q", "--quiet", is_flag=True, help="Print warnings and errors alone.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output.")
+@plugin_option
+def run(recipe: Path, overrides: tuple[str, ...], out: Path | None, resume: bool, quiet: bool, as_json: bool) -> None:
+    """Train and measure what RECIPE describes, on this machine or under torchrun."""
+    checked = read(recipe, overrides)
+    with distributed.process_group(), _stop_on_signals() as stop:
+        place = distributed.broadcast_object(str(out or _default_folder(recipe, resume)))
+        folder = RunFolder(Path(place))
+        first = distributed.rank() == 0
+        console = Console(stderr=True, quiet=quiet or not first)
+        steps = experiment(checked, folder, resume=resume, stop=stop, quiet=quiet)
+        try:
+            _follow(steps, console, Console(stderr=True, quiet=not first))
+        except Interrupted:
+            if first:
+                click.echo(f"stopped and saved; continue with: metriclab run {recipe} --out {place} --resume", err=True)
+            sys.exit(INTERRUPTED)
+    if not first:
+        return
+    result = folder.result()
+    if as_json:
+        click.echo(json.dumps(result, indent=2))
+    elif not quiet:
+        _show(result, folder.path)
+
+
+def _default_folder(recipe: Path, resume: bool) -> Path:
+    if not resume:
+        return Path("runs", f"{recipe.stem}-{datetime.now():%Y%m%d-%H%M%S}")
+    earlier = sorted(path for path in Path("runs").glob(f"{recipe.stem}-*") if (path / "recipe.toml").is_file())
+    if not earlier:
+        raise StorageError(f"there is no run of {recipe.stem} under runs/", help="name its folder with --out")
+    return earlier[-1]
+
+
+@contextmanager
+def _stop_on_signals() -> Iterator[Callable[[], bool]]:
+    """The first Ctrl-C (or SIGTERM) asks the run to save and stop; the second one stops it where it is."""
+    asked: list[int] = []
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: distributed.any_rank(bool(asked))
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _follow(steps: Iterator[Any], console: Console, warnings: Console) -> None:
+    """Draws the progress of a run until its end."""
+    columns = (
+        TextColumn("{task.description:<8}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[values]}"),
+        TimeRemainingColumn(),
+    )
+    # A log file is no place for a bar: there the console tracker's plain lines stand alone.
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task("train", total=None, values="")
+        for step in steps:
+            bar.update(task, description=step.stage, total=step.total, completed=step.done)
+            if "loss" in step.values:
+                bar.update(task, values=f"loss {step.values['loss']:.4f}")
+            if step.message:
+                warnings.print(f"[yellow]warning:[/] {step.message}", highlight=False)
+
+
+def _show(result: dict[str, Any], folder: Path) -> None:
+    """The trained encoder beside its baselines."""
+    out = Console()
+    columns = {"raw pixels": result["baselines"]["raw_pixels"]}
+    if "untrained" in result["baselines"]:
+        columns["untrained"] = result["baselines"]["untrained"]
+    columns["trained"] = result["metrics"]
+    with_head = {name.removesuffix("-z"): part for name, part in result["metrics"].items() if name.endswith("-z")}
+    table = Table(title=f"{result['protocol']}, {result['items']['test']:,} images", title_justify="left")
+    table.add_column()
+    for name in (*columns, *(["trained, with head"] if with_head else [])):
+        table.add_column(name, justify="right")
+    for evaluator, part in result["metrics"].items():
+        if evaluator.endswith("-z"):
+            continue
+        table.add_row(f"[bold]{evaluator}[/]")
+        for metric in part:
+            cells = [column[evaluator][metric] for column in columns.values()]
+            cells += [with_head[evaluator][metric]] if with_head else []
+            if metric != "lone_queries" or any(cells):
+                table.add_row(f"  {metric}", *map(_number, cells))
+        table.add_section()
+    out.print(table)
+    cost = result["cost"]
+    speed = f"{cost['images_per_second']:,.0f} images/s, " if cost["images_per_second"] else ""
+    out.print(
+        f"{result['steps']} steps in {cost['train_seconds']:.0f} s, {speed}{cost['parameters']:,} parameters, "
+        f"peak memory {cost['peak_memory_mb']:,.0f} MB",
+        highlight=False,
+    )
+    out.print(f"run folder: {folder}", highlight=False, soft_wrap=True)
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if value > 1 else f"{value:.4f}"
+
+
+@click.command()
+@click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help=".npy, .safetensors or .parquet")
+@click.option("--head", is_flag=True, help="Write the head's output z instead of the encoder's features h.")
+@plugin_option
+def embed(run_folder: Path, images: tuple[Path, ...], out: Path, head: bool) -> None:
+    """Embed IMAGES (files or folders) with the trained encoder of RUN."""
+    write = writer_for(out)
+    paths = find_images(images)
+    embedder = load(run_folder)
+    parts = embedder.files(paths, output="z" if head else "h")
+    embeddings = np.concatenate([part.numpy() for part in parts])
+    write(embeddings, [str(path) for path in paths])
+    click.echo(f"{len(paths)} images x {embeddings.shape[1]} dimensions written to {out}", err=True)

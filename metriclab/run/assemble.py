@@ -1,0 +1,157 @@
+"""From a checked recipe to the objects that run it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from metriclab.core import distributed
+from metriclab.core.batch_norm import synchronize_batch_norm
+from metriclab.core.network import Network
+from metriclab.core.protocols import Dataset, Evaluator, Sampler, Schedule, Views
+from metriclab.recipe import Chosen, Recipe, Train
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """What a run trains with.
+
+    Attributes:
+        data: the training split.
+        sampler, optimizer: None for a run of no steps.
+        steps: of the whole run.
+    """
+
+    settings: Train
+    device: torch.device
+    data: Dataset
+    views: Views
+    sampler: Sampler | None
+    method: nn.Module
+    optimizer: Optimizer | None
+    schedule: Schedule
+    steps: int
+
+
+def make(chosen: Chosen, *given: Any, **components: Any) -> Any:
+    """The component a recipe table describes."""
+    return chosen.definition.factory(*given, **chosen.params, **components)
+
+
+def assemble(recipe: Recipe, data: Dataset, *, initial: bool = True) -> Training:
+    """Builds everything that training needs, on this rank's device, the same on every rank.
+
+    Args:
+        recipe: a checked recipe.
+        data: the training split.
+        initial: whether to fetch the initial weights that the recipe names; a checkpoint makes them needless.
+    """
+    settings, device = recipe.train, choose_device(recipe.train.device)
+    set_up_torch(settings)
+    sampler: Sampler | None = None if settings.steps == 0 else make(recipe.components["sampler"], data.labels)
+    steps = number_of_steps(settings, sampler)
+    method = build_method(recipe, classes_of(data.labels), initial=initial).to(device)
+    if settings.channels_last:
+        method.to(memory_format=torch.channels_last)
+    if settings.synchronize_batch_norm and distributed.world_size() > 1:
+        method = synchronize_batch_norm(method)
+    distributed.broadcast_module(method)
+    optimizer = None
+    if sampler is not None:
+        optimizer = make(recipe.components["optimizer"], optimized_modules(method))
+        scale_learning_rate(optimizer, settings.learning_rate_scaling, sampler.batch_size)
+    schedule = make(recipe.components["schedule"], max(steps, 1))
+    return Training(
+        settings, device, data, make(recipe.components["views"]), sampler, method, optimizer, schedule, steps
+    )
+
+
+def number_of_steps(settings: Train, sampler: Sampler | None) -> int:
+    """Length of the run; the recipe gives it in steps or in epochs."""
+    if sampler is None:
+        return 0
+    return settings.steps if settings.steps is not None else (settings.epochs or 0) * sampler.steps
+
+
+def build_method(recipe: Recipe, classes: Int64[Tensor, "c"], *, initial: bool = True) -> nn.Module:
+    """The method with its network and components, on the CPU; parameters drawn from the recipe's seed.
+
+    Args:
+        recipe: a checked recipe.
+        classes: sorted training labels, for memories that hold a row a class.
+        initial: False builds it for a checkpoint: the encoder's `pretrained` and `weights`, which only say what
+            to start from, are left out.
+    """
+    torch.manual_seed(recipe.train.seed)
+    parts = recipe.components
+    encoder = _without_weights(parts["encoder"]) if not initial else make(parts["encoder"])
+    network = Network(encoder, make(parts["head"], encoder.out_features))
+    components: dict[str, Any] = {}
+    for name, component in parts["method"].definition.components.items():
+        if component.kind in parts:
+            given = (network.head.out_features, classes) if component.kind == "memory" else ()
+            components[name] = make(parts[component.kind], *given)
+    method: nn.Module = make(parts["method"], network, **components)
+    return method
+
+
+def _without_weights(chosen: Chosen) -> Any:
+    start = {key: value for key, value in (("pretrained", False), ("weights", None)) if key in chosen.params}
+    return chosen.definition.factory(**{**chosen.params, **start})
+
+
+def build_evaluators(recipe: Recipe) -> dict[str, Evaluator]:
+    """The recipe's evaluators by name."""
+    return {chosen.name: make(chosen) for chosen in recipe.evaluators}
+
+
+def optimized_modules(method: nn.Module) -> Mapping[str, nn.Module]:
+    """The parts whose learning rates a recipe can tell apart; a parameter belongs to the first that has it."""
+    network = method.get_submodule("network")
+    others = {name: child for name, child in method.named_children() if child is not network}
+    return {
+        "encoder": network.get_submodule("encoder"),
+        "head": network.get_submodule("head"),
+        **others,
+        "method": method,
+    }
+
+
+def scale_learning_rate(optimizer: Optimizer, rule: str, batch_size: int) -> None:
+    """Chen et al. 2020, appendix B.1: lr x B / 256 ("linear") or lr x sqrt(B) ("sqrt")."""
+    factor = {"none": 1.0, "linear": batch_size / 256, "sqrt": batch_size**0.5}[rule]
+    for group in optimizer.param_groups:
+        group["initial_lr"] = group["lr"] = group["lr"] * factor
+
+
+def classes_of(labels: np.ndarray) -> Int64[Tensor, "c"]:
+    """Sorted known labels."""
+    return torch.from_numpy(np.unique(labels[labels >= 0]))
+
+
+def choose_device(wanted: str) -> torch.device:
+    """The device a recipe names; "auto" is this rank's GPU, else Apple's, else the CPU."""
+    cuda = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    if wanted == "auto":
+        if torch.cuda.is_available():
+            return cuda
+        # gloo moves no tensors of Apple's GPUs.
+        return torch.device("mps" if torch.backends.mps.is_available() and distributed.world_size() == 1 else "cpu")
+    return cuda if wanted == "cuda" else torch.device(wanted)
+
+
+def set_up_torch(settings: Train) -> None:
+    """Threads and determinism, for the whole process."""
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    if settings.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)

@@ -1,0 +1,89 @@
+"""The batches of a run: which items, in which order, seen how. A pure function of the seed and the step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import torch
+
+from metriclab.core import distributed
+from metriclab.core.batch import Batch, Images
+from metriclab.core.protocols import Dataset, Sampler
+from metriclab.core.random import Draws
+from metriclab.run.assemble import Training
+from metriclab.samplers import rank_slice
+
+_AHEAD = 2
+
+
+def batches(training: Training, start: int) -> Iterator[Batch]:
+    """This rank's slices of the global batches from step `start` on; images are read ahead in a thread.
+
+    On every rank the same items are drawn with the same augmentation as in one process.
+    """
+    assert training.sampler is not None
+    labels = torch.from_numpy(training.data.labels)
+    seed, device = training.settings.seed, training.device
+    with ThreadPoolExecutor(1, thread_name_prefix="metriclab-read") as reader:
+        for slice_, read in _read_ahead(reader, training.data, _slices(training, training.sampler, start)):
+            items = torch.from_numpy(slice_.items)
+            draws = Draws(seed, slice_.epoch, items.to(device), torch.from_numpy(slice_.draws).to(device))
+            views = training.views(_to_device(read.result(), device), draws)
+            if training.settings.channels_last:
+                views = tuple(view.contiguous(memory_format=torch.channels_last) for view in views)
+            positions = torch.arange(slice_.start, slice_.start + len(items))
+            keys = (labels[items].to(device), items.to(device), positions.to(device))
+            yield Batch(views, *keys, step=slice_.step)
+
+
+class _Slice:
+    """This rank's part of one global batch, before any image is read."""
+
+    __slots__ = ("draws", "epoch", "items", "start", "step")
+
+    def __init__(self, step: int, epoch: int, start: int, items: np.ndarray, draws: np.ndarray) -> None:
+        self.step, self.epoch, self.start, self.items, self.draws = step, epoch, start, items, draws
+
+
+def _slices(training: Training, sampler: Sampler, start: int) -> Iterator[_Slice]:
+    epoch_of_order, order = -1, list[tuple[np.ndarray, np.ndarray]]()
+    for step in range(start, training.steps):
+        epoch, index = divmod(step, sampler.steps)
+        if epoch != epoch_of_order:
+            epoch_of_order, order = epoch, epoch_order(sampler, training.settings.seed, epoch)
+        items, draws = order[index]
+        part = rank_slice(len(items), distributed.rank(), distributed.world_size())
+        yield _Slice(step, epoch, part.start, items[part], draws[part])
+
+
+def epoch_order(sampler: Sampler, seed: int, epoch: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The global batches of an epoch: items, and how often each had been drawn before in the epoch."""
+    seed_of_epoch = int(np.random.SeedSequence((seed, epoch)).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    order = [np.asarray(items, dtype=np.int64) for items in sampler.epoch(seed_of_epoch)]
+    everything = np.concatenate(order)
+    by_item = np.argsort(everything, kind="stable")
+    ordered = everything[by_item]
+    first = np.searchsorted(ordered, ordered)
+    draws = np.empty_like(everything)
+    draws[by_item] = np.arange(len(everything)) - first
+    ends = np.cumsum([len(items) for items in order])[:-1]
+    return list(zip(order, np.split(draws, ends), strict=True))
+
+
+def _read_ahead(
+    reader: ThreadPoolExecutor, data: Dataset, slices: Iterator[_Slice]
+) -> Iterator[tuple[_Slice, Future[Images]]]:
+    waiting: list[tuple[_Slice, Future[Images]]] = []
+    for slice_ in slices:
+        waiting.append((slice_, reader.submit(data.images, slice_.items)))
+        if len(waiting) > _AHEAD:
+            yield waiting.pop(0)
+    yield from waiting
+
+
+def _to_device(images: Images, device: torch.device) -> Images:
+    if device.type == "cuda":
+        images = Images(images.pixels.pin_memory(), images.sizes.pin_memory())
+    return images.to(device)

@@ -1,0 +1,225 @@
+"""One run from its recipe to its result: trains, evaluates, saves, resumes. A generator that yields its progress."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from metriclab.core import distributed
+from metriclab.core.protocols import Dataset, Tracker
+from metriclab.recipe import Recipe
+from metriclab.run import checkpoint as checkpoints
+from metriclab.run.alarms import logged, stop_if_diverged, warnings_of
+from metriclab.run.assemble import Training, assemble, build_evaluators, make
+from metriclab.run.evaluate import Reading, embed, evaluating, measure, values
+from metriclab.run.files import write_json
+from metriclab.run.fit import Step, fit
+from metriclab.run.manifest import changes, manifest_of
+from metriclab.run.result import final_result
+from metriclab.run.splits import load_splits
+from metriclab.run.store import RunFolder
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a run stands.
+
+    Attributes:
+        stage: "train", "evaluate" or "finished".
+        done, total: steps.
+        values: what was logged at this step, if anything.
+        message: something the user should read, if anything.
+    """
+
+    stage: str
+    done: int
+    total: int
+    values: Mapping[str, float] = field(default_factory=dict)
+    message: str | None = None
+
+
+class Interrupted(Exception):
+    """The run was asked to stop; everything is saved and `--resume` continues it."""
+
+
+@dataclass(slots=True)
+class _Numbers:
+    """The part of a run's state that is no tensor."""
+
+    best_step: int = 0
+    best_value: float = -math.inf
+    seconds: float = 0.0
+    warned: list[str] = field(default_factory=list)
+
+    def stored(self) -> dict[str, Any]:
+        best = self.best_value if math.isfinite(self.best_value) else None
+        return {"best_step": self.best_step, "best_value": best, "seconds": self.seconds, "warned": self.warned}
+
+    @classmethod
+    def restored(cls, stored: Mapping[str, Any]) -> _Numbers:
+        best = stored["best_value"]
+        return cls(stored["best_step"], -math.inf if best is None else best, stored["seconds"], list(stored["warned"]))
+
+
+def experiment(
+    recipe: Recipe,
+    folder: RunFolder,
+    *,
+    resume: bool = False,
+    stop: Callable[[], bool] = lambda: False,
+    quiet: bool = False,
+) -> Iterator[Progress]:
+    """Runs a recipe in a run folder to its result.
+
+    Args:
+        recipe: a checked recipe.
+        folder: a new one, or with `resume` one that holds a run of this recipe.
+        stop: asked after every step; True saves and raises `Interrupted`.
+        quiet: leaves the console tracker out.
+
+    Raises:
+        Interrupted, MetriclabError: see their texts; what was saved before stays.
+    """
+    first = distributed.rank() == 0
+    if resume:
+        folder.reopen(recipe)
+    elif first:
+        folder.create(recipe)
+    if resume and folder.result_file.exists():
+        yield Progress("finished", 0, 0, message=f"{folder.path} is finished already; nothing was run")
+        return
+    distributed.barrier()
+    splits = load_splits(recipe)
+    saved, faults = checkpoints.read_newest(folder.checkpoints) if resume else (None, [])
+    training = assemble(recipe, splits.train, initial=saved is None)
+    for fault in faults:
+        yield Progress("train", 0, training.steps, message=f"{fault}; going on from an older one")
+    now = manifest_of(recipe, splits)
+    if resume:
+        for change in changes(folder, now):
+            yield Progress("train", 0, training.steps, message=change)
+    elif first:
+        write_json(folder.manifest_file, now)
+    run = _Run(recipe, folder, training, splits.val, [] if not first else _trackers(recipe, folder, quiet))
+    try:
+        if saved is not None:
+            run.restore(saved)
+        if first and resume:
+            folder.cut_metrics(run.start)
+        yield from run.train(stop)
+        yield Progress("evaluate", training.steps, training.steps)
+        result = final_result(recipe, training, splits, run.load_best(), run.numbers.seconds, run.numbers.warned)
+        if first:
+            folder.write_result(result)
+        distributed.barrier()
+        yield Progress("finished", training.steps, training.steps)
+    finally:
+        for tracker in run.trackers:
+            tracker.close()
+
+
+def _trackers(recipe: Recipe, folder: RunFolder, quiet: bool) -> list[Tracker]:
+    return [make(chosen, folder.path) for chosen in recipe.trackers if not (quiet and chosen.name == "console")]
+
+
+class _Run:
+    """A run under way: what the loop's caller keeps between steps."""
+
+    def __init__(
+        self, recipe: Recipe, folder: RunFolder, training: Training, val: Dataset, trackers: list[Tracker]
+    ) -> None:
+        self.recipe, self.folder, self.training, self.val = recipe, folder, training, val
+        self.settings = recipe.train
+        self.trackers = trackers
+        self.evaluators = build_evaluators(recipe)
+        self.numbers = _Numbers()
+        self.start = 0
+        self.saved_step = -1
+
+    def restore(self, saved: checkpoints.Checkpoint) -> None:
+        """Goes on from a checkpoint."""
+        checkpoints.restore_method(saved, self.training.method)
+        if self.training.optimizer is not None:
+            checkpoints.restore_optimizer(saved, self.training.optimizer)
+        self.numbers = _Numbers.restored(saved.numbers)
+        self.start = self.saved_step = saved.step
+
+    def train(self, stop: Callable[[], bool]) -> Iterator[Progress]:
+        """All steps that are left, with what is due between them."""
+        total, clock = self.training.steps, time.perf_counter()
+        yield Progress("train", self.start, total)
+        # Looking at a number waits for a GPU, so there it is done only where a number is shown.
+        watched = self.training.device.type == "cpu"
+        for step in fit(self.training, self.start):
+            due = is_due(step.done, self.settings.log_every) or step.done == total
+            if due or watched:
+                stop_if_diverged(step, self.training.data, self.folder)
+            self.numbers.seconds += time.perf_counter() - clock
+            shown = logged(step) if due else {}
+            if due:
+                self._log(step.done, {**shown, "seconds": self.numbers.seconds})
+            yield Progress("train", step.done, total, shown)
+            for name, text in warnings_of(shown):
+                if name not in self.numbers.warned:
+                    self.numbers.warned.append(name)
+                    yield Progress("train", step.done, total, message=text)
+            self._evaluate_and_save(step)
+            if (due or watched) and stop():
+                self._save(step.done)
+                raise Interrupted
+            clock = time.perf_counter()
+
+    def _evaluate_and_save(self, step: Step) -> None:
+        assert self.training.sampler is not None
+        epoch = self.training.sampler.steps
+        every = None if self.settings.evaluate_every is None else self.settings.evaluate_every * epoch
+        last = step.done == self.training.steps
+        if len(self.val.labels) and (is_due(step.done, every) or (last and every is not None)):
+            self._evaluate(step.done)
+        if is_due(step.done, self.settings.checkpoint_every or epoch) or last or self.numbers.best_step == step.done:
+            self._save(step.done)
+
+    def _evaluate(self, done: int) -> None:
+        reading = reading_of(self.training)
+        with evaluating(self.training.method) as encode:
+            sides = embed(encode, self.val, reading)
+        numbers = values(measure(self.evaluators, sides.h, sides.h))
+        flat = {f"val.{name}.{metric}": value for name, part in numbers.items() for metric, value in part.items()}
+        self._log(done, flat)
+        value = flat.get(f"val.{self.settings.select}", math.nan)
+        if value > self.numbers.best_value:
+            self.numbers.best_step, self.numbers.best_value = done, value
+
+    def _log(self, done: int, shown: Mapping[str, float]) -> None:
+        for tracker in self.trackers:
+            tracker.log(done, shown)
+
+    def _save(self, done: int) -> None:
+        if self.saved_step == done:
+            return
+        self.saved_step = done
+        if distributed.rank() == 0:
+            captured = checkpoints.capture(done, self.training.method, self.training.optimizer, self.numbers.stored())
+            checkpoints.save(self.folder.checkpoints, captured, keep=[self.numbers.best_step])
+        distributed.barrier()
+
+    def load_best(self) -> int:
+        """Puts the best checkpoint's weights into the method; without a choice on val the last step's stay."""
+        best = self.numbers.best_step or self.training.steps
+        if best != self.training.steps:
+            checkpoints.restore_method(checkpoints.read(self.folder.checkpoints, best), self.training.method)
+        return best
+
+
+def is_due(done: int, every: int | None) -> bool:
+    """Whether something that happens every so many steps happens now."""
+    return every is not None and done % every == 0
+
+
+def reading_of(training: Training) -> Reading:
+    """How a run's images are read for evaluation."""
+    settings = training.settings
+    return Reading(training.views, training.device, settings.evaluation_batch_size, settings.precision)

@@ -1,0 +1,109 @@
+"""A finished run as something to use: images in, features out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from metriclab.core.batch import Images
+from metriclab.core.errors import DataError, StorageError
+from metriclab.core.network import Embedded
+from metriclab.core.protocols import Views
+from metriclab.datasets.decode import UnreadableImageError, decode
+from metriclab.recipe import Recipe
+from metriclab.run import checkpoint as checkpoints
+from metriclab.run.assemble import build_method, make
+from metriclab.run.store import RunFolder
+
+
+class Embedder(nn.Module):
+    """A trained network with the view it was tested on. The head is dropped: h is what comes out, z on request.
+
+    Args:
+        method: trained, in evaluation mode.
+        view: the test view.
+        short_side: of an image file after decoding, in pixels: as the data of the run were decoded.
+
+    Attributes:
+        network: encoder and head.
+    """
+
+    def __init__(self, method: nn.Module, view: Views, short_side: int) -> None:
+        super().__init__()
+        self.short_side = short_side
+        self.method = method
+        self.view = view
+        self.network = method.get_submodule("network")
+
+    def forward(self, images: Images, *, output: Literal["h", "z"] = "h") -> Float[Tensor, "n d"]:
+        """Features of raw uint8 images, on the device of the network; not normalised."""
+        device = next((tensor.device for tensor in self.method.state_dict().values()), torch.device("cpu"))
+        method: Any = self.method  # a module that fits the protocol of methods
+        embedded: Embedded = method.embed(self.view.test(images.to(device)))
+        return embedded.h if output == "h" else embedded.z
+
+    def files(
+        self, paths: Sequence[Path], *, output: Literal["h", "z"] = "h", batch_size: int = 256
+    ) -> Iterator[Float[Tensor, "n d"]]:
+        """Features of image files in their order, batch by batch, on the CPU.
+
+        Raises:
+            DataError: naming the file that cannot be read.
+        """
+        for start in range(0, len(paths), batch_size):
+            images = Images.padded([_decoded(path, self.short_side) for path in paths[start : start + batch_size]])
+            with torch.no_grad():
+                embedded = self(images, output=output).float().cpu()
+            yield embedded
+
+
+def _decoded(path: Path, short_side: int) -> UInt8[np.ndarray, "3 h w"]:
+    try:
+        return decode(path, short_side)
+    except UnreadableImageError as error:
+        raise DataError(f"{path}: {error}", help="repair it, or leave it out") from error
+
+
+def load(run: str | Path, *, step: int | None = None) -> Embedder:
+    """The trained encoder of a run folder, ready to embed, on the CPU.
+
+    Args:
+        run: the run folder.
+        step: of a checkpoint; by default the best one, or the newest of an unfinished run.
+
+    Raises:
+        StorageError: where the folder is no run, or its checkpoint is missing or damaged.
+    """
+    folder = RunFolder(Path(run))
+    recipe = folder.recipe()
+    saved = _chosen(folder, step)
+    classes = torch.tensor(folder.manifest()["classes"], dtype=torch.int64)
+    method = build_method(recipe, classes, initial=saved is None)
+    if saved is not None:
+        checkpoints.restore_method(saved, method)
+    return Embedder(method.eval(), make(recipe.components["views"]), _short_side(recipe))
+
+
+def _chosen(folder: RunFolder, step: int | None) -> checkpoints.Checkpoint | None:
+    if step is not None:
+        return checkpoints.read(folder.checkpoints, step)
+    if folder.result_file.exists():
+        best = folder.result()["best_step"]
+        # A run of no steps has nothing to save: its network is what the recipe builds.
+        return checkpoints.read(folder.checkpoints, best) if best else None
+    newest, _ = checkpoints.read_newest(folder.checkpoints)
+    if newest is None:
+        raise StorageError(f"{folder.path} has no checkpoint yet", help="let the run reach its first checkpoint")
+    return newest
+
+
+def _short_side(recipe: Recipe) -> int:
+    # A data set of image files has a key of this name; others draw or hold images of that size.
+    size = recipe.components["dataset"].params.get("size")
+    return size if isinstance(size, int) else 256

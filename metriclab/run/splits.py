@@ -1,0 +1,53 @@
+"""The three splits of a data set, and what makes two runs comparable."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from metriclab.core.protocols import Dataset
+from metriclab.recipe import Recipe
+from metriclab.run.assemble import classes_of, make
+from metriclab.run.files import digest_of
+
+
+@dataclass(frozen=True, slots=True)
+class Splits:
+    """The three splits of a data set."""
+
+    train: Dataset
+    val: Dataset
+    test: Dataset
+
+    def fingerprints(self) -> dict[str, str]:
+        return {name: getattr(self, name).fingerprint for name in ("train", "val", "test")}
+
+    def classes(self) -> list[int]:
+        labels: list[int] = classes_of(self.train.labels).tolist()
+        return labels
+
+
+def load_splits(recipe: Recipe) -> Splits:
+    """The recipe's data set."""
+    chosen = recipe.components["dataset"]
+    return Splits(make(chosen, "train"), make(chosen, "val"), make(chosen, "test"))
+
+
+def benchmark(recipe: Recipe, splits: Splits) -> dict[str, Any]:
+    """What two runs must share to be compared: the test data, how they are seen, and what is measured."""
+    disjoint = is_disjoint(splits.test, splits.train)
+    keys = {
+        "data": recipe.components["dataset"].name,
+        "test": splits.test.fingerprint,
+        "gallery": "leave-one-out" if disjoint else splits.train.fingerprint,
+        "evaluate": {chosen.name: chosen.params for chosen in recipe.evaluators},
+    }
+    return {**keys, "digest": digest_of(keys)}
+
+
+def is_disjoint(queries: Dataset, others: Dataset) -> bool:
+    """Whether two splits share no class: the zero-shot protocol. A split without labels shares none."""
+    known, seen = (np.unique(data.labels[data.labels >= 0]) for data in (queries, others))
+    return not np.isin(known, seen).any()

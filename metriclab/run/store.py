@@ -1,0 +1,118 @@
+"""The run folder: everything a run leaves behind, and the truth about it.
+
+recipe.toml     the complete recipe, every default filled in
+manifest.json   versions, plugins, hardware, threads, fingerprint of the data
+metrics.jsonl   one line a logged step
+checkpoints/    state, by step
+result.json     what was measured, written once at the end
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from metriclab.core.errors import RecipeError, StorageError
+from metriclab.recipe import Recipe, read
+from metriclab.run.files import read_json, write_atomic, write_json
+
+
+class RunFolder:
+    """Paths and files of one run.
+
+    Args:
+        path: the folder; `create` or `reopen` checks it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.recipe_file = path / "recipe.toml"
+        self.manifest_file = path / "manifest.json"
+        self.metrics_file = path / "metrics.jsonl"
+        self.result_file = path / "result.json"
+
+    def create(self, recipe: Recipe) -> None:
+        """Makes the folder with the complete recipe in it.
+
+        Raises:
+            StorageError: where the folder exists and is not empty, or cannot be made.
+        """
+        self._sweep()
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise StorageError(
+                f"run folder {self.path} exists already",
+                help="add --resume to continue that run, or choose another folder with --out",
+            )
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"cannot make run folder {self.path}: {error.strerror}") from error
+        write_atomic(self.recipe_file, recipe.to_toml().encode())
+
+    def reopen(self, recipe: Recipe) -> None:
+        """Checks that the folder holds a run of this very recipe.
+
+        Raises:
+            StorageError: where it holds no run.
+            RecipeError: where the recipe differs, naming the keys.
+        """
+        if not self.recipe_file.is_file():
+            raise StorageError(f"{self.path} holds no run to resume", help="leave --resume away to start one")
+        self._sweep()
+        changed = sorted(_differences(read(self.recipe_file).as_dict(), recipe.as_dict()))
+        if changed:
+            raise RecipeError(
+                f"the recipe differs from the one {self.path} was started with: {', '.join(changed)}",
+                help="resume with the same recipe and --set options, or start a new run with --out",
+            )
+
+    def _sweep(self) -> None:
+        # Halves of files that a killed process was writing.
+        for place in (self.path, self.checkpoints):
+            for part in place.glob(".*.part"):
+                part.unlink(missing_ok=True)
+
+    def recipe(self) -> Recipe:
+        """The complete recipe the run was started with."""
+        if not self.recipe_file.is_file():
+            raise StorageError(f"{self.path} is no run folder: it has no recipe.toml")
+        return read(self.recipe_file)
+
+    def manifest(self) -> dict[str, Any]:
+        value: dict[str, Any] = read_json(self.manifest_file)
+        return value
+
+    def result(self) -> dict[str, Any]:
+        value: dict[str, Any] = read_json(self.result_file)
+        return value
+
+    def cut_metrics(self, step: int) -> None:
+        """Drops what was logged after the step, and a line that was cut short: those steps will be run again."""
+        if not self.metrics_file.exists():
+            return
+        kept = [line for line in self.metrics_file.read_text("utf-8").splitlines() if _step_of(line) <= step]
+        write_atomic(self.metrics_file, "".join(f"{line}\n" for line in kept).encode())
+
+    def write_result(self, result: Mapping[str, Any]) -> None:
+        write_json(self.result_file, result)
+
+
+def _step_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")
+
+
+def _differences(old: Any, new: Any, path: str = "") -> list[str]:
+    """Dotted keys whose values differ. Where a run logs to is no part of what it computes."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [
+            key
+            for name in {*old, *new} - {"track"}
+            for key in _differences(old.get(name), new.get(name), f"{path}.{name}" if path else str(name))
+        ]
+    return [] if old == new else [path]

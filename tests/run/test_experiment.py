@@ -1,0 +1,123 @@
+"""A run from recipe to result."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from metriclab.core.errors import RecipeError
+from metriclab.recipe import read
+from metriclab.run.files import digest_of
+from metriclab.run.store import RunFolder
+from run.tiny import outcome, run, tiny
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("finished")
+    run(tiny(folder), folder / "run")
+    return folder / "run"
+
+
+def test_the_result_holds_what_others_rely_on(finished):
+    result = json.loads((finished / "result.json").read_text())
+    assert set(result["metrics"]) == {"retrieval", "retrieval-z"}
+    assert set(result["baselines"]) == {"raw_pixels", "untrained"}
+    assert 0 <= result["metrics"]["retrieval"]["map_at_r"] <= 1
+    assert set(result["cost"]) == {"train_seconds", "images_per_second", "peak_memory_mb", "parameters"}
+    assert all(value > 0 for value in result["cost"].values())
+    assert result["steps"] == 7
+    assert result["images_seen"] == 7 * 16
+    assert result["fingerprint"]["digest"] == digest_of(
+        {k: v for k, v in result["fingerprint"].items() if k != "digest"}
+    )
+    assert "leave" in result["definitions"]["retrieval"]["map_at_r"] or result["definitions"]["retrieval"]["map_at_r"]
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_does_not(finished, tmp_path):
+    run(tiny(tmp_path), tmp_path / "again")
+    run(tiny(tmp_path, "train.seed=1"), tmp_path / "other")
+    assert outcome(tmp_path / "again") == outcome(finished)
+    assert outcome(tmp_path / "other")["metrics"] != outcome(finished)["metrics"]
+
+
+def test_every_step_is_logged_with_its_health(finished):
+    lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if "loss" in line]
+    assert [line["step"] for line in steps] == list(range(1, 8))
+    assert {"loss", "gradient_norm", "learning_rate", "spread", "lone_anchors", "zero_rows", "seconds"} <= set(steps[0])
+    assert any("val.retrieval.map_at_r" in line for line in lines)
+
+
+def test_the_run_folder_holds_the_complete_recipe(finished, tmp_path):
+    assert read(finished / "recipe.toml").as_dict() == tiny(tmp_path).as_dict()
+    manifest = RunFolder(finished).manifest()
+    assert manifest["plugins"] == {"metriclab-toolkit": "0.1.0"}
+    assert torch.__version__.startswith(manifest["versions"]["torch"])
+    assert set(manifest["data"]) == {"train", "val", "test"}
+
+
+def test_the_best_checkpoint_is_chosen_on_val(finished):
+    lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    on_val = {line["step"]: line["val.retrieval.map_at_r"] for line in lines if "val.retrieval.map_at_r" in line}
+    best = RunFolder(finished).result()["best_step"]
+    assert on_val[best] == max(on_val.values())
+
+
+def test_a_baseline_is_measured_without_training(tmp_path):
+    recipe = tmp_path / "pixels.toml"
+    recipe.write_text(
+        '[data]\nname = "synthetic"\n[views]\nname = "plain"\nsize = 8\n[encoder]\nname = "pixels"\nsize = 8\n'
+        '[method]\nname = "none"\n[train]\nsteps = 0\n'
+    )
+    run(read(recipe), tmp_path / "run", quiet=True)
+    result = RunFolder(tmp_path / "run").result()
+    assert result["metrics"]["retrieval"] == result["baselines"]["raw_pixels"]["retrieval"]
+    assert "untrained" not in result["baselines"]
+
+
+def test_training_without_a_method_is_refused(tmp_path):
+    recipe = tmp_path / "none.toml"
+    recipe.write_text(
+        '[data]\nname = "synthetic"\n[views]\nname = "plain"\nsize = 8\n[sampler]\nname = "shuffled"\nbatch_size = 8\n'
+        '[encoder]\nname = "timm"\nmodel = "test_resnet"\n[method]\nname = "none"\n[train]\nsteps = 1\n'
+    )
+    with pytest.raises(RecipeError, match="method 'none' does not train"):
+        run(read(recipe), tmp_path / "run", quiet=True)
+
+
+def test_bfloat16_trains_to_nearly_the_same_loss(tmp_path):
+    # Not at 8 px: the weight gradient of a 3x3 convolution over a 1x1 map in bfloat16 reads memory that nobody wrote,
+    # on CPUs with AMX (torch 2.14).
+    for name in ("bfloat16", "float32"):
+        larger = ('encoder.model="test_convnext"', "views.size=32", "train.steps=3")
+        run(tiny(tmp_path, f'train.precision="{name}"', *larger), tmp_path / name)
+    halves, wholes = (outcome(tmp_path / name)["metrics"] for name in ("bfloat16", "float32"))
+    assert halves[0]["loss"] == pytest.approx(wholes[0]["loss"], rel=0.05)
+    assert all(math.isfinite(line["loss"]) for line in halves if "loss" in line)
+
+
+def test_clipping_bounds_the_step_and_logs_the_norm_before_it(finished, tmp_path):
+    run(tiny(tmp_path, "train.clip_gradient=1e-9", "optimizer.weight_decay=0.0"), tmp_path / "run")
+    clipped, free = (outcome(folder)["metrics"] for folder in (tmp_path / "run", finished))
+    assert clipped[0]["gradient_norm"] == pytest.approx(free[0]["gradient_norm"])
+    assert clipped[0]["gradient_norm"] > 1e-6
+
+
+@pytest.mark.parametrize(("rule", "factor"), [("none", 1), ("linear", 16 / 256), ("sqrt", 4)])
+def test_the_learning_rate_is_scaled_by_the_stated_rule(rule, factor, tmp_path):
+    run(
+        tiny(tmp_path, f'train.learning_rate_scaling="{rule}"', "schedule.name=constant", "train.steps=1"),
+        tmp_path / "r",
+    )
+    assert outcome(tmp_path / "r")["metrics"][0]["learning_rate"] == pytest.approx(0.05 * factor)
+
+
+@pytest.mark.parametrize("loss", ["contrastive", "triplet"])
+def test_any_loss_over_rows_trains_simclr(loss, tmp_path):
+    run(tiny(tmp_path, f"loss.name={loss}"), tmp_path / "run")
+    assert math.isfinite(outcome(tmp_path / "run")["metrics"][0]["loss"])
