@@ -34,16 +34,7 @@ def test_the_loss_of_ones_own_trains(tmp_path):
     plugin, recipe = tmp_path / "my_loss.py", tmp_path / "recipe.toml"
     plugin.write_text(source)
     recipe.write_text(TINY)
-    arguments = [
-        "run",
-        str(recipe),
-        "--plugin",
-        str(plugin),
-        "--set",
-        "loss.name=margin",
-        "--out",
-        str(tmp_path / "run"),
-    ]
+    options = ["--plugin", str(plugin), "--set", "loss.name=margin", "--out", str(tmp_path / "run"), "-q"]
     done = CliRunner().invoke(main, ["run", str(recipe), *options], catch_exceptions=False)
     assert done.exit_code == 0, done.output
     load_plugin_file(plugin)
