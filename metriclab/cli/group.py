@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 from typing import Any
 
 import click
@@ -59,3 +60,14 @@ class LazyGroup(click.Group):
 @click.version_option(__version__, prog_name="metriclab")
 def main() -> None:
     """Metric learning assembled from recipes and measured by one harness."""
+    show_messages()
+
+
+def show_messages() -> None:
+    """Sends what metriclab has to say (images decoded, images left out) to standard error."""
+    logger = logging.getLogger("metriclab")
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)

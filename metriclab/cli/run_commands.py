@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -40,6 +41,8 @@ INTERRUPTED = 130
 @plugin_option
 def run(recipe: Path, overrides: tuple[str, ...], out: Path | None, resume: bool, quiet: bool, as_json: bool) -> None:
     """Train and measure what RECIPE describes, on this machine or under torchrun."""
+    if quiet:
+        logging.getLogger("metriclab").setLevel(logging.WARNING)
     checked = read(recipe, overrides)
     with distributed.process_group(), _stop_on_signals() as stop:
         place = distributed.broadcast_object(str(out or _default_folder(recipe, resume)))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 import safetensors.numpy
 import torch
@@ -58,7 +60,7 @@ def test_images_come_out_in_their_order_whatever_the_batches(folder, pictures):
     torch.testing.assert_close(together, alone)
 
 
-@pytest.mark.parametrize("suffix", [".npy", ".safetensors"])
+@pytest.mark.parametrize("suffix", [".npy", ".safetensors", ".parquet"])
 def test_embed_writes_embeddings_and_paths(suffix, folder, pictures, tmp_path):
     out = tmp_path / "deep" / f"rows{suffix}"
     outcome = CliRunner().invoke(embed, [str(folder), str(pictures), "-o", str(out)], catch_exceptions=False)
@@ -67,6 +69,9 @@ def test_embed_writes_embeddings_and_paths(suffix, folder, pictures, tmp_path):
     expected = [str(pictures / name) for name in ("a.jpg", "b/a.png", "z.png")]
     if suffix == ".npy":
         rows, paths = np.load(out), out.with_suffix(".paths.txt").read_text().splitlines()
+    elif suffix == ".parquet":
+        table = pyarrow.parquet.read_table(out)
+        rows, paths = np.stack(table["embedding"].to_numpy()), table["path"].to_pylist()
     else:
         with safetensors.safe_open(out, "numpy") as file:
             rows, paths = file.get_tensor("embeddings"), json.loads(file.metadata()["paths"])
@@ -78,6 +83,14 @@ def test_an_unknown_format_is_refused_before_any_work(tmp_path):
     with pytest.raises(RecipeError, match=r"rows\.csv has no format metriclab can write") as caught:
         writer_for(tmp_path / "rows.csv")
     assert caught.value.help == "end it in .npy, .safetensors, .parquet"
+
+
+def test_parquet_without_its_extra_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(RecipeError, match=r"writing \.parquet needs pyarrow") as caught:
+        writer_for(tmp_path / "rows.parquet")
+    assert caught.value.help == "pip install 'metriclab-toolkit[parquet]'"
 
 
 def test_missing_and_empty_places_are_named(tmp_path):
