@@ -127,6 +127,8 @@ def _show(result: dict[str, Any], folder: Path) -> None:
     for evaluator, part in result["metrics"].items():
         if evaluator.endswith("-z"):
             continue
+        if all(value is None for metric, value in part.items() if metric != "lone_queries"):
+            continue  # without labels there are no numbers
         table.add_row(f"[bold]{evaluator}[/]")
         for metric in part:
             cells = [column[evaluator][metric] for column in columns.values()]
@@ -134,7 +136,8 @@ def _show(result: dict[str, Any], folder: Path) -> None:
             if metric != "lone_queries" or any(cells):
                 table.add_row(f"  {metric}", *map(_number, cells))
         table.add_section()
-    out.print(table)
+    if table.row_count:
+        out.print(table)
     cost = result["cost"]
     speed = f"{cost['images_per_second']:,.0f} images/s, " if cost["images_per_second"] else ""
     out.print(

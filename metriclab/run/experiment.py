@@ -19,7 +19,7 @@ from metriclab.run.files import write_json
 from metriclab.run.fit import Step, fit
 from metriclab.run.manifest import changes, manifest_of
 from metriclab.run.result import final_result
-from metriclab.run.splits import load_splits
+from metriclab.run.splits import has_labels, load_splits
 from metriclab.run.store import RunFolder
 
 
@@ -87,11 +87,10 @@ def experiment(
     if resume:
         folder.reopen(recipe)
     elif first:
-        folder.create(recipe)
+        folder.refuse_existing()
     if resume and folder.result_file.exists():
         yield Progress("finished", 0, 0, message=f"{folder.path} is finished already; nothing was run")
         return
-    distributed.barrier()
     splits = load_splits(recipe)
     saved, faults = checkpoints.read_newest(folder.checkpoints) if resume else (None, [])
     training = assemble(recipe, splits.train, initial=saved is None)
@@ -102,7 +101,14 @@ def experiment(
         for change in changes(folder, now):
             yield Progress("train", 0, training.steps, message=change)
     elif first:
+        # Not before everything is built: a recipe that cannot run leaves no folder behind.
+        folder.create(recipe)
+    if first and not folder.manifest_file.exists():
         write_json(folder.manifest_file, now)
+    distributed.barrier()
+    if not has_labels(splits.test):
+        text = "the test split has no labels: the run trains and saves its encoder, but nothing can be measured"
+        yield Progress("train", 0, training.steps, message=text)
     run = _Run(recipe, folder, training, splits.val, [] if not first else _trackers(recipe, folder, quiet))
     try:
         if saved is not None:
@@ -177,7 +183,7 @@ class _Run:
         epoch = self.training.sampler.steps
         every = None if self.settings.evaluate_every is None else self.settings.evaluate_every * epoch
         last = step.done == self.training.steps
-        if len(self.val.labels) and (is_due(step.done, every) or (last and every is not None)):
+        if has_labels(self.val) and (is_due(step.done, every) or (last and every is not None)):
             self._evaluate(step.done)
         if is_due(step.done, self.settings.checkpoint_every or epoch) or last or self.numbers.best_step == step.done:
             self._save(step.done)

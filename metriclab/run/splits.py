@@ -47,6 +47,11 @@ def benchmark(recipe: Recipe, splits: Splits) -> dict[str, Any]:
     return {**keys, "digest": digest_of(keys)}
 
 
+def has_labels(data: Dataset) -> bool:
+    """Whether there is anything in a split that evaluation can tell right from wrong."""
+    return bool((data.labels >= 0).any())
+
+
 def is_disjoint(queries: Dataset, others: Dataset) -> bool:
     """Whether two splits share no class: the zero-shot protocol. A split without labels shares none."""
     known, seen = (np.unique(data.labels[data.labels >= 0]) for data in (queries, others))

@@ -34,11 +34,11 @@ class RunFolder:
         self.metrics_file = path / "metrics.jsonl"
         self.result_file = path / "result.json"
 
-    def create(self, recipe: Recipe) -> None:
-        """Makes the folder with the complete recipe in it.
+    def refuse_existing(self) -> None:
+        """Checks that a new run may use the folder.
 
         Raises:
-            StorageError: where the folder exists and is not empty, or cannot be made.
+            StorageError: where it exists and is not empty.
         """
         self._sweep()
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
@@ -46,6 +46,14 @@ class RunFolder:
                 f"run folder {self.path} exists already",
                 help="add --resume to continue that run, or choose another folder with --out",
             )
+
+    def create(self, recipe: Recipe) -> None:
+        """Makes the folder with the complete recipe in it.
+
+        Raises:
+            StorageError: where it cannot be made, or exists and is not empty.
+        """
+        self.refuse_existing()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:

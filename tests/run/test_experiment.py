@@ -6,8 +6,10 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from metriclab.core.errors import RecipeError
 from metriclab.recipe import read
@@ -36,6 +38,26 @@ def test_the_result_holds_what_others_rely_on(finished):
         {k: v for k, v in result["fingerprint"].items() if k != "digest"}
     )
     assert "leave" in result["definitions"]["retrieval"]["map_at_r"] or result["definitions"]["retrieval"]["map_at_r"]
+
+
+def test_a_recipe_that_cannot_run_leaves_no_folder_behind(tmp_path):
+    with pytest.raises(RecipeError, match=r"sampler\.batch_size = 100000 is larger than the data set"):
+        run(tiny(tmp_path, "sampler.batch_size=100000"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_without_labels_trains_and_says_that_nothing_can_be_measured(tmp_path):
+    noise = np.random.default_rng(0)
+    (tmp_path / "flat").mkdir()
+    for number in range(30):
+        Image.fromarray(noise.integers(0, 256, (9, 12, 3), dtype=np.uint8)).save(tmp_path / "flat" / f"{number}.png")
+    steps = run(
+        tiny(tmp_path, "data.name=folder", f"data.root='{tmp_path / 'flat'}'", "train.steps=1"), tmp_path / "run"
+    )
+    assert any("the test split has no labels" in (step.message or "") for step in steps)
+    result = RunFolder(tmp_path / "run").result()
+    assert result["metrics"]["retrieval"]["map_at_r"] is None
+    assert result["best_step"] == 1
 
 
 def test_the_same_seed_gives_the_same_run_and_another_seed_does_not(finished, tmp_path):
