@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import re
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -16,6 +18,7 @@ from typing import Any
 import click
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -54,7 +57,9 @@ def run(recipe: Path, overrides: tuple[str, ...], out: Path | None, resume: bool
             _follow(steps, console, Console(stderr=True, quiet=not first))
         except Interrupted:
             if first:
-                click.echo(f"stopped and saved; continue with: metriclab run {recipe} --out {place} --resume", err=True)
+                # The folder's own recipe is complete: what --set changed is in it.
+                again = shlex.join(["metriclab", "run", str(folder.recipe_file), "--out", place, "--resume"])
+                click.echo(f"stopped and saved; continue with: {again}", err=True)
             sys.exit(INTERRUPTED)
     if not first:
         return
@@ -68,7 +73,8 @@ def run(recipe: Path, overrides: tuple[str, ...], out: Path | None, resume: bool
 def _default_folder(recipe: Path, resume: bool) -> Path:
     if not resume:
         return Path("runs", f"{recipe.stem}-{datetime.now():%Y%m%d-%H%M%S}")
-    earlier = sorted(path for path in Path("runs").glob(f"{recipe.stem}-*") if (path / "recipe.toml").is_file())
+    of_this_recipe = re.compile(re.escape(recipe.stem) + r"-\d{8}-\d{6}")
+    earlier = sorted(path for path in Path("runs").glob("*") if of_this_recipe.fullmatch(path.name))
     if not earlier:
         raise StorageError(f"there is no run of {recipe.stem} under runs/", help="name its folder with --out")
     return earlier[-1]
@@ -83,6 +89,7 @@ def _stop_on_signals() -> Iterator[Callable[[], bool]]:
         if asked:
             raise KeyboardInterrupt
         asked.append(number)
+        click.echo("stopping at the next step; once more stops at once", err=True)
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -109,7 +116,7 @@ def _follow(steps: Iterator[Any], console: Console, warnings: Console) -> None:
             if "loss" in step.values:
                 bar.update(task, values=f"loss {step.values['loss']:.4f}")
             if step.message:
-                warnings.print(f"[yellow]warning:[/] {step.message}", highlight=False)
+                warnings.print(f"[yellow]warning:[/] {escape(step.message)}", highlight=False, soft_wrap=True)
 
 
 def _show(result: dict[str, Any], folder: Path) -> None:
@@ -151,7 +158,7 @@ def _show(result: dict[str, Any], folder: Path) -> None:
 def _number(value: float | None) -> str:
     if value is None:
         return "-"
-    return f"{value:,.0f}" if value > 1 else f"{value:.4f}"
+    return f"{value:,.0f}" if value > 1 and value == int(value) else f"{value:.4f}"
 
 
 @click.command()

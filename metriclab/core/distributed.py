@@ -8,7 +8,7 @@ identity and costs nothing.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from datetime import timedelta
@@ -18,6 +18,8 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from metriclab.core.errors import MetriclabError
 
 T = TypeVar("T")
 
@@ -78,6 +80,23 @@ def broadcast_object(value: T) -> T:
     box: list[Any] = [value]
     dist.broadcast_object_list(box, src=0)
     return box[0]  # type: ignore[no-any-return]  # the list is untyped
+
+
+def on_first_rank(action: Callable[[], None]) -> None:
+    """Lets the first rank act alone while the others wait; an expected error of its is raised on every rank.
+
+    Raises:
+        MetriclabError: whatever the action raised, so that no rank is left waiting for one that has ended.
+    """
+    error: MetriclabError | None = None
+    if rank() == 0:
+        try:
+            action()
+        except MetriclabError as caught:
+            error = caught
+    error = broadcast_object(error)
+    if error is not None:
+        raise error
 
 
 def gather_objects(value: T) -> list[T]:

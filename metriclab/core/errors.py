@@ -5,6 +5,8 @@ Anything that is not one of these is a bug of metriclab's own and keeps its trac
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class MetriclabError(Exception):
     """Base of the expected errors: shown without a traceback.
@@ -21,8 +23,16 @@ class MetriclabError(Exception):
         self.message = message
         self.help = help
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _remake, (type(self), self.message, self.help)
+
     def __str__(self) -> str:
         return self.message if self.help is None else f"{self.message}\n  help: {self.help}"
+
+
+def _remake(kind: type[MetriclabError], message: str, help: str | None) -> MetriclabError:
+    # Errors travel between ranks by pickle, which would lose the keyword-only help.
+    return kind(message, help=help)
 
 
 class RecipeError(MetriclabError):

@@ -74,7 +74,7 @@ class Folder:
         if len(readable) < len(mine):
             skipped = len(mine) - len(readable)
             _log.warning("%s: left out %d of %d files, listed in %s", split, skipped, len(mine), files.skipped)
-        if not readable:
+        if not readable and not (split == "val" and val == 0):
             raise DataError(
                 f"{root}: the split {split!r} has no image", help=f"give it a folder, or raise data.{split} above 0"
             )

@@ -73,6 +73,9 @@ class RecipeProblems(RecipeError):
         super().__init__("\n".join(texts))
         self.problems = list(problems)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RecipeProblems, (self.problems,)
+
 
 def show(value: Any) -> str:
     """A value as TOML writes it, cut to a readable length."""

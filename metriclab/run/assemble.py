@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from metriclab.core import distributed
 from metriclab.core.batch_norm import synchronize_batch_norm
+from metriclab.core.errors import RecipeError
 from metriclab.core.network import Network
 from metriclab.core.protocols import Dataset, Evaluator, Sampler, Schedule, Views
 from metriclab.recipe import Chosen, Recipe, Train
@@ -69,9 +70,27 @@ def assemble(recipe: Recipe, data: Dataset, *, initial: bool = True) -> Training
         optimizer = make(recipe.components["optimizer"], optimized_modules(method))
         scale_learning_rate(optimizer, settings.learning_rate_scaling, sampler.batch_size)
     schedule = make(recipe.components["schedule"], max(steps, 1))
-    return Training(
-        settings, device, data, make(recipe.components["views"]), sampler, method, optimizer, schedule, steps
-    )
+    views: Views = make(recipe.components["views"])
+    try_one_image(method, views, data, device)
+    return Training(settings, device, data, views, sampler, method, optimizer, schedule, steps)
+
+
+@torch.no_grad()
+def try_one_image(method: nn.Module, views: Views, data: Dataset, device: torch.device) -> None:
+    """Sends one image all the way through, so that sizes that do not fit are found before anything is written.
+
+    Raises:
+        RecipeError: where the network cannot take what the views make.
+    """
+    image = views.test(data.images(np.arange(1)).to(device))
+    try:
+        method.eval().embed(image)  # type: ignore[operator]  # of the method protocol
+    except RuntimeError as error:
+        raise RecipeError(
+            f"the encoder cannot take images of {image.shape[2]} x {image.shape[3]} pixels: {error}",
+            help="set a larger views.size",
+        ) from error
+    method.train()
 
 
 def number_of_steps(settings: Train, sampler: Sampler | None) -> int:
@@ -145,6 +164,10 @@ def choose_device(wanted: str) -> torch.device:
             return cuda
         # gloo moves no tensors of Apple's GPUs.
         return torch.device("mps" if torch.backends.mps.is_available() and distributed.world_size() == 1 else "cpu")
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there[wanted]:
+        message = f"train.device = '{wanted}', but torch finds no such device here"
+        raise RecipeError(message, help='set train.device = "auto"')
     return cuda if wanted == "cuda" else torch.device(wanted)
 
 

@@ -90,8 +90,10 @@ def save(folder: Path, checkpoint: Checkpoint, keep: Iterable[int]) -> None:
     write_atomic(stem.with_suffix(".safetensors"), content)
     body = {"step": checkpoint.step, "tensors_sha256": digest(content), "numbers": checkpoint.numbers}
     write_json(stem.with_suffix(".json"), {"body": body, "sha256": digest_of(body)})
-    newest = sorted(steps(folder))[-2:]
-    for step in set(steps(folder)) - {*newest, *keep}:
+    known = steps(folder)
+    # Later ones were damaged: this run has gone on from before them.
+    newest = sorted(step for step in known if step <= checkpoint.step)[-2:]
+    for step in set(known) - {*newest, *keep}:
         # The JSON goes first: what is left of an interrupted removal is no checkpoint.
         for suffix in (".json", ".safetensors"):
             (folder / f"step-{step:010d}{suffix}").unlink(missing_ok=True)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d
 
 from metriclab.core import distributed
 from metriclab.core.network import Embedded
@@ -39,8 +40,13 @@ class Sides(NamedTuple):
     z: Rows
 
 
+MOST_PIXELS = 32
+
+
 def pixels(images: Float[Tensor, "n c h w"]) -> Embedded:
-    """The baseline without a network: the pixels of the test view, as they are."""
+    """The baseline without a network: the pixels of the test view, averaged down to 32 x 32 where it is larger."""
+    if max(images.shape[2:]) > MOST_PIXELS:
+        images = adaptive_avg_pool2d(images, MOST_PIXELS)
     flat = images.flatten(1)
     return Embedded(flat, flat)
 

@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from metriclab.core import distributed
+from metriclab.core.errors import RecipeError, StorageError
 from metriclab.core.protocols import Dataset, Tracker
 from metriclab.recipe import Recipe
+from metriclab.registry import suggest
 from metriclab.run import checkpoint as checkpoints
 from metriclab.run.alarms import logged, stop_if_diverged, warnings_of
 from metriclab.run.assemble import Training, assemble, build_evaluators, make
@@ -86,8 +88,8 @@ def experiment(
     first = distributed.rank() == 0
     if resume:
         folder.reopen(recipe)
-    elif first:
-        folder.refuse_existing()
+    else:
+        distributed.on_first_rank(folder.refuse_existing)
     if resume and folder.result_file.exists():
         yield Progress("finished", 0, 0, message=f"{folder.path} is finished already; nothing was run")
         return
@@ -100,12 +102,8 @@ def experiment(
     if resume:
         for change in changes(folder, now):
             yield Progress("train", 0, training.steps, message=change)
-    elif first:
-        # Not before everything is built: a recipe that cannot run leaves no folder behind.
-        folder.create(recipe)
-    if first and not folder.manifest_file.exists():
-        write_json(folder.manifest_file, now)
-    distributed.barrier()
+    # Not before everything is built: a recipe that cannot run leaves no folder behind.
+    distributed.on_first_rank(lambda: _write_down(folder, recipe, now, resume))
     if not has_labels(splits.test):
         text = "the test split has no labels: the run trains and saves its encoder, but nothing can be measured"
         yield Progress("train", 0, training.steps, message=text)
@@ -117,14 +115,23 @@ def experiment(
             folder.cut_metrics(run.start)
         yield from run.train(stop)
         yield Progress("evaluate", training.steps, training.steps)
-        result = final_result(recipe, training, splits, run.load_best(), run.numbers.seconds, run.numbers.warned)
-        if first:
-            folder.write_result(result)
-        distributed.barrier()
+        if stop():
+            raise Interrupted
+        yield from run.load_best()
+        numbers = run.numbers
+        result = final_result(recipe, training, splits, numbers.best_step, numbers.seconds, numbers.warned)
+        distributed.on_first_rank(lambda: folder.write_result(result))
         yield Progress("finished", training.steps, training.steps)
     finally:
         for tracker in run.trackers:
             tracker.close()
+
+
+def _write_down(folder: RunFolder, recipe: Recipe, manifest: Mapping[str, Any], resume: bool) -> None:
+    if not resume:
+        folder.create(recipe)
+    if not folder.manifest_file.exists():
+        write_json(folder.manifest_file, manifest)
 
 
 def _trackers(recipe: Recipe, folder: RunFolder, quiet: bool) -> list[Tracker]:
@@ -161,7 +168,8 @@ class _Run:
         watched = self.training.device.type == "cpu"
         for step in fit(self.training, self.start):
             due = is_due(step.done, self.settings.log_every) or step.done == total
-            if due or watched:
+            # Before anything is saved or measured too: a checkpoint of NaN would be resumed for ever.
+            if due or watched or self._is_saved(step.done) or self._is_measured(step.done):
                 stop_if_diverged(step, self.training.data, self.folder)
             self.numbers.seconds += time.perf_counter() - clock
             shown = logged(step) if due else {}
@@ -178,24 +186,40 @@ class _Run:
                 raise Interrupted
             clock = time.perf_counter()
 
-    def _evaluate_and_save(self, step: Step) -> None:
+    def _epoch(self) -> int:
         assert self.training.sampler is not None
-        epoch = self.training.sampler.steps
-        every = None if self.settings.evaluate_every is None else self.settings.evaluate_every * epoch
-        last = step.done == self.training.steps
-        if has_labels(self.val) and (is_due(step.done, every) or (last and every is not None)):
+        return self.training.sampler.steps
+
+    def _is_saved(self, done: int) -> bool:
+        return is_due(done, self.settings.checkpoint_every or self._epoch()) or done == self.training.steps
+
+    def _is_measured(self, done: int) -> bool:
+        every = self.settings.evaluate_every
+        return has_labels(self.val) and (
+            done == self.training.steps or (every is not None and is_due(done, every * self._epoch()))
+        )
+
+    def _evaluate_and_save(self, step: Step) -> None:
+        if self._is_measured(step.done):
             self._evaluate(step.done)
-        if is_due(step.done, self.settings.checkpoint_every or epoch) or last or self.numbers.best_step == step.done:
+        if self._is_saved(step.done) or self.numbers.best_step == step.done:
             self._save(step.done)
 
     def _evaluate(self, done: int) -> None:
         reading = reading_of(self.training)
         with evaluating(self.training.method) as encode:
             sides = embed(encode, self.val, reading)
-        numbers = values(measure(self.evaluators, sides.h, sides.h))
+        # What is chosen by these numbers has to be chosen alike on every rank.
+        numbers = distributed.broadcast_object(values(measure(self.evaluators, sides.h, sides.h)))
         flat = {f"val.{name}.{metric}": value for name, part in numbers.items() for metric, value in part.items()}
         self._log(done, flat)
-        value = flat.get(f"val.{self.settings.select}", math.nan)
+        if f"val.{self.settings.select}" not in flat:
+            names = [name.removeprefix("val.") for name in flat]
+            raise RecipeError(
+                f"train.select = '{self.settings.select}' is no metric of this recipe",
+                help=suggest(self.settings.select, names) or f"choose one of {', '.join(names)}",
+            )
+        value = flat[f"val.{self.settings.select}"]
         if value > self.numbers.best_value:
             self.numbers.best_step, self.numbers.best_value = done, value
 
@@ -207,17 +231,23 @@ class _Run:
         if self.saved_step == done:
             return
         self.saved_step = done
-        if distributed.rank() == 0:
-            captured = checkpoints.capture(done, self.training.method, self.training.optimizer, self.numbers.stored())
-            checkpoints.save(self.folder.checkpoints, captured, keep=[self.numbers.best_step])
-        distributed.barrier()
+        distributed.on_first_rank(lambda: self._write(done))
 
-    def load_best(self) -> int:
-        """Puts the best checkpoint's weights into the method; without a choice on val the last step's stay."""
-        best = self.numbers.best_step or self.training.steps
-        if best != self.training.steps:
-            checkpoints.restore_method(checkpoints.read(self.folder.checkpoints, best), self.training.method)
-        return best
+    def _write(self, done: int) -> None:
+        captured = checkpoints.capture(done, self.training.method, self.training.optimizer, self.numbers.stored())
+        checkpoints.save(self.folder.checkpoints, captured, keep=[self.numbers.best_step])
+
+    def load_best(self) -> Iterator[Progress]:
+        """Puts the best checkpoint's weights into the method; where there is no whole one, the last step's stay."""
+        last = self.training.steps
+        best = self.numbers.best_step or last
+        if best != last:
+            try:
+                checkpoints.restore_method(checkpoints.read(self.folder.checkpoints, best), self.training.method)
+            except StorageError as error:
+                yield Progress("evaluate", last, last, message=f"{error.message}; measuring the last step instead")
+                best = last
+        self.numbers.best_step = best
 
 
 def is_due(done: int, every: int | None) -> bool:

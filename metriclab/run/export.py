@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import safetensors.numpy
 
-from metriclab.core.errors import DataError, RecipeError
+from metriclab.core.errors import DataError, RecipeError, StorageError
 from metriclab.datasets.decode import SUFFIXES
 from metriclab.run.files import write_atomic
 
@@ -25,13 +25,16 @@ def find_images(places: Sequence[Path]) -> list[Path]:
     for place in places:
         if not place.exists():
             raise DataError(f"{place} is not there")
-        inside = sorted(p for p in place.rglob("*") if p.suffix.lower() in SUFFIXES) if place.is_dir() else [place]
-        found += inside
+        found += sorted(path for path in place.rglob("*") if _is_image(path)) if place.is_dir() else [place]
     if not found:
         raise DataError(
             f"no image in {', '.join(map(str, places))}", help=f"images end in {', '.join(sorted(SUFFIXES))}"
         )
     return found
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
 def writer_for(path: Path) -> Callable[[np.ndarray, Sequence[str]], None]:
@@ -53,8 +56,12 @@ def writer_for(path: Path) -> Callable[[np.ndarray, Sequence[str]], None]:
     if path.suffix == ".parquet":
         _pyarrow()
 
-    def write(embeddings: np.ndarray, paths: Sequence[str]) -> None:
+    try:
         path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"cannot make the folder {path.parent}: {error.strerror}") from error
+
+    def write(embeddings: np.ndarray, paths: Sequence[str]) -> None:
         write_atomic(path, writers[path.suffix](embeddings, paths))
         if path.suffix == ".npy":
             write_atomic(path.with_suffix(".paths.txt"), "".join(f"{name}\n" for name in paths).encode())

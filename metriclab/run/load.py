@@ -49,7 +49,7 @@ class Embedder(nn.Module):
         return embedded.h if output == "h" else embedded.z
 
     def files(
-        self, paths: Sequence[Path], *, output: Literal["h", "z"] = "h", batch_size: int = 256
+        self, paths: Sequence[str | Path], *, output: Literal["h", "z"] = "h", batch_size: int = 256
     ) -> Iterator[Float[Tensor, "n d"]]:
         """Features of image files in their order, batch by batch, on the CPU.
 
@@ -57,7 +57,9 @@ class Embedder(nn.Module):
             DataError: naming the file that cannot be read.
         """
         for start in range(0, len(paths), batch_size):
-            images = Images.padded([_decoded(path, self.short_side) for path in paths[start : start + batch_size]])
+            images = Images.padded(
+                [_decoded(Path(path), self.short_side) for path in paths[start : start + batch_size]]
+            )
             with torch.no_grad():
                 embedded = self(images, output=output).float().cpu()
             yield embedded

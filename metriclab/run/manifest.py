@@ -42,7 +42,7 @@ def changes(folder: RunFolder, now: dict[str, Any]) -> Iterator[str]:
             f"the data have changed since {folder.path} was started",
             help="start a new run with --out, or put the data back",
         )
-    for key in ("threads", "ranks", "versions", "plugins"):
+    for key in ("threads", "ranks", "processor", "accelerator", "python", "versions", "plugins"):
         if before[key] != now[key]:
             yield (
                 f"{key} changed since the run began ({before[key]} to {now[key]}): "

@@ -27,8 +27,8 @@ from metriclab.run.splits import Splits, benchmark, is_disjoint
 def final_result(
     recipe: Recipe, training: Training, splits: Splits, best_step: int, seconds: float, warned: list[str]
 ) -> dict[str, Any]:
-    """Reads the test split, once, and gives the content of result.json."""
-    settings = training.settings
+    """Reads the test split, once, and gives the content of result.json. Its peak memory is that of training."""
+    settings, peak = training.settings, peak_memory(training.device)
     reading = Reading(training.views, training.device, settings.evaluation_batch_size, settings.precision)
     judge = _Judge(recipe, splits, reading)
     with evaluating(training.method) as encode:
@@ -55,7 +55,7 @@ def final_result(
         "cost": {
             "train_seconds": seconds,
             "images_per_second": images / seconds if seconds > 0 else None,
-            "peak_memory_mb": peak_memory(training.device),
+            "peak_memory_mb": peak,
             "parameters": sum(parameter.numel() for parameter in training.method.parameters()),
         },
     }

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from metriclab.core import distributed
 from metriclab.core.errors import RecipeError, StorageError
 from metriclab.recipe import Recipe, read
 from metriclab.run.files import read_json, write_atomic, write_json
@@ -40,7 +41,6 @@ class RunFolder:
         Raises:
             StorageError: where it exists and is not empty.
         """
-        self._sweep()
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise StorageError(
                 f"run folder {self.path} exists already",
@@ -79,8 +79,8 @@ class RunFolder:
 
     def _sweep(self) -> None:
         # Halves of files that a killed process was writing.
-        for place in (self.path, self.checkpoints):
-            for part in place.glob(".*.part"):
+        if distributed.rank() == 0:
+            for part in (*self.path.glob(".*.json*.part"), *self.checkpoints.glob(".step-*.part")):
                 part.unlink(missing_ok=True)
 
     def recipe(self) -> Recipe:

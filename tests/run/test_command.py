@@ -70,7 +70,10 @@ def test_control_c_saves_and_says_how_to_go_on(recipe, tmp_path):
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert errors.strip() == "stopped and saved; continue with: metriclab run tiny.toml --out run --resume"
+    assert errors.splitlines() == [
+        "stopping at the next step; once more stops at once",
+        "stopped and saved; continue with: metriclab run run/recipe.toml --out run --resume",
+    ]
     assert list((tmp_path / "run" / "checkpoints").glob("step-*.json"))
 
 

@@ -60,6 +60,25 @@ def test_a_folder_without_labels_trains_and_says_that_nothing_can_be_measured(tm
     assert result["best_step"] == 1
 
 
+def test_a_select_that_is_no_metric_is_refused(tmp_path):
+    with pytest.raises(RecipeError, match=r"train\.select = 'retrieval\.map_at_q' is no metric") as caught:
+        run(tiny(tmp_path, "train.select=retrieval.map_at_q"), tmp_path / "run")
+    assert caught.value.help == "did you mean 'retrieval.map_at_r'?"
+
+
+def test_images_too_small_for_the_encoder_are_found_before_anything_is_written(tmp_path):
+    with pytest.raises(RecipeError, match=r"the encoder cannot take images of 2 x 2 pixels") as caught:
+        run(tiny(tmp_path, "encoder.model=test_convnext", "views.size=2"), tmp_path / "run")
+    assert caught.value.help == "set a larger views.size"
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_device_that_is_not_there_is_refused(tmp_path):
+    missing = "mps" if torch.cuda.is_available() else "cuda"
+    with pytest.raises(RecipeError, match=f"train.device = '{missing}', but torch finds no such device here"):
+        run(tiny(tmp_path, f"train.device={missing}"), tmp_path / "run")
+
+
 def test_the_same_seed_gives_the_same_run_and_another_seed_does_not(finished, tmp_path):
     run(tiny(tmp_path), tmp_path / "again")
     run(tiny(tmp_path, "train.seed=1"), tmp_path / "other")

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from metriclab.core.errors import DataError, RecipeError, StorageError
 from metriclab.run import checkpoint as checkpoints
@@ -85,6 +86,28 @@ def test_a_damaged_checkpoint_is_found_and_the_one_before_is_used(damage, refere
     messages = [step.message for step in run(recipe, folder, resume=True) if step.message]
     assert f"checkpoint {newest} is damaged: its hash does not match; going on from an older one" in messages
     assert outcome(folder)["metrics"] == reference[1]["metrics"]
+
+
+def test_a_checkpoint_written_after_going_back_displaces_the_damaged_ones(tmp_path):
+    for step in (10, 20, 23, 12):  # 20 and 23 were found damaged, so the run went on from 10
+        state = checkpoints.Checkpoint(step, {"method.weight": torch.ones(2)}, {"optimizer": {}})
+        checkpoints.save(tmp_path, state, keep=[10])
+    assert sorted(checkpoints.steps(tmp_path)) == [10, 12]
+
+
+def test_a_damaged_best_checkpoint_is_said_and_the_last_step_is_measured(tmp_path):
+    recipe, folder = tiny(tmp_path, "train.steps=17"), tmp_path / "run"
+    for progress in experiment(recipe, RunFolder(folder)):
+        if progress.stage == "evaluate":
+            break
+    stored = checkpoints.read(folder / "checkpoints", 17).numbers
+    best = stored["best_step"]
+    if best == 17:
+        pytest.fail("the tiny run must have its best step before its last for this test")
+    (folder / "checkpoints" / f"step-{best:010d}.safetensors").write_bytes(b"")
+    messages = [step.message for step in run(recipe, folder, resume=True) if step.message]
+    assert any("is damaged: its hash does not match; measuring the last step instead" in text for text in messages)
+    assert RunFolder(folder).result()["best_step"] == 17
 
 
 def test_no_whole_checkpoint_is_an_error(tmp_path):
