@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from metriclab.api import build
 from metriclab.cli import main
 from metriclab.recipe import read
 from metriclab.registry import load_plugin_file
 from metriclab.testing import check_loss
-from run.tiny import TINY
+from run.tiny import TINY, run
 
 ROOT = Path(__file__).parent.parent
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
@@ -57,3 +58,15 @@ def test_every_command_and_option_exists(command):
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes").rglob("*.toml")), ids=lambda path: path.name)
 def test_every_recipe_is_fine(path):
     assert read(path).train
+
+
+def test_the_example_in_python_runs(tmp_path, monkeypatch):
+    (source,) = (text for text in blocks("python") if "load(" in text)
+    (tmp_path / "tiny.toml").write_text(TINY)
+    run(read(tmp_path / "tiny.toml", ["train.steps=1"]), tmp_path / "runs" / "photos")
+    (tmp_path / "photos" / "cat").mkdir(parents=True)
+    Image.new("RGB", (20, 12), "teal").save(tmp_path / "photos" / "cat" / "1.jpg")
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(source, names)
+    assert names["features"].shape == (1, names["embedder"].network.encoder.out_features)

@@ -43,7 +43,8 @@ def process_group() -> Iterator[None]:
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    dist.init_process_group("nccl" if cuda else "gloo")
+    # Small decisions travel on the CPU, and a run may want it although there is a GPU.
+    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
     try:
         yield
     finally:
@@ -131,8 +132,7 @@ def any_rank(flag: bool) -> bool:
     """Whether the flag is set on any rank; all ranks get the same answer."""
     if world_size() == 1:
         return flag
-    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-    return bool(total(torch.tensor(float(flag), device=device)) > 0)
+    return bool(total(torch.tensor(float(flag))) > 0)
 
 
 def mean(value: Tensor) -> Tensor:
