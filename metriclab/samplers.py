@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal, NoReturn
 
 import numpy as np
 from annotated_types import Ge
@@ -47,10 +47,120 @@ class Shuffled:
 
     def epoch(self, seed: int, /) -> list[Int64[np.ndarray, "_rows"]]:
         """The global batches of one epoch, a pure function of the seed."""
-        # Sorting raw bits: numpy keeps those of Philox for ever, but not what its generators make of them.
-        bits = np.random.Philox(np.random.SeedSequence(seed % 2**64)).random_raw(self.items)
-        order = np.argsort(bits, kind="stable").astype(np.int64)
+        order = _shuffle(self.items, _bits(seed))
         return [order[step * self.batch_size : (step + 1) * self.batch_size] for step in range(self.steps)]
+
+
+@register("sampler", "balanced")
+class Balanced:
+    """Batches of so many classes with so many items each; an item at most once an epoch.
+
+    In every epoch a class's items are put into groups of `per_class` at random; those that fill no group are left out,
+    other ones in each epoch. An epoch has as many batches as can be made of groups of different classes, and a class
+    comes the more often, the more groups it has. Unlabelled items are never drawn.
+
+    Args:
+        labels: one an item, negative for unknown.
+        classes_per_batch: different classes in a global batch, over all ranks.
+        per_class: items of each of them.
+        small: what becomes of a class with fewer items than `per_class`: it is left out (skip), its items come several
+            times in its one group, so that an image meets itself (repeat), or the run is refused (error).
+
+    Raises:
+        RecipeError: where there are too few classes for a batch, and for a small class with `small = "error"`.
+    """
+
+    def __init__(
+        self,
+        labels: Int64[np.ndarray, "n"],
+        /,
+        *,
+        classes_per_batch: Annotated[int, Ge(1)],
+        per_class: Annotated[int, Ge(1)],
+        small: Literal["skip", "repeat", "error"] = "skip",
+    ) -> None:
+        known = np.flatnonzero(labels >= 0)
+        classes, of_known, self.sizes = np.unique(labels[known], return_inverse=True, return_counts=True)
+        by_class = np.argsort(of_known, kind="stable")
+        self.items, self.class_of_item = known[by_class], of_known[by_class]
+        self.starts = np.cumsum(self.sizes) - self.sizes
+        self.groups = np.maximum(self.sizes // per_class, int(small == "repeat"))
+        self.classes_per_batch, self.per_class = classes_per_batch, per_class
+        self.batch_size = classes_per_batch * per_class
+        if small == "error" and not self.groups.all():
+            _refuse_small(classes[self.groups == 0], self.sizes[self.groups == 0], per_class)
+        self._check_classes(len(classes))
+        self.steps = _most_batches(self.groups, classes_per_batch)
+
+    def epoch(self, seed: int, /) -> list[Int64[np.ndarray, "{self.batch_size}"]]:
+        """The global batches of one epoch, a pure function of the seed; the items of a class are neighbours."""
+        bits = _bits(seed)
+        items = self.items[np.lexsort((bits.random_raw(len(self.items)), self.class_of_item))]
+        left = self._groups_drawn(bits)
+        drawn = np.zeros_like(left)
+        batches = []
+        for step in range(self.steps):
+            classes = _choose(left, self.steps - step, self.classes_per_batch, bits)
+            places = drawn[classes, None] * self.per_class + np.arange(self.per_class)
+            # The remainder does something for small classes alone, whose items come again.
+            batches.append(items[self.starts[classes, None] + places % self.sizes[classes, None]].reshape(-1))
+            left[classes] -= 1
+            drawn[classes] += 1
+        return batches
+
+    def _groups_drawn(self, bits: np.random.Philox) -> Int64[np.ndarray, "c"]:
+        """How many groups of each class the epoch draws: of all that can be drawn, a random choice that fills it."""
+        groups = np.repeat(np.arange(len(self.groups)), np.minimum(self.groups, self.steps))
+        chosen = groups[_shuffle(len(groups), bits)[: self.steps * self.classes_per_batch]]
+        return np.bincount(chosen, minlength=len(self.groups)).astype(np.int64)
+
+    def _check_classes(self, classes: int) -> None:
+        enough = int((self.groups > 0).sum())
+        if enough >= self.classes_per_batch:
+            return
+        message = f"sampler.classes_per_batch = {self.classes_per_batch} is more than the {enough} classes "
+        message += f"that can be drawn from (sampler.per_class = {self.per_class})"
+        if not classes:
+            raise RecipeError(message, help="the training split has to have labels; sampler 'shuffled' needs none")
+        fewer = f"set sampler.classes_per_batch to {enough} or less" if enough else "set a smaller sampler.per_class"
+        raise RecipeError(message, help=f"{fewer}; the training split has {classes} classes")
+
+
+def _refuse_small(labels: np.ndarray, sizes: np.ndarray, per_class: int) -> NoReturn:
+    raise RecipeError(
+        f"{len(labels)} classes have fewer items than sampler.per_class = {per_class}, "
+        f"the first the one of label {labels[0]} with {sizes[0]}",
+        help='set a smaller sampler.per_class, or sampler.small to "skip" or "repeat"',
+    )
+
+
+def _most_batches(groups: Int64[np.ndarray, "c"], classes_per_batch: int) -> int:
+    """The most batches of different classes that can be made: the largest T with sum of min(groups, T) >= P T."""
+    batches = int(groups.sum()) // classes_per_batch
+    while (most := int(np.minimum(groups, batches).sum()) // classes_per_batch) < batches:
+        batches = most
+    return batches
+
+
+def _choose(
+    left: Int64[np.ndarray, "c"], batches: int, count: int, bits: np.random.Philox
+) -> Int64[np.ndarray, "{count}"]:
+    """Different classes for the next of so many batches, each with probability left / batches (systematic sampling).
+
+    A class that must be in every batch to come has probability 1, so that the last batch can still be filled.
+    """
+    order = _shuffle(len(left), bits)
+    points = int(bits.random_raw()) % batches + batches * np.arange(count)
+    return order[np.searchsorted(np.cumsum(left[order]), points, side="right")]
+
+
+def _bits(seed: int) -> np.random.Philox:
+    return np.random.Philox(np.random.SeedSequence(seed % 2**64))
+
+
+def _shuffle(count: int, bits: np.random.Philox) -> Int64[np.ndarray, "{count}"]:
+    # Sorting raw bits: numpy keeps those of Philox for ever, but not what its generators make of them.
+    return np.argsort(bits.random_raw(count), kind="stable").astype(np.int64)
 
 
 def rank_slice(rows: int, rank: int, world: int) -> slice:

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metriclab.core.errors import RecipeError
-from metriclab.samplers import Shuffled, rank_slice
+from metriclab.samplers import Balanced, Shuffled, rank_slice
 
 QUICK = settings(deadline=None, max_examples=60)
 
@@ -82,3 +82,118 @@ def test_slices_cover_the_batch_in_order(rows: int, world: int):
     parts = [batch[rank_slice(rows, rank, world)] for rank in range(world)]
     assert np.array_equal(np.concatenate(parts), batch)
     assert {len(part) for part in parts} <= {rows // world, -(-rows // world)}
+
+
+def balanced_labels() -> st.SearchStrategy:
+    return st.lists(st.integers(-1, 6), min_size=1, max_size=80).map(lambda values: np.array(values, dtype=np.int64))
+
+
+@QUICK
+@given(balanced_labels(), st.integers(1, 4), st.integers(1, 4), st.sampled_from(["skip", "repeat"]), st.integers(0, 9))
+def test_every_balanced_batch_is_so_many_classes_of_so_many_items(known, classes, per_class, small, seed):
+    sizes = np.bincount(known[known >= 0], minlength=7)
+    large = np.flatnonzero(sizes >= (per_class if small == "skip" else 1))
+    if len(large) < classes:
+        with pytest.raises(RecipeError, match="classes_per_batch"):
+            Balanced(known, classes_per_batch=classes, per_class=per_class, small=small)
+        return
+    sampler = Balanced(known, classes_per_batch=classes, per_class=per_class, small=small)
+    batches = sampler.epoch(seed)
+    assert len(batches) == sampler.steps >= 1
+    seen = np.bincount(np.concatenate(batches), minlength=len(known))
+    for batch in batches:
+        assert batch.dtype == np.int64
+        assert len(batch) == sampler.batch_size == classes * per_class
+        drawn, counts = np.unique(known[batch], return_counts=True)
+        assert len(drawn) == classes
+        assert (counts == per_class).all()
+        assert np.isin(drawn, large).all()
+        for label in drawn:
+            repeats = np.unique(batch[known[batch] == label], return_counts=True)[1]
+            assert repeats.max() == 1 if sizes[label] >= per_class else len(repeats) == sizes[label]
+    enough = known >= 0
+    enough[enough] = sizes[known[enough]] >= per_class
+    assert seen[enough].max(initial=0) <= 1
+
+
+def most_batches(groups: list[int], classes: int) -> int:
+    """By trying: always the classes with the most groups left."""
+    count = 0
+    while sum(left > 0 for left in groups) >= classes:
+        groups = sorted(groups, reverse=True)
+        groups = [left - (place < classes) for place, left in enumerate(groups)]
+        count += 1
+    return count
+
+
+@QUICK
+@given(st.lists(st.integers(0, 25), min_size=4, max_size=9), st.integers(1, 4), st.integers(1, 3))
+def test_a_balanced_epoch_has_as_many_batches_as_can_be_made(sizes, classes, per_class):
+    known = np.repeat(np.arange(len(sizes), dtype=np.int64), sizes)
+    groups = [size // per_class for size in sizes]
+    if sum(group > 0 for group in groups) < classes:
+        return
+    sampler = Balanced(known, classes_per_batch=classes, per_class=per_class)
+    assert sampler.steps == most_batches(groups, classes)
+
+
+def test_the_balanced_order_is_a_pure_function_of_the_seed():
+    known = np.arange(60, dtype=np.int64) % 6
+    one, other = (Balanced(known, classes_per_batch=3, per_class=4) for _ in range(2))
+    one.epoch(8)
+    order = np.concatenate(one.epoch(7))
+    assert np.array_equal(order, np.concatenate(other.epoch(7)))
+    assert not np.array_equal(order, np.concatenate(one.epoch(8)))
+
+
+def test_the_balanced_order_is_this_one():
+    """A change of this order changes every run that was ever recorded."""
+    sampler = Balanced(np.array([0, 0, 0, 1, 1, 1, 1, 2, 2, -1]), classes_per_batch=2, per_class=2)
+    assert [batch.tolist() for batch in sampler.epoch(3)] == BALANCED_ORDER_OF_SEED_3
+
+
+BALANCED_ORDER_OF_SEED_3 = [[5, 6, 7, 8], [4, 3, 0, 1]]
+
+
+def test_every_item_of_a_large_class_is_equally_likely():
+    # Class 0 has 5 items, of which each epoch takes 4; class 1 has 3 and class 2 has 4, in groups of two.
+    known = np.array([0] * 5 + [1] * 3 + [2] * 4)
+    sampler = Balanced(known, classes_per_batch=2, per_class=2)
+    seen = sum(np.bincount(np.concatenate(sampler.epoch(seed)), minlength=12) for seed in range(3000))
+    for label, size in enumerate((5, 3, 4)):
+        counts = seen[known == label]
+        assert len(counts) == size
+        assert (np.abs(counts - counts.mean()) < 5 * np.sqrt(counts.mean())).all()
+
+
+def test_classes_meet_one_another_equally_often():
+    known = np.repeat(np.arange(6), 8)
+    met = np.zeros((6, 6))
+    for seed in range(300):
+        for batch in Balanced(known, classes_per_batch=2, per_class=2).epoch(seed):
+            a, b = np.unique(known[batch])
+            met[a, b] += 1
+    pairs = met[np.triu_indices(6, 1)]  # 300 epochs of 12 batches over 15 pairs: 240 each
+    assert pairs.sum() == 3600
+    assert (np.abs(pairs - 240) < 5 * np.sqrt(240)).all()
+
+
+def test_small_classes_are_left_out_repeated_or_refused():
+    known = np.array([0, 0, 0, 0, 1, 1, 1, 1, 2])
+    assert 8 not in np.concatenate(Balanced(known, classes_per_batch=2, per_class=4).epoch(0))
+    (batch,) = Balanced(known, classes_per_batch=3, per_class=4, small="repeat").epoch(0)
+    assert (batch == 8).sum() == 4
+    message = r"1 classes have fewer items than sampler.per_class = 4, the first the one of label 2 with 1\n.*small"
+    with pytest.raises(RecipeError, match=message):
+        Balanced(known, classes_per_batch=2, per_class=4, small="error")
+
+
+def test_too_few_classes_are_refused_with_the_number_there_is():
+    known = np.array([0, 0, 1, 1, 2])
+    message = r"classes_per_batch = 3 is more than the 2 classes that can be drawn from \(sampler.per_class = 2\)\n"
+    with pytest.raises(RecipeError, match=message + r".*to 2 or less; the training split has 3 classes"):
+        Balanced(known, classes_per_batch=3, per_class=2)
+    with pytest.raises(RecipeError, match=r"the 0 classes .*\n.*a smaller sampler.per_class"):
+        Balanced(known, classes_per_batch=1, per_class=3)
+    with pytest.raises(RecipeError, match=r"the 0 classes .*\n.*has to have labels; sampler 'shuffled' needs none"):
+        Balanced(np.full(5, -1), classes_per_batch=1, per_class=1)

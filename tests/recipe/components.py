@@ -58,7 +58,7 @@ def sieve(*, margin: float = 0.2) -> Any:
     """Sieves."""
 
 
-@register("memory", "ring")
+@register("memory", "hoop")
 def ring(width: int, classes: Any, /, *, size: Annotated[int, Ge(1)]) -> Any:
     """Remembers."""
 

@@ -95,7 +95,7 @@ def test_a_recipe_that_extends_another_may_leave_tables_out(rules: dict[str, Any
         ("encoder", {"name": "tower", "pool": "meen"}),
         ("evaluate", {"name": "nearest"}),
         ("evaluate", [{"name": "nearest", "k": [0]}]),
-        ("memory", {"name": "ring", "size": 3}),
+        ("memory", {"name": "hoop", "size": 3}),
         ("method", {"name": "recalling"}),
         ("method", {"name": "looking"}),
         ("train", {"steps": 1, "epochs": 1}),

@@ -1,0 +1,81 @@
+"""XBM: cross-batch memory."""
+
+from __future__ import annotations
+
+from typing import Annotated, NamedTuple
+
+import torch
+from annotated_types import Ge
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from metriclab.core.apply_loss import apply_loss
+from metriclab.core.batch import Batch
+from metriclab.core.network import Embedded, Network
+from metriclab.core.protocols import Loss, Memory, Objective
+from metriclab.core.rows import Rows
+from metriclab.registry import register
+
+
+class Outputs(NamedTuple):
+    rows: Rows
+
+
+@register("method", "xbm")
+class XBM(nn.Module):
+    """Supervised learning whose batch is also held against the embeddings of earlier batches.
+
+    The loss is loss(batch, batch) + weight * loss(batch, memory). The memory holds earlier batches alone, as the first
+    part covers this one; it fills from step 0 on, and its part counts from `start_step` on, when embeddings drift
+    slowly enough for old ones to be true. Logged is `memory_filled`, the share of its rows that are of known class.
+
+    Paper: Wang et al., Cross-Batch Memory for Embedding Learning, CVPR 2020, arXiv 1912.06798, algorithm 1.
+
+    Args:
+        network: encoder and head.
+        loss: any over rows; contrastive in the paper's main results.
+        memory: where the earlier embeddings are; a ring in the paper.
+        weight: factor of the memory's part of the loss; the paper takes 1.
+        start_step: the first step with that part, counted from 0; the paper takes 1000 on large data sets.
+    """
+
+    done: Tensor
+
+    def __init__(
+        self,
+        network: Network,
+        /,
+        *,
+        loss: Loss,
+        memory: Memory,
+        weight: Annotated[float, Ge(0)] = 1.0,
+        start_step: Annotated[int, Ge(0)] = 1000,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.loss = loss
+        self.memory = memory
+        self.weight = weight
+        self.start_step = start_step
+        self.register_buffer("done", torch.tensor(0))  # steps
+
+    def forward(self, batch: Batch) -> Outputs:
+        embedded = self.network.views(batch.views)
+        return Outputs(batch.rows([view.z for view in embedded], labels=batch.labels))
+
+    def objective(self, local: Outputs, world: Outputs) -> Objective:
+        earlier = self.memory.rows()
+        # As in apply_loss: only losses over pairs divide their anchors among the ranks, which all hold this memory.
+        anchors = local.rows if getattr(self.loss, "pairwise", False) else world.rows
+        recalled = self.weight * self.loss(anchors, earlier)
+        # A factor and no branch: the step is a buffer, and reading it would wait for the device.
+        loss = apply_loss(self.loss, local.rows, world.rows) + recalled * (self.done >= self.start_step)
+        return Objective(loss, {"memory_filled": (earlier.labels >= 0).sum() / max(1, len(earlier))})
+
+    def after_step(self, world: Outputs, step: int) -> None:
+        self.memory.push(world.rows)
+        self.done.fill_(step + 1)
+
+    def embed(self, images: Float[Tensor, "n c h w"]) -> Embedded:
+        embedded: Embedded = self.network(images)
+        return embedded

@@ -1,0 +1,174 @@
+"""XBM as a method: against a dense reference, on several ranks, resumed in the middle."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from methods.small import labelled, network
+
+from metriclab.core.distributed import average_gradients, gather, mean
+from metriclab.core.protocols import Memory
+from metriclab.methods.xbm import XBM
+from metriclab.recipe import Recipe, read
+from metriclab.registry import build
+from metriclab.run.experiment import Interrupted
+from metriclab.testing import check_method, two_ranks
+from run.tiny import TINY, outcome, run
+
+LABELS = [(0, 1, 0, 2, 1), (2, 0, 1, 1, 3), (3, 3, 0, 2, -1), (1, 0, 2, 0, 3), (2, 2, 1, 0, 0)]
+RATE = 0.1
+
+
+def ring(size: int, width: int = 4) -> Memory:
+    return build("memory", "ring", width, torch.arange(4), size=size)
+
+
+def xbm(size: int = 12, *, loss: str = "contrastive", batch_norm: bool = True, **options) -> XBM:
+    return XBM(network(batch_norm=batch_norm), loss=build("loss", loss), memory=ring(size), **options)
+
+
+def whole(anchors, references):
+    """A loss that is not pairwise."""
+    return ((anchors.z @ references.z.T).exp().mean(1) ** 2).sum()
+
+
+def batches():
+    return [labelled(labels, step=step) for step, labels in enumerate(LABELS)]
+
+
+@pytest.mark.parametrize("loss", ["contrastive", "triplet", "nt-xent"])
+@pytest.mark.parametrize("start_step", [0, 2])
+def test_it_keeps_what_a_method_keeps_on_any_number_of_ranks(loss, start_step):
+    check_method(xbm(loss=loss, start_step=start_step), labelled((0, 1, 0, 2, 1, 0, 3)))
+
+
+def test_losses_over_the_rows_of_all_ranks_too():
+    check_method(XBM(network(batch_norm=True), loss=whole, memory=ring(9), start_step=0), labelled((0, 1, 0, 2, 1, 0)))
+
+
+def take_steps(share, method, parts):
+    """Steps on a new batch each: the memory wraps in the middle of one. Returns loss, metrics, state."""
+    values = []
+    for step, part in enumerate(parts):
+        mine = share.of(len(part))
+        method.zero_grad()
+        local = method(part.slice(mine.start, mine.stop))
+        world = gather(local)
+        loss, metrics = method.objective(local, world)
+        loss.backward()
+        average_gradients(method.parameters())
+        with torch.no_grad():
+            for parameter in method.parameters():
+                parameter.sub_(RATE * parameter.grad)
+            method.after_step(world, step)
+        values.append(torch.stack([mean(loss), metrics["memory_filled"].double()]))
+    return {"values": torch.stack(values), **method.state_dict()}
+
+
+def in_double(parts):
+    return [replace(part, views=tuple(view.double() for view in part.views)) for part in parts]
+
+
+@pytest.mark.parametrize("loss", ["contrastive", "nt-xent"])
+def test_every_rank_trains_and_remembers_as_one_process_does(loss):
+    two_ranks(take_steps, xbm(12, loss=loss, batch_norm=False, start_step=1).double(), in_double(batches()))
+
+
+def dense(encode, images, labels, memory, weight):
+    """Hadsell's loss over all pairs of a batch, and over the batch against (embedding, label) of earlier rows."""
+    z = encode(images)
+    z = z / z.norm(dim=1, keepdim=True)
+
+    def part(others):
+        pull, push = [], []
+        for i, label in enumerate(labels):
+            for j, (other, of_other) in enumerate(others):
+                if (others is own and i == j) or label < 0 or of_other < 0:
+                    continue
+                distance = (z[i] - other).norm()
+                if label == of_other:
+                    pull.append(distance**2)
+                else:
+                    push.append(torch.clamp(1 - distance, min=0) ** 2)
+        return sum(sum(costs) / len(costs) for costs in (pull, push) if costs)
+
+    own = list(zip(z, labels, strict=True))
+    return part(own) + weight * part(memory), [(row.detach().clone(), label) for row, label in own]
+
+
+@pytest.mark.parametrize("size", [5, 7, 100])
+def test_steps_equal_those_of_a_dense_reference(size):
+    method = xbm(size, batch_norm=False, weight=0.7, start_step=2).double()
+    reference, parts, memory = copy.deepcopy(method.network), in_double(batches()), []
+    for step, part in enumerate(parts):
+        outputs = method(part)
+        loss, metrics = method.objective(outputs, outputs)
+        weight = 0.7 if step >= 2 else 0.0
+        expected, new = dense(lambda x: reference(x).z, part.views[0], part.labels.tolist(), memory, weight)
+        assert float(loss.detach()) == pytest.approx(float(expected.detach()), abs=1e-12)
+        known = sum(label >= 0 for _, label in memory)
+        assert float(metrics["memory_filled"]) == pytest.approx(known / size)
+        for module, value in ((method, loss), (reference, expected)):
+            module.zero_grad()
+            value.backward()
+            with torch.no_grad():
+                for parameter in module.parameters():
+                    parameter.sub_(RATE * parameter.grad)
+        method.after_step(type(outputs)(outputs.rows.detach()), step)
+        memory = [*memory, *new][-size:]
+    for name, value in reference.state_dict().items():
+        torch.testing.assert_close(method.network.state_dict()[name], value, atol=1e-12, rtol=0)
+
+
+def test_the_memory_holds_earlier_batches_alone():
+    method, (first, second, *_) = xbm(8, start_step=0, batch_norm=False), batches()
+    outputs = method(first)
+    method.objective(outputs, outputs)
+    assert (method.memory.rows().labels < 0).all()
+    method.after_step(outputs, 0)
+    held = method.memory.rows()
+    assert set(held.ids[held.labels >= 0].tolist()) == set(outputs.rows.ids.tolist())
+    assert not torch.isin(method(second).rows.ids, held.ids).any()
+
+
+def test_the_memory_fills_before_its_part_of_the_loss_counts():
+    method, (first, second, third, *_) = xbm(20, start_step=2, batch_norm=False), batches()
+    for step, part in enumerate((first, second)):
+        outputs = method(part)
+        loss = method.objective(outputs, outputs).loss
+        assert torch.equal(loss, method.loss(outputs.rows, outputs.rows))
+        method.after_step(outputs, step)
+    outputs = method(third)
+    objective = method.objective(outputs, outputs)
+    remembered = method.loss(outputs.rows, method.memory.rows())
+    torch.testing.assert_close(objective.loss, method.loss(outputs.rows, outputs.rows) + remembered)
+    assert float(objective.metrics["memory_filled"]) == 0.5
+
+
+def recipe(folder) -> Recipe:
+    path = folder / "xbm.toml"
+    text = TINY.replace('name = "simclr"\n\n[optimizer]', 'name = "xbm"\nstart_step = 2\n\n[optimizer]')
+    text = text.replace('name = "simclr"\nsize = 8', 'name = "simclr"\ncount = 1\nsize = 8')
+    text = text.replace('name = "shuffled"\nbatch_size = 16', 'name = "balanced"\nclasses_per_batch = 4\nper_class = 4')
+    path.write_text(text + '\n[memory]\nname = "ring"\nsize = 50\n')
+    return read(path)
+
+
+@pytest.mark.parametrize("step", [1, 3, 5])
+def test_a_run_stopped_before_and_after_the_memory_wraps_ends_equal(step, tmp_path):
+    whole_run, stopped = tmp_path / "whole", tmp_path / "stopped"
+    chosen, asked = recipe(tmp_path), iter(range(1, 100))
+    run(chosen, whole_run)
+    with pytest.raises(Interrupted):
+        run(chosen, stopped, stop=lambda: next(asked) >= step)
+    run(chosen, stopped, resume=True)
+    expected, ended = outcome(whole_run), outcome(stopped)
+    assert ended["metrics"] == expected["metrics"]
+    assert ended["result"] == expected["result"]
+    last = f"step-{7:010d}"  # its tensors hold the memory too
+    assert ended["checkpoints"][last] == expected["checkpoints"][last]
+    filled = [line["memory_filled"] for line in expected["metrics"] if "memory_filled" in line]
+    assert filled == pytest.approx([0, 0.32, 0.64, 0.96, 1, 1, 1])
