@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from methods.small import network
 from torch import nn
 
 from metriclab.core.batch import Batch
@@ -14,23 +15,6 @@ from metriclab.core.rows import rows
 from metriclab.methods.simclr import SimCLR
 from metriclab.registry import build
 from metriclab.testing import check_method
-
-
-class Flat(nn.Module):
-    """A linear encoder of 3 x 4 x 4 images."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.out_features = 6
-        self.linear = nn.Linear(48, 6)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.linear(images.flatten(1))
-
-
-def network(*, batch_norm: bool) -> Network:
-    norm = nn.BatchNorm1d(6) if batch_norm else nn.Identity()
-    return Network(Flat(), nn.Sequential(norm, nn.ReLU(), nn.Linear(6, 4)))
 
 
 def batch(items=(4, 1, 7, 4, 2, 9, 5), views=2, labels=None) -> Batch:
