@@ -102,7 +102,7 @@ def _as_dict(definition: Definition) -> dict[str, Any]:
         **asdict(entry),
         "summary": definition.summary,
         "paper": definition.paper or None,
-        "given": list(definition.kind.given),
+        "given": list(definition.given),
         "parameters": [
             {
                 "name": parameter.name,
@@ -130,8 +130,8 @@ def _as_text(definition: Definition) -> str:
         for parameter in definition.parameters:
             lines += [f"  {parameter.name}: {parameter.type_text}{_default(parameter)}"]
             lines += _wrapped(parameter.help, "      ")
-    if definition.kind.given:
-        lines += ["", f"The run gives: {', '.join(definition.kind.given)}"]
+    if definition.given:
+        lines += ["", f"The run gives: {', '.join(definition.given)}"]
     return "\n".join([*lines, "", definition.snippet()])
 
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Literal
 
 import click
 import numpy as np
@@ -165,14 +165,18 @@ def _number(value: float | None) -> str:
 @click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path))
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help=".npy, .safetensors or .parquet")
-@click.option("--head", is_flag=True, help="Write the head's output z instead of the encoder's features h.")
+@click.option(
+    "--output",
+    type=click.Choice(["h", "z"]),
+    help="The encoder's features h or the head's embedding z; by default what the run was measured by.",
+)
 @plugin_option
-def embed(run_folder: Path, images: tuple[Path, ...], out: Path, head: bool) -> None:
+def embed(run_folder: Path, images: tuple[Path, ...], out: Path, output: Literal["h", "z"] | None) -> None:
     """Embed IMAGES (files or folders) with the trained encoder of RUN."""
     write = writer_for(out)
     paths = find_images(images)
     embedder = load(run_folder)
-    parts = embedder.files(paths, output="z" if head else "h")
+    parts = embedder.files(paths, output=output)
     embeddings = np.concatenate([part.numpy() for part in parts])
     write(embeddings, [str(path) for path in paths])
     click.echo(f"{len(paths)} images x {embeddings.shape[1]} dimensions written to {out}", err=True)

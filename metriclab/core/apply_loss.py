@@ -2,20 +2,46 @@
 
 from __future__ import annotations
 
+import inspect
+from typing import Any
+
 from jaxtyping import Float
 from torch import Tensor
 
-from metriclab.core.protocols import Loss
+from metriclab.core.errors import RecipeError
+from metriclab.core.protocols import Loss, Miner
 from metriclab.core.rows import Rows
 
 
-def apply_loss(loss: Loss, local: Rows, world: Rows) -> Float[Tensor, ""]:
+def apply_loss(
+    loss: Loss, local: Rows, world: Rows, references: Rows | None = None, *, mine: Miner | None = None
+) -> Float[Tensor, ""]:
     """The loss whose mean over ranks is that of one process holding all rows.
 
     Args:
-        loss: `pairwise` losses get this rank's rows as anchors; any other gets the rows of all ranks on both sides.
+        loss: `pairwise` losses get this rank's rows as anchors; any other gets the rows of all ranks.
         local: this rank's rows.
         world: `gather(local)`.
+        references: what the anchors are held against, the same on every rank; `world` by default.
+        mine: chooses among the pairs, for a loss that `check_miner_fits` accepts.
     """
     anchors = local if getattr(loss, "pairwise", False) else world
-    return loss(anchors, world)
+    references = world if references is None else references
+    if mine is None:
+        return loss(anchors, references)
+    mining: Any = loss  # the protocol of losses knows no miners
+    return mining(anchors, references, mine=mine)  # type: ignore[no-any-return]
+
+
+def check_miner_fits(loss: Loss, miner: Miner | None) -> None:
+    """Checks that the loss can be given this miner; methods that take one call it when they are built.
+
+    Raises:
+        RecipeError: where the loss takes none.
+    """
+    call = getattr(loss, "forward", loss)  # a module's own call hides its parameters
+    if miner is not None and "mine" not in inspect.signature(call).parameters:
+        raise RecipeError(
+            f"the loss {type(loss).__name__} takes no miner: it is no loss over pairs",
+            help="remove [miner], or name a loss over pairs, such as contrastive",
+        )

@@ -32,6 +32,8 @@ class Miner(Protocol):
 class Loss(Protocol):
     """`loss(anchors, references) -> scalar`. State, if any, in the buffers and parameters of an `nn.Module`.
 
+    It is built with (width, classes), the width of the embeddings and the sorted training labels, or with neither.
+
     A loss that sums over anchors says so by an attribute `pairwise = True` (a `PairLoss` does): it is called with this
     rank's anchors against the references of all ranks. Any other loss is given the rows of all ranks on both sides.
     """
@@ -63,7 +65,9 @@ class Objective(NamedTuple):
 class Method(Protocol):
     """A way of training, an `nn.Module` built with (network); state only in buffers and parameters.
 
-    `Outputs` is the method's own NamedTuple of `Rows` and of tensors with a leading row axis.
+    A class whose memory holds the encoder's features, and not the head's embeddings, says so by an attribute
+    `remembers = "h"`: the memory is then built with their width. `Outputs` is the method's own NamedTuple of `Rows`
+    and of tensors with a leading row axis.
     """
 
     def forward(self, batch: Batch) -> Any:

@@ -9,10 +9,10 @@ from annotated_types import Ge
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from metriclab.core.apply_loss import apply_loss
+from metriclab.core.apply_loss import apply_loss, check_miner_fits
 from metriclab.core.batch import Batch
 from metriclab.core.network import Embedded, Network
-from metriclab.core.protocols import Loss, Memory, Objective
+from metriclab.core.protocols import Loss, Memory, Miner, Objective
 from metriclab.core.rows import Rows
 from metriclab.registry import register
 
@@ -35,8 +35,12 @@ class XBM(nn.Module):
         network: encoder and head.
         loss: any over rows; contrastive in the paper's main results.
         memory: where the earlier embeddings are; a ring in the paper.
+        miner: chooses among the pairs, of the batch and of the memory; with one, the loss must be a loss over pairs.
         weight: factor of the memory's part of the loss; the paper takes 1.
         start_step: the first step with that part, counted from 0; the paper takes 1000 on large data sets.
+
+    Raises:
+        RecipeError: for a miner beside a loss that takes none.
     """
 
     done: Tensor
@@ -48,13 +52,16 @@ class XBM(nn.Module):
         *,
         loss: Loss,
         memory: Memory,
+        miner: Miner | None = None,
         weight: Annotated[float, Ge(0)] = 1.0,
         start_step: Annotated[int, Ge(0)] = 1000,
     ) -> None:
         super().__init__()
+        check_miner_fits(loss, miner)
         self.network = network
         self.loss = loss
         self.memory = memory
+        self.miner = miner
         self.weight = weight
         self.start_step = start_step
         self.register_buffer("done", torch.tensor(0))  # steps
@@ -65,11 +72,11 @@ class XBM(nn.Module):
 
     def objective(self, local: Outputs, world: Outputs) -> Objective:
         earlier = self.memory.rows()
-        # As in apply_loss: only losses over pairs divide their anchors among the ranks, which all hold this memory.
-        anchors = local.rows if getattr(self.loss, "pairwise", False) else world.rows
-        recalled = self.weight * self.loss(anchors, earlier)
-        # A factor and no branch: the step is a buffer, and reading it would wait for the device.
-        loss = apply_loss(self.loss, local.rows, world.rows) + recalled * (self.done >= self.start_step)
+        loss = apply_loss(self.loss, local.rows, world.rows, mine=self.miner)
+        if self.weight > 0:
+            recalled = apply_loss(self.loss, local.rows, world.rows, earlier, mine=self.miner)
+            # A choice and no branch: the step is a buffer, and reading it would wait for the device.
+            loss = loss + torch.where(self.done >= self.start_step, self.weight * recalled, 0 * loss)
         return Objective(loss, {"memory_filled": (earlier.labels >= 0).sum() / max(1, len(earlier))})
 
     def after_step(self, world: Outputs, step: int) -> None:

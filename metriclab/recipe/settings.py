@@ -26,6 +26,9 @@ class Train(BaseModel):
     epochs: Count | None = None
     """Length of the training in passes over the data."""
 
+    output: Literal["h", "z"] = "h"
+    """What is measured, and used after training: the encoder's features h, or what the head makes of them, z."""
+
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the encoder and the head; similarities and losses are always float32."""
 

@@ -21,6 +21,7 @@ class Definition:
     Attributes:
         entry: its names and where it comes from.
         factory: the class or function itself.
+        given: what it takes by position: all that its kind is given, or nothing where the kind allows that.
         parameters: the keys of its table, in the order of the signature.
         components: the components a method asks for, by parameter.
         summary, paper: from its docstring; "" where there is none.
@@ -30,6 +31,7 @@ class Definition:
 
     entry: Entry
     factory: Callable[..., Any]
+    given: tuple[str, ...]
     parameters: tuple[Parameter, ...]
     components: dict[str, ComponentParameter]
     summary: str
@@ -70,10 +72,10 @@ class Definition:
         if problems:
             first, *others = problems
             raise RecipeError("\n".join([first.message, *map(str, others)]), help=first.help)
-        if len(given) != len(self.kind.given):
-            call = ", ".join([repr(self.entry.kind), repr(self.entry.name), *self.kind.given])
+        if len(given) != len(self.given):
+            call = ", ".join([repr(self.entry.kind), repr(self.entry.name), *self.given])
             raise RecipeError(
-                f"{self.entry} is built with {len(self.kind.given)} positional arguments, not {len(given)}",
+                f"{self.entry} is built with {len(self.given)} positional arguments, not {len(given)}",
                 help=f"build({call}, ...)",
             )
         return self.factory(*given, **components, **values)

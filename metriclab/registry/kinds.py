@@ -16,12 +16,14 @@ class Kind:
         name: as in `metriclab list loss`; its entry points are the group `metriclab.<name>`.
         table: the recipe's table that chooses a component of this kind.
         given: what the run passes by position when it builds one.
+        may_decline: whether a component may take none of what is given.
         many: whether a recipe may choose several, by an array of tables.
     """
 
     name: str
     table: str
     given: tuple[str, ...] = ()
+    may_decline: bool = False
     many: bool = False
 
     @property
@@ -44,7 +46,7 @@ KINDS: dict[str, Kind] = {
         Kind("sampler", "sampler", ("labels",)),
         Kind("encoder", "encoder"),
         Kind("head", "head", ("in_features",)),
-        Kind("loss", "loss"),
+        Kind("loss", "loss", ("width", "classes"), may_decline=True),  # most losses need neither
         Kind("miner", "miner"),
         Kind("memory", "memory", ("width", "classes")),
         Kind("method", "method", ("network",)),

@@ -26,7 +26,7 @@ def define(entry: Entry, component: Any) -> Definition:
     if not (inspect.isclass(component) or inspect.isfunction(component)):
         _refuse(entry, f"{entry.target} is a {type(component).__name__}", "a component is a class or a function")
     signature = inspect.signature(component)
-    _check_given(entry, signature)
+    given = _given(entry, signature)
     documented = parse_docstring(component.__doc__)
     scope = _scope(component)
     parameters, components = [], {}
@@ -43,14 +43,14 @@ def define(entry: Entry, component: Any) -> Definition:
         parameters.append(Parameter(parameter.name, annotation, default, text))
     model = _model(entry, parameters)
     definition = Definition(
-        entry, component, tuple(parameters), components, documented.summary, documented.paper, model
+        entry, component, given, tuple(parameters), components, documented.summary, documented.paper, model
     )
     _check_defaults(definition)
     return definition
 
 
-def _check_given(entry: Entry, signature: inspect.Signature) -> None:
-    """Positional-only parameters are the run's, keyword-only ones the recipe's, and there are no others."""
+def _given(entry: Entry, signature: inspect.Signature) -> tuple[str, ...]:
+    """What it takes by position. Positional-only parameters are the run's, keyword-only ones the recipe's."""
     given = 0
     for name, parameter in signature.parameters.items():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
@@ -60,14 +60,17 @@ def _check_given(entry: Entry, signature: inspect.Signature) -> None:
             help = "put a * before the parameters a recipe sets, and a / after those the run gives"
             _refuse(entry, f"parameter '{name}' may be given by position and by keyword", help)
         given += parameter.kind is parameter.POSITIONAL_ONLY
-    expected = KINDS[entry.kind].given
-    if given != len(expected):
-        form = f"({', '.join(expected)}, /, *, ...)" if expected else "(*, ...)"
+    kind = KINDS[entry.kind]
+    if given == 0 and kind.may_decline:
+        return ()
+    if given != len(kind.given):
+        form = f"({', '.join(kind.given)}, /, *, ...)" if kind.given else "(*, ...)"
         _refuse(
             entry,
-            f"it has {given} positional-only parameters, where a {entry.kind} has {len(expected)}",
-            f"its signature is {form}",
+            f"it has {given} positional-only parameters, where a {entry.kind} has {len(kind.given)}",
+            f"its signature is {form}{' or (*, ...)' if kind.may_decline else ''}",
         )
+    return kind.given
 
 
 def _scope(component: Any) -> dict[str, Any]:

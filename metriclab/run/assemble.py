@@ -43,8 +43,8 @@ class Training:
 
 
 def make(chosen: Chosen, *given: Any, **components: Any) -> Any:
-    """The component a recipe table describes."""
-    return chosen.definition.factory(*given, **chosen.params, **components)
+    """The component a recipe table describes; one that declines what its kind is given is built without it."""
+    return chosen.definition.factory(*given[: len(chosen.definition.given)], **chosen.params, **components)
 
 
 def assemble(recipe: Recipe, data: Dataset, *, initial: bool = True) -> Training:
@@ -113,11 +113,14 @@ def build_method(recipe: Recipe, classes: Int64[Tensor, "c"], *, initial: bool =
     parts = recipe.components
     encoder = _without_weights(parts["encoder"]) if not initial else make(parts["encoder"])
     network = Network(encoder, make(parts["head"], encoder.out_features))
-    components: dict[str, Any] = {}
-    for name, component in parts["method"].definition.components.items():
-        if component.kind in parts:
-            given = (network.head.out_features, classes) if component.kind == "memory" else ()
-            components[name] = make(parts[component.kind], *given)
+    chosen = parts["method"].definition
+    remembered = encoder if getattr(chosen.factory, "remembers", "z") == "h" else network.head
+    given = {"loss": (network.head.out_features, classes), "memory": (remembered.out_features, classes)}
+    components = {
+        name: make(parts[component.kind], *given.get(component.kind, ()))
+        for name, component in chosen.components.items()
+        if component.kind in parts
+    }
     method: nn.Module = make(parts["method"], network, **components)
     return method
 

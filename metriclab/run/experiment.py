@@ -208,9 +208,9 @@ class _Run:
     def _evaluate(self, done: int) -> None:
         reading = reading_of(self.training)
         with evaluating(self.training.method) as encode:
-            sides = embed(encode, self.val, reading)
+            rows = getattr(embed(encode, self.val, reading), self.settings.output)
         # What is chosen by these numbers has to be chosen alike on every rank.
-        numbers = distributed.broadcast_object(values(measure(self.evaluators, sides.h, sides.h)))
+        numbers = distributed.broadcast_object(values(measure(self.evaluators, rows, rows)))
         flat = {f"val.{name}.{metric}": value for name, part in numbers.items() for metric, value in part.items()}
         self._log(done, flat)
         if f"val.{self.settings.select}" not in flat:

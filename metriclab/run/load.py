@@ -21,37 +21,41 @@ from metriclab.run import checkpoint as checkpoints
 from metriclab.run.assemble import build_method, make
 from metriclab.run.store import RunFolder
 
+Output = Literal["h", "z"]
+
 
 class Embedder(nn.Module):
-    """A trained network with the view it was tested on. The head is dropped: h is what comes out, z on request.
+    """A trained network with the view it was tested on. What comes out is what the run was measured by.
 
     Args:
         method: trained, in evaluation mode.
         view: the test view.
         short_side: of an image file after decoding, in pixels: as the data of the run were decoded.
+        output: what the run was measured by: the encoder's features h, or the head's embedding z.
 
     Attributes:
         network: encoder and head.
     """
 
-    def __init__(self, method: nn.Module, view: Views, short_side: int) -> None:
+    def __init__(self, method: nn.Module, view: Views, short_side: int, output: Output = "h") -> None:
         super().__init__()
-        self.short_side = short_side
+        self.short_side, self.output = short_side, output
         self.method = method
         self.view = view
         self.network = method.get_submodule("network")
 
-    def forward(self, images: Images, *, output: Literal["h", "z"] = "h") -> Float[Tensor, "n d"]:
-        """Features of raw uint8 images, on the device of the network; not normalised."""
+    def forward(self, images: Images, *, output: Output | None = None) -> Float[Tensor, "n d"]:
+        """Embeddings of raw uint8 images, on the device of the network; not normalised."""
         device = next((tensor.device for tensor in self.method.state_dict().values()), torch.device("cpu"))
         method: Any = self.method  # a module that fits the protocol of methods
         embedded: Embedded = method.embed(self.view.test(images.to(device)))
-        return embedded.h if output == "h" else embedded.z
+        embedding: Tensor = getattr(embedded, output or self.output)
+        return embedding
 
     def files(
-        self, paths: Sequence[str | Path], *, output: Literal["h", "z"] = "h", batch_size: int = 256
+        self, paths: Sequence[str | Path], *, output: Output | None = None, batch_size: int = 256
     ) -> Iterator[Float[Tensor, "n d"]]:
-        """Features of image files in their order, batch by batch, on the CPU.
+        """Embeddings of image files in their order, batch by batch, on the CPU.
 
         Raises:
             DataError: naming the file that cannot be read.
@@ -89,7 +93,7 @@ def load(run: str | Path, *, step: int | None = None) -> Embedder:
     method = build_method(recipe, classes, initial=saved is None)
     if saved is not None:
         checkpoints.restore_method(saved, method)
-    return Embedder(method.eval(), make(recipe.components["views"]), _short_side(recipe))
+    return Embedder(method.eval(), make(recipe.components["views"]), _short_side(recipe), recipe.train.output)
 
 
 def _chosen(folder: RunFolder, step: int | None) -> checkpoints.Checkpoint | None:

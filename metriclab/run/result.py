@@ -33,13 +33,14 @@ def final_result(
     judge = _Judge(recipe, splits, reading)
     with evaluating(training.method) as encode:
         trained = judge.sides(encode)
-    scores = judge.measure(trained, "h")
+    used, other = ("h", "z") if settings.output == "h" else ("z", "h")
+    scores = judge.measure(trained, used)
     metrics = values(scores)
     if trained[0].z.z.shape != trained[0].h.z.shape or not torch.equal(trained[0].z.z, trained[0].h.z):
-        metrics |= {f"{name}-z": part for name, part in values(judge.measure(trained, "z")).items()}
-    baselines = {"raw_pixels": values(judge.measure(judge.sides(pixels), "h"))}
+        metrics |= {f"{name}-{other}": part for name, part in values(judge.measure(trained, other)).items()}
+    baselines = {"raw_pixels": values(judge.measure(judge.sides(pixels), used))}
     if training.steps > 0:
-        baselines["untrained"] = values(judge.measure(judge.sides(_initial(recipe, training)), "h"))
+        baselines["untrained"] = values(judge.measure(judge.sides(_initial(recipe, training)), used))
     images = training.steps * (training.sampler.batch_size if training.sampler else 0)
     return {
         "metrics": metrics,
@@ -49,6 +50,7 @@ def final_result(
         "fingerprint": benchmark(recipe, splits),
         "steps": training.steps,
         "best_step": best_step,
+        "output": settings.output,
         "images_seen": images,
         "items": {name: len(getattr(splits, name).labels) for name in ("train", "val", "test")},
         "warnings": warned,

@@ -10,7 +10,7 @@ from methods.small import labelled, network
 
 from metriclab.core.errors import RecipeError
 from metriclab.core.pairs import Pairs
-from metriclab.methods.supervised import Supervised
+from metriclab.methods.supervised import Outputs, Supervised
 from metriclab.registry import build
 from metriclab.testing import check_method
 
@@ -71,6 +71,17 @@ def test_images_of_unknown_class_change_nothing():
     images = labelled(LABELS)
     every, known = method(images), method(images.slice(0, 6))
     assert torch.allclose(method.objective(every, every).loss, method.objective(known, known).loss, atol=1e-6)
+
+
+def test_with_a_memory_the_batch_is_held_against_its_rows_alone():
+    memory, loss = build("memory", "ring", 4, torch.arange(3), size=8), build("loss", "contrastive")
+    method, images = Supervised(network(batch_norm=True), loss=loss, memory=memory), labelled(LABELS)
+    outputs = method(images)
+    assert float(method.objective(outputs, outputs).loss.detach()) == 0  # nothing is in it yet
+    method.after_step(Outputs(outputs.rows.detach()), 0)
+    later = method(labelled(LABELS, step=1))
+    assert torch.equal(method.objective(later, later).loss, loss(later.rows, memory.rows()))
+    check_method(method, labelled(LABELS, step=2))
 
 
 def test_a_miner_beside_a_loss_that_takes_none_is_refused():

@@ -10,6 +10,7 @@ import torch
 from methods.small import labelled, network
 
 from metriclab.core.distributed import average_gradients, gather, mean
+from metriclab.core.errors import RecipeError
 from metriclab.core.protocols import Memory
 from metriclab.methods.xbm import XBM
 from metriclab.recipe import Recipe, read
@@ -35,6 +36,15 @@ def whole(anchors, references):
     return ((anchors.z @ references.z.T).exp().mean(1) ** 2).sum()
 
 
+def nearest_negatives(pairs):
+    return replace(pairs, negative=pairs.negative & (pairs.similarity > 0.3))
+
+
+def no_pairs(pairs):
+    nothing = torch.zeros_like(pairs.positive)
+    return replace(pairs, positive=nothing, negative=nothing)
+
+
 def batches():
     return [labelled(labels, step=step) for step, labels in enumerate(LABELS)]
 
@@ -43,6 +53,22 @@ def batches():
 @pytest.mark.parametrize("start_step", [0, 2])
 def test_it_keeps_what_a_method_keeps_on_any_number_of_ranks(loss, start_step):
     check_method(xbm(loss=loss, start_step=start_step), labelled((0, 1, 0, 2, 1, 0, 3)))
+
+
+@pytest.mark.parametrize("loss", ["contrastive", "nt-xent"])
+def test_a_miner_chooses_among_the_pairs_of_the_memory_too(loss):
+    method = xbm(loss=loss, start_step=0)
+    method.miner = nearest_negatives
+    check_method(method, labelled((0, 1, 0, 2, 1, 0, 3)))
+    method.miner = no_pairs
+    outputs = method(labelled((0, 1, 0)))
+    method.after_step(outputs, 0)
+    assert float(method.objective(outputs, method(labelled((0, 1, 0), step=1))).loss.detach()) == 0
+
+
+def test_a_miner_beside_a_loss_that_takes_none_is_refused():
+    with pytest.raises(RecipeError, match="the loss function takes no miner"):
+        XBM(network(batch_norm=False), loss=whole, memory=ring(4), miner=no_pairs)
 
 
 def test_losses_over_the_rows_of_all_ranks_too():

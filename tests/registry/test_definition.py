@@ -213,7 +213,11 @@ REFUSED = "loss 'mine' of some-package 1.2 (some.module:mine) is refused: "
             "parameter 't' may be given by position and by keyword",
             "put a * before the parameters a recipe sets, and a / after those the run gives",
         ),
-        (given_one, "it has 1 positional-only parameters, where a loss has 0", "its signature is (*, ...)"),
+        (
+            given_one,
+            "it has 1 positional-only parameters, where a loss has 2",
+            "its signature is (width, classes, /, *, ...) or (*, ...)",
+        ),
         (unannotated, "parameter 't' has no annotation", "say which values it takes, as in `k: int`"),
         (
             unresolvable,
@@ -342,6 +346,20 @@ def test_build_checks_what_a_recipe_would():
     assert str(caught.value) == "head 'test-head' has no parameter 'hiden'\n  help: did you mean 'hidden'?"
     with pytest.raises(RecipeError, match=r"built with 1 positional arguments, not 0\n  help: build\('head', 'test-"):
         build("head", "test-head", hidden=2)
+
+
+def test_a_loss_takes_all_that_is_given_or_nothing():
+    @register("loss", "test-classifier")
+    def classifier(width: int, classes: tuple[int, ...], /, *, scale: float = 2.0) -> tuple[object, ...]:
+        return width, classes, scale
+
+    assert build("loss", "test-classifier", 8, (3, 5), scale=4) == (8, (3, 5), 4.0)
+    with pytest.raises(
+        RecipeError, match=r"2 positional arguments, not 0\n  help: build\('loss', 'test-classifier', wid"
+    ):
+        build("loss", "test-classifier")
+    with pytest.raises(RecipeError, match=r"is built with 0 positional arguments, not 2"):
+        build("loss", "nt-xent", 8, (3, 5))
 
 
 def test_build_hands_components_to_a_method():

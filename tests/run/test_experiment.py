@@ -13,7 +13,11 @@ from PIL import Image
 
 from metriclab.core.errors import RecipeError
 from metriclab.recipe import read
+from metriclab.registry import build, register
+from metriclab.run.assemble import assemble
 from metriclab.run.files import digest_of
+from metriclab.run.load import load
+from metriclab.run.splits import load_splits
 from metriclab.run.store import RunFolder
 from run.tiny import outcome, run, tiny
 
@@ -38,6 +42,29 @@ def test_the_result_holds_what_others_rely_on(finished):
         {k: v for k, v in result["fingerprint"].items() if k != "digest"}
     )
     assert "leave" in result["definitions"]["retrieval"]["map_at_r"] or result["definitions"]["retrieval"]["map_at_r"]
+
+
+def test_a_run_can_be_measured_by_what_its_head_makes(finished, tmp_path):
+    run(tiny(tmp_path, "train.output=z"), tmp_path / "run")
+    by_z, by_h = outcome(tmp_path / "run")["result"], outcome(finished)["result"]
+    assert by_z["output"] == "z"
+    assert by_z["best_step"] == by_h["best_step"] == 7
+    assert by_z["metrics"]["retrieval"] == by_h["metrics"]["retrieval-z"]
+    assert by_z["metrics"]["retrieval-h"] == by_h["metrics"]["retrieval"]
+    assert by_z["baselines"]["raw_pixels"] == by_h["baselines"]["raw_pixels"]
+    assert load(tmp_path / "run").output == "z"
+
+
+def test_losses_are_told_the_width_and_the_classes_of_training(tmp_path):
+    @register("loss", "test-told")
+    def told(width: int, classes: torch.Tensor, /) -> object:
+        given.append((width, classes.tolist()))
+        return build("loss", "contrastive")
+
+    given: list[tuple[int, list[int]]] = []
+    data = load_splits(recipe := tiny(tmp_path, "loss.name=test-told")).train
+    assemble(recipe, data)
+    assert given == [(8, sorted(set(data.labels.tolist())))]
 
 
 def test_a_recipe_that_cannot_run_leaves_no_folder_behind(tmp_path):

@@ -37,8 +37,9 @@ def pictures(tmp_path_factory) -> Path:
     return place
 
 
-def test_what_comes_out_is_h_without_the_head(folder, pictures):
+def test_what_comes_out_is_what_the_run_was_measured_by(folder, pictures):
     embedder = load(folder)
+    assert torch.equal(*(torch.cat(list(embedder.files([*pictures.glob("*.jpg")], output=o))) for o in (None, "h")))
     paths = find_images([pictures])
     (h,), (z,) = (list(embedder.files(paths, output=output)) for output in ("h", "z"))
     assert h.shape == (3, embedder.network.encoder.out_features)
