@@ -40,7 +40,9 @@ def compare(anchors: Rows, references: Rows) -> Pairs:
 
 def pairs_of(similarity: Float[Tensor, "b m"], anchors: Keys, references: Keys, width: int) -> Pairs:
     """Pairs from similarities already at hand. Identity decides, not position: equal ids are one row."""
-    known = (anchors.labels >= 0)[:, None] & (references.labels >= 0)[None, :]
-    usable = known & (anchors.ids[:, None] != references.ids[None, :])
+    known = references.labels >= 0
+    # Rows copied whole: spreading a column over booleans cell by cell takes as long as all the rest.
+    rows_known = torch.stack([torch.zeros_like(known), known]).index_select(0, (anchors.labels >= 0).long())
+    usable = rows_known & (anchors.ids[:, None] != references.ids[None, :])
     alike = anchors.labels[:, None] == references.labels[None, :]
     return Pairs(similarity, usable & alike, usable & ~alike, anchors, references, width)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -12,6 +13,9 @@ from torch import Tensor
 CPU_CELLS = 2**20
 """4 MiB of float32: near the cores between the operations on it, and so much work that threads seldom wait for each
 other, which on a busy machine costs more than anything else."""
+
+CACHED_CELLS = 2**17
+"""512 KiB of float32: a handful of such tiles fit the second-level cache of a core."""
 
 GPU_CELLS = 2**24
 """64 MiB of float32: enough work for a whole GPU in every kernel."""
@@ -35,6 +39,15 @@ def anchors_per_tile(references: Tensor) -> int:
     m, d = references.shape
     fewest = min(FEWEST_ANCHORS, d) if _forced.get() is None else 1
     return max(1, fewest, tile_cells(references.device) // max(1, m))
+
+
+def tile_shape(anchors: Tensor, references: Tensor) -> tuple[int, int]:
+    """Anchors and references of a tile where it may be cut among both: small enough to stay in a core's cache."""
+    cells = tile_cells(references.device)
+    if _forced.get() is None and references.device.type == "cpu":
+        cells = CACHED_CELLS
+    height = max(1, min(len(anchors), math.isqrt(cells)))
+    return height, max(1, cells // height)
 
 
 @contextmanager

@@ -10,57 +10,42 @@ from annotated_types import Ge, Gt, Le
 from jaxtyping import Float
 from torch import Tensor
 
-from metriclab.core.pair_loss import PairLoss, Term
-from metriclab.core.pairs import Pairs
+from metriclab.core.cell_loss import Cell, CellLoss
 from metriclab.registry import register
 
 Cosine = Annotated[float, Ge(-1), Le(1)]
 
 
-def squared_distance(similarity: Float[Tensor, "b m"]) -> Float[Tensor, "b m"]:
-    """Squared Euclidean distance of unit rows."""
-    return 2 - 2 * similarity
+def hadsell_positive(similarity: Float[Tensor, "*cells"]) -> Cell:
+    """d^2."""
+    return Cell(2 - 2 * similarity, torch.full_like(similarity, -2))
 
 
-def distance(similarity: Float[Tensor, "b m"]) -> Float[Tensor, "b m"]:
-    """Euclidean distance of unit rows, with subgradient 0 where they coincide."""
-    squared = squared_distance(similarity)
-    apart = squared > 0
-    return torch.where(apart, torch.where(apart, squared, 1).sqrt(), 0 * squared)
+def hadsell_negative(similarity: Float[Tensor, "*cells"], margin: float) -> Cell:
+    """max(0, margin - d)^2, with subgradient 0 where the rows coincide."""
+    distance = (2 - 2 * similarity).clamp_(min=0).sqrt_()
+    short = (margin - distance).clamp_(min=0)
+    # The sign makes the slope 0 at distance 0, where it would be infinite.
+    slope = distance.sign().mul_(short).mul_(2).div_(distance.clamp_(min=torch.finfo(distance.dtype).tiny))
+    return Cell(short.square_(), slope)
 
 
-def mean_over(values: Float[Tensor, "b m"], chosen: Tensor) -> Term:
-    """The mean of the chosen cells."""
-    return Term(torch.where(chosen, values, 0).sum(1), chosen.sum(1))
+def squared_margin_negative(similarity: Float[Tensor, "*cells"], margin: float) -> Cell:
+    """max(0, margin^2 - d^2)."""
+    short = (2 * similarity + (margin**2 - 2)).clamp_(min=0)
+    return Cell(short, 2 * short.sign())
 
 
-def hadsell_terms(pairs: Pairs, margin: float) -> dict[str, Term]:
-    """d^2 on positives, max(0, margin - d)^2 on negatives."""
-    apart = (margin - distance(pairs.similarity)).clamp(min=0).square()
-    return {
-        "positives": mean_over(squared_distance(pairs.similarity), pairs.positive),
-        "negatives": mean_over(apart, pairs.negative),
-    }
+def cosine_positive(similarity: Float[Tensor, "*cells"], positive: float) -> Cell:
+    """max(0, positive - s)."""
+    short = (positive - similarity).clamp_(min=0)
+    return Cell(short, -short.sign())
 
 
-def squared_margin_terms(pairs: Pairs, margin: float) -> dict[str, Term]:
-    """d^2 on positives, max(0, margin^2 - d^2) on negatives."""
-    squared = squared_distance(pairs.similarity)
-    return {
-        "positives": mean_over(squared, pairs.positive),
-        "negatives": mean_over((margin**2 - squared).clamp(min=0), pairs.negative),
-    }
-
-
-def cosine_terms(pairs: Pairs, positive: float, negative: float) -> dict[str, Term]:
-    """max(0, positive - s) on positives, max(0, s - negative) on negatives, each meant over its non-zero cells."""
-    # What rounding alone leaves is a zero cell: counts must not depend on the order in which a product is summed.
-    noise = 8 * torch.finfo(pairs.similarity.dtype).eps
-    pull, push = positive - pairs.similarity, pairs.similarity - negative
-    return {
-        "positives": mean_over(pull, pairs.positive & ~(pull <= noise)),
-        "negatives": mean_over(push, pairs.negative & ~(push <= noise)),
-    }
+def cosine_negative(similarity: Float[Tensor, "*cells"], negative: float) -> Cell:
+    """max(0, s - negative)."""
+    excess = (similarity - negative).clamp_(min=0)
+    return Cell(excess, excess.sign())
 
 
 @register("loss", "contrastive")
@@ -70,7 +55,7 @@ def contrastive(
     margin: Annotated[float, Gt(0), Le(2)] = 1.0,
     positive: Cosine = 1.0,
     negative: Cosine = 0.5,
-) -> PairLoss:
+) -> CellLoss:
     """The mean over positive pairs of what draws them together, plus the mean over negative pairs of what parts them.
 
     With d the Euclidean distance of unit rows and s their cosine, a positive pair and a negative pair cost
@@ -89,7 +74,9 @@ def contrastive(
         negative: cosine down to which negatives are pushed; for cosine.
     """
     if variant == "hadsell":
-        return PairLoss(partial(hadsell_terms, margin=margin))
+        return CellLoss(hadsell_positive, partial(hadsell_negative, margin=margin))
     if variant == "squared-margin":
-        return PairLoss(partial(squared_margin_terms, margin=margin))
-    return PairLoss(partial(cosine_terms, positive=positive, negative=negative))
+        return CellLoss(hadsell_positive, partial(squared_margin_negative, margin=margin))
+    return CellLoss(
+        partial(cosine_positive, positive=positive), partial(cosine_negative, negative=negative), costly_only=True
+    )

@@ -12,25 +12,28 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
+from metriclab.core.cell_loss import Cell, CellLoss
 from metriclab.core.pair_loss import PairLoss, Term
 from metriclab.core.pairs import Pairs
-from metriclab.losses.contrastive import mean_over
+from metriclab.core.protocols import Loss
 from metriclab.registry import register
 
 
-def logistic_terms(pairs: Pairs, temperature: float, bias: float) -> dict[str, Term]:
-    """log(1 + e^-(s / t + b)) on positives, log(1 + e^(s / t + b)) on negatives."""
-    return _classified(pairs, pairs.similarity / temperature + bias)
-
-
-def _classified(pairs: Pairs, logits: Float[Tensor, "b m"]) -> dict[str, Term]:
+def logistic_positive(similarity: Float[Tensor, "*cells"], temperature: float, bias: float) -> Cell:
+    """log(1 + e^-(s / t + b))."""
+    logits = similarity / temperature + bias
     # By logsigmoid: torch's softplus(x) drops to x above 20, 2e-9 off.
-    cost = -logsigmoid(torch.where(pairs.positive, logits, -logits))
-    return {"positives": mean_over(cost, pairs.positive), "negatives": mean_over(cost, pairs.negative)}
+    return Cell(-logsigmoid(logits), (-logits).sigmoid() / -temperature)
+
+
+def logistic_negative(similarity: Float[Tensor, "*cells"], temperature: float, bias: float) -> Cell:
+    """log(1 + e^(s / t + b))."""
+    logits = similarity / temperature + bias
+    return Cell(-logsigmoid(-logits), logits.sigmoid() / temperature)
 
 
 class LearnedLogisticTerms(nn.Module):
-    """`logistic_terms` whose temperature and bias are learned; the temperature by its logarithm, so it stays positive.
+    """The same costs with a learned temperature and bias; the temperature by its logarithm, so it stays positive.
 
     Args:
         temperature: t to begin with.
@@ -43,11 +46,14 @@ class LearnedLogisticTerms(nn.Module):
         self.bias = nn.Parameter(torch.tensor(bias))
 
     def forward(self, pairs: Pairs) -> dict[str, Term]:
-        return _classified(pairs, pairs.similarity * (-self.log_temperature).exp() + self.bias)
+        logits = pairs.similarity * (-self.log_temperature).exp() + self.bias
+        cost = -logsigmoid(torch.where(pairs.positive, logits, -logits))
+        masks = {"positives": pairs.positive, "negatives": pairs.negative}
+        return {name: Term(torch.where(mask, cost, 0).sum(1), mask.sum(1)) for name, mask in masks.items()}
 
 
 @register("loss", "logistic")
-def logistic(*, temperature: Annotated[float, Gt(0)] = 0.1, bias: float = 0.0, learnable: bool = False) -> PairLoss:
+def logistic(*, temperature: Annotated[float, Gt(0)] = 0.1, bias: float = 0.0, learnable: bool = False) -> Loss:
     """Each pair by itself classified as alike or not, by the sigmoid of s / t + b, with s the cosine of its rows.
 
     The mean over positive pairs of log(1 + e^-(s / t + b)), plus the mean over negative pairs of
@@ -65,4 +71,7 @@ def logistic(*, temperature: Annotated[float, Gt(0)] = 0.1, bias: float = 0.0, l
     """
     if learnable:
         return PairLoss(LearnedLogisticTerms(temperature, bias))
-    return PairLoss(partial(logistic_terms, temperature=temperature, bias=bias))
+    return CellLoss(
+        partial(logistic_positive, temperature=temperature, bias=bias),
+        partial(logistic_negative, temperature=temperature, bias=bias),
+    )

@@ -1,0 +1,203 @@
+"""CellLoss: a loss in which every pair costs something by itself, streamed in tiles that stay in the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from metriclab.core import distributed
+from metriclab.core.pair_loss import PairLoss, Term, hand_out
+from metriclab.core.pairs import Pairs, pairs_of
+from metriclab.core.protocols import Miner
+from metriclab.core.rows import Rows, wide
+from metriclab.core.tiles import tile_shape
+
+_FEW = 16
+"""Cells a tile has for each that is wanted, from which on it pays to take those one by one."""
+
+
+class Cell(NamedTuple):
+    """What pairs of these similarities cost, each by itself.
+
+    Attributes:
+        cost: of each pair.
+        slope: derivative of the cost by the similarity.
+    """
+
+    cost: Float[Tensor, "*cells"]
+    slope: Float[Tensor, "*cells"]
+
+
+CellCost = Callable[[Float[Tensor, "*cells"]], Cell]
+
+
+class CellLoss(nn.Module):
+    """The mean cost of positive pairs plus the mean cost of negative pairs; no cost knows of other pairs.
+
+    It does what a `PairLoss` of the same costs does. As cells are independent, its tiles are cut among the references
+    too, small enough for the cache; as slopes are given, no graph is built over them.
+
+    Args:
+        positive: cost of positive pairs, a pure function of their similarity.
+        negative: cost of negative pairs.
+        costly_only: whether a mean is taken over the pairs that cost more than rounding leaves, in place of all.
+    """
+
+    pairwise = True
+
+    def __init__(self, positive: CellCost, negative: CellCost, *, costly_only: bool = False) -> None:
+        super().__init__()
+        self.positive, self.negative, self.costly_only = positive, negative, costly_only
+        self.by_pairs = PairLoss(partial(cell_terms, positive=positive, negative=negative, costly_only=costly_only))
+
+    def forward(self, anchors: Rows, references: Rows, *, mine: Miner | None = None) -> Float[Tensor, ""]:
+        if mine is not None:
+            return self.by_pairs(anchors, references, mine=mine)  # type: ignore[no-any-return]
+        anchors = replace(anchors, z=wide(anchors.z, references.z))
+        references = replace(references, z=wide(references.z, anchors.z))
+        return _Streamed.apply(self, anchors, references, anchors.z, references.z)  # type: ignore[no-any-return]
+
+
+def cell_terms(pairs: Pairs, positive: CellCost, negative: CellCost, costly_only: bool) -> dict[str, Term]:
+    """The same as terms of a `PairLoss`, for pairs that a miner has chosen."""
+    terms = {}
+    for name, cost_of, mask in (("positives", positive, pairs.positive), ("negatives", negative, pairs.negative)):
+        cost = _ByItself.apply(pairs.similarity, cost_of)
+        counted = counted_cells(cost, mask, costly_only)
+        terms[name] = Term(torch.where(counted, cost, 0).sum(1), counted.sum(1))
+    return terms
+
+
+def counted_cells(
+    cost: Float[Tensor, "*cells"], mask: Bool[Tensor, "*cells"], costly_only: bool
+) -> Bool[Tensor, "*cells"]:
+    """The cells that a mean is taken over."""
+    # What rounding alone leaves is no cost: counts must not depend on the order in which a product is summed.
+    return mask & ~(cost <= 8 * torch.finfo(cost.dtype).eps) if costly_only else mask
+
+
+class _ByItself(torch.autograd.Function):
+    """A cell's cost with its own slope as gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, similarity: Tensor, cost_of: CellCost) -> Tensor:
+        cost, slope = cost_of(similarity)
+        ctx.save_for_backward(slope)
+        return cost
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (slope,) = ctx.saved_tensors
+        return slope * gradient, None
+
+
+class _Streamed(torch.autograd.Function):
+    """Takes the gradients in the forward, tile by tile, and hands them out scaled in the backward."""
+
+    @staticmethod
+    def forward(ctx: Any, loss: CellLoss, anchors: Rows, references: Rows, *z: Tensor) -> Tensor:
+        wanted = (ctx.needs_input_grad[3], ctx.needs_input_grad[4])
+        with torch.autocast(z[0].device.type, enabled=False):
+            means = [
+                _Mean(anchors.z, references.z, cost_of, loss.costly_only, wanted)
+                for cost_of in (loss.positive, loss.negative)
+            ]
+            _stream(means, anchors.detach(), references.detach())
+            value, gradients = _joined(means)
+        ctx.save_for_backward(*gradients)
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        return (None, None, None, *hand_out(ctx.saved_tensors, gradient))
+
+
+class _Mean:
+    """The mean over positive or over negative pairs, and the gradient of its sum: a scale is known only at the end."""
+
+    def __init__(
+        self, anchors: Tensor, references: Tensor, cost_of: CellCost, costly_only: bool, wanted: tuple[bool, bool]
+    ) -> None:
+        self.cost_of, self.costly_only = cost_of, costly_only
+        self.total = anchors.new_zeros(())
+        self.count = torch.zeros_like(self.total, dtype=torch.int64)
+        self.gradients = [
+            torch.zeros_like(z) if want else None for z, want in zip((anchors, references), wanted, strict=True)
+        ]
+
+    def add(self, mask: Tensor, tile: _Tile) -> None:
+        """Adds the cells of the mask."""
+        # A GPU would have to wait for the number of cells, and has no need to save work.
+        if mask.device.type == "cpu" and int(mask.count_nonzero()) * _FEW < mask.numel():
+            self._add_few(mask, tile)
+        else:
+            self._add_all(mask, tile)
+
+    def _add_all(self, mask: Tensor, tile: _Tile) -> None:
+        weights = self._count(tile.similarity, mask)
+        of_anchors, of_references = self.gradients
+        if of_anchors is not None:
+            of_anchors[tile.rows].addmm_(weights, tile.references)
+        if of_references is not None:
+            of_references[tile.columns].addmm_(weights.T, tile.anchors)
+
+    def _add_few(self, mask: Tensor, tile: _Tile) -> None:
+        """The same, one cell after the other: positives are few where classes are many."""
+        rows, columns = mask.nonzero(as_tuple=True)
+        cells = tile.similarity[rows, columns]
+        weights = self._count(cells, torch.ones_like(cells, dtype=torch.bool))[:, None]
+        of_anchors, of_references = self.gradients
+        if of_anchors is not None:
+            of_anchors[tile.rows].index_add_(0, rows, weights * tile.references[columns])
+        if of_references is not None:
+            of_references[tile.columns].index_add_(0, columns, weights * tile.anchors[rows])
+
+    def _count(self, similarity: Tensor, mask: Tensor) -> Tensor:
+        """Adds up what the cells cost; the slopes of those that count."""
+        cost, slope = self.cost_of(similarity)
+        counted = counted_cells(cost, mask, self.costly_only)
+        nothing = torch.zeros_like(self.total)
+        self.total += torch.where(counted, cost, nothing).sum()
+        self.count += counted.count_nonzero()
+        return torch.where(counted, slope, nothing)
+
+
+class _Tile(NamedTuple):
+    """Some anchors against some references."""
+
+    similarity: Tensor
+    anchors: Tensor
+    references: Tensor
+    rows: slice
+    columns: slice
+
+
+def _stream(means: list[_Mean], anchors: Rows, references: Rows) -> None:
+    height, width = tile_shape(anchors.z, references.z)
+    for start in range(0, len(anchors), height):
+        part = slice(start, start + height)
+        for left in range(0, len(references), width):
+            other = slice(left, left + width)
+            similarity = anchors.z[part] @ references.z[other].T
+            pairs = pairs_of(similarity, anchors.keys[part], references.keys[other], anchors.width)
+            tile = _Tile(similarity, anchors.z[part], references.z[other], part, other)
+            for mean, mask in zip(means, (pairs.positive, pairs.negative), strict=True):
+                mean.add(mask, tile)
+
+
+def _joined(means: list[_Mean]) -> tuple[Tensor, list[Tensor | None]]:
+    """Value and gradients of W x local sum / global count; on every rank, also one without pairs."""
+    counts = distributed.total(torch.stack([mean.count for mean in means]))
+    scales = distributed.world_size() / counts.clamp(min=1).to(means[0].total.dtype)
+    value = sum((mean.total * scale for mean, scale in zip(means, scales, strict=True)), torch.zeros_like(scales[0]))
+    gradients: list[Tensor | None] = []
+    for parts in zip(*(mean.gradients for mean in means), strict=True):
+        one, other = parts
+        gradients.append(None if one is None else one.mul_(scales[0]).add_(other * scales[1]))
+    return value, gradients
