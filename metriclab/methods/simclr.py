@@ -7,10 +7,10 @@ from typing import NamedTuple
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from metriclab.core.apply_loss import apply_loss
+from metriclab.core.apply_loss import apply_loss, check_miner_fits
 from metriclab.core.batch import Batch
 from metriclab.core.network import Embedded, Network
-from metriclab.core.protocols import Loss, Objective
+from metriclab.core.protocols import Loss, Miner, Objective
 from metriclab.core.rows import Rows
 from metriclab.registry import register
 
@@ -31,19 +31,26 @@ class SimCLR(nn.Module):
     Args:
         network: encoder and head.
         loss: nt-xent in the paper.
+        miner: chooses among the pairs; with one, the loss must be a loss over pairs. `false-negatives` leaves out
+            negatives that look like the anchor's own class.
+
+    Raises:
+        RecipeError: for a miner beside a loss that takes none.
     """
 
-    def __init__(self, network: Network, /, *, loss: Loss) -> None:
+    def __init__(self, network: Network, /, *, loss: Loss, miner: Miner | None = None) -> None:
         super().__init__()
+        check_miner_fits(loss, miner)
         self.network = network
         self.loss = loss
+        self.miner = miner
 
     def forward(self, batch: Batch) -> Outputs:
         embedded = self.network.views(batch.views)
         return Outputs(batch.rows([view.z for view in embedded], labels=batch.items))
 
     def objective(self, local: Outputs, world: Outputs) -> Objective:
-        return Objective(apply_loss(self.loss, local.rows, world.rows), {})
+        return Objective(apply_loss(self.loss, local.rows, world.rows, mine=self.miner), {})
 
     def after_step(self, world: Outputs, step: int) -> None:
         pass

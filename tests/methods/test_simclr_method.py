@@ -10,6 +10,7 @@ from methods.small import network
 from torch import nn
 
 from metriclab.core.batch import Batch
+from metriclab.core.errors import RecipeError
 from metriclab.core.network import Network
 from metriclab.core.rows import rows
 from metriclab.methods.simclr import SimCLR
@@ -33,6 +34,26 @@ def test_it_keeps_what_a_method_keeps_on_any_number_of_ranks(batch_norm, views):
 @pytest.mark.parametrize("loss", ["contrastive", "triplet"])
 def test_any_loss_can_take_the_place_of_nt_xent(loss):
     check_method(SimCLR(network(batch_norm=True), loss=build("loss", loss)), batch())
+
+
+@pytest.mark.parametrize("miner", ["false-negatives", "distance-weighted"])
+def test_with_a_miner_too(miner):
+    chosen = build("miner", miner, k=2)
+    check_method(SimCLR(network(batch_norm=True), loss=build("loss", "nt-xent"), miner=chosen), batch())
+
+
+def test_it_is_the_loss_of_the_mined_pairs():
+    loss, miner = build("loss", "nt-xent"), build("miner", "false-negatives", threshold=-1.0, k=3)
+    method, images = SimCLR(network(batch_norm=False), loss=loss, miner=miner), batch()
+    outputs = method(images)
+    mined = method.objective(outputs, outputs).loss
+    assert torch.equal(mined, loss(outputs.rows, outputs.rows, mine=miner))
+    assert float(mined.detach()) < float(loss(outputs.rows, outputs.rows).detach())  # its costliest negatives are gone
+
+
+def test_a_miner_beside_a_loss_that_takes_none_is_refused():
+    with pytest.raises(RecipeError, match="takes no miner"):
+        SimCLR(network(batch_norm=False), loss=lambda anchors, references: 0, miner=build("miner", "false-negatives"))
 
 
 def test_a_rank_without_positives_changes_nothing():

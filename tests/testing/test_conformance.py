@@ -1,4 +1,4 @@
-"""Every registered loss and method keeps what the kit asks: a new component is tested by being registered."""
+"""Every registered loss, miner and method keeps what the kit asks: a new component is tested by being registered."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from importlib.metadata import entry_points
 import pytest
 
 from metriclab.registry import build
-from metriclab.testing import check_loss
+from metriclab.testing import check_loss, check_miner
 
 LOSSES = sorted({point.name for point in entry_points(group="metriclab.loss")})
+MINERS = sorted({point.name for point in entry_points(group="metriclab.miner")})
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -33,3 +34,24 @@ def test_registered_loss(name):
 )
 def test_other_settings_of_built_in_losses(name, parameters):
     check_loss(build("loss", name, **parameters))
+
+
+@pytest.mark.parametrize("name", MINERS)
+def test_registered_miner(name):
+    check_miner(build("miner", name))
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("semihard-pairs", {"margin": 1.0, "sides": "both"}),
+        ("easy-pairs", {"margin": 0.3, "sides": "both"}),
+        ("batch-hard", {"positive": "nearest"}),
+        ("multi-similarity", {"epsilon": 0.0}),
+        ("top-k-negatives", {"k": 1}),
+        ("distance-weighted", {"k": 5, "cutoff": 0.1, "reach": 1.9, "seed": 7}),
+        ("false-negatives", {"threshold": -1.0, "k": 2}),
+    ],
+)
+def test_other_settings_of_built_in_miners(name, parameters):
+    check_miner(build("miner", name, **parameters))

@@ -1,0 +1,1 @@
+"""Miners: which pairs a loss sees. Each module registers its own."""

@@ -1,0 +1,217 @@
+"""What every miner keeps."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from metriclab.core.distributed import map_tensors
+from metriclab.core.pairs import Pairs, compare
+from metriclab.core.protocols import Miner
+from metriclab.testing.cases import Case, case, edges, plain
+from metriclab.testing.mined_loss import RULE, check_ranks, check_tiles
+
+
+def check_miner(miner: Miner, *, rounding: bool = True, device: bool = True, ranks: bool = True) -> None:
+    """Checks a miner on the edge cases of the field, in tiles and on several ranks.
+
+    Its masks shrink and nothing else changes; an anchor's choice depends on its own pairs alone, not on the order of
+    rows, nor on tiles, ranks, or an earlier call; and a row that is NaN stays in sight of the loss.
+
+    Args:
+        miner: the component, built. For `ranks` it must be picklable.
+        rounding: whether similarities that differ by rounding alone are chosen alike, as ties are.
+        device: whether it runs on tensors without values, so that a GPU need never wait for it.
+        ranks: whether to compare several ranks with one process (starts processes: seconds, once a session).
+
+    Raises:
+        AssertionError: saying what is wrong and how to see it.
+    """
+    for given in [*edges(), many()]:
+        for dtype in (torch.float64, torch.float32):
+            _check_masks(miner, given.to(dtype))
+    _check_nothing(miner)
+    tied = [one for one in edges() if one.name in ("identical rows", "opposite rows")]
+    for given in [plain(), many(), *tied]:
+        _check_again(miner, given)
+        _check_order(miner, given)
+        _check_parts(miner, given)
+        _check_other_cells(miner, given)
+        if rounding:
+            _check_rounding(miner, given)
+    _check_precision(miner)
+    _check_broken(miner)
+    if device:
+        _check_device(miner)
+    check_tiles(_name(miner), miner, given=[plain(), many()])
+    if ranks:
+        check_ranks(_name(miner), miner, given=[plain(), many()])
+
+
+def many() -> Case:
+    """So many rows that most miners have to choose, some of them near each other."""
+    return case("many rows", [i % 7 for i in range(40)], width=3, seed=2)
+
+
+def all_pairs(given: Case) -> Pairs:
+    """The rows against themselves."""
+    return compare(given.rows(), given.rows())
+
+
+def _name(miner: Miner) -> str:
+    function: Any = getattr(miner, "func", miner)  # of a functools.partial
+    return str(getattr(function, "__qualname__", type(miner).__name__))
+
+
+def _cut(pairs: Pairs, anchors: slice | Tensor, references: slice | Tensor = slice(None)) -> Pairs:
+    cells = (pairs.similarity, pairs.positive, pairs.negative)
+    similarity, positive, negative = (cell[anchors][:, references] for cell in cells)
+    return Pairs(similarity, positive, negative, pairs.anchors[anchors], pairs.references[references], pairs.width)
+
+
+def _same(one: Pairs, other: Pairs) -> bool:
+    return torch.equal(one.positive, other.positive) and torch.equal(one.negative, other.negative)
+
+
+def _mine(miner: Miner, pairs: Pairs, what: str) -> Any:
+    try:
+        return miner(pairs)
+    except Exception as error:
+        raise AssertionError(f"{_name(miner)} raises on {what}: {type(error).__name__}: {error}") from error
+
+
+def _check_masks(miner: Miner, given: Case) -> None:
+    pairs = all_pairs(given)
+    some = slice((2 * len(given.z) + 2) // 3)
+    _check_result(miner, pairs, given.name)
+    _check_result(miner, _cut(pairs, some), f"{given.name}, two thirds of them anchors")
+
+
+def _check_nothing(miner: Miner) -> None:
+    """A rank without anchors, or an empty memory."""
+    pairs, every, none = all_pairs(plain()), slice(None), slice(0)
+    _check_result(miner, _cut(pairs, none, every), "no anchors")
+    _check_result(miner, _cut(pairs, every, none), "no references")
+    _check_result(miner, _cut(pairs, none, none), "no rows at all")
+
+
+def _check_result(miner: Miner, pairs: Pairs, what: str) -> None:
+    before = copy.deepcopy(pairs)
+    mined = _mine(miner, pairs, what)
+    assert isinstance(mined, Pairs), f"{_name(miner)} returns a {type(mined).__name__}, not Pairs"
+    for field in ("similarity", "anchors", "references", "width"):
+        assert getattr(mined, field) is getattr(pairs, field), (
+            f"{_name(miner)} changes the {field} of its pairs: return dataclasses.replace(pairs, positive=..., "
+            "negative=...), which keeps them"
+        )
+    for side in ("positive", "negative"):
+        mask, whole = getattr(mined, side), getattr(before, side)
+        fits = mask.dtype == torch.bool and mask.shape == whole.shape
+        assert fits, f"{_name(miner)} returns a {side} mask of {mask.dtype} and shape {tuple(mask.shape)} on {what}"
+        grown = mask & ~whole
+        assert not grown.any(), f"{_name(miner)} adds {side} pairs on {what}: masks may only shrink"
+    assert _equal(before, pairs), f"{_name(miner)} writes into its pairs"
+
+
+def _equal(one: Pairs, other: Pairs) -> bool:
+    same = [torch.equal(one.similarity.nan_to_num(9), other.similarity.nan_to_num(9)), _same(one, other)]
+    for side in ("anchors", "references"):
+        ours, theirs = getattr(one, side), getattr(other, side)
+        same += [torch.equal(getattr(ours, key), getattr(theirs, key)) for key in ("labels", "items", "ids", "views")]
+    return all(same)
+
+
+def _check_again(miner: Miner, given: Case) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        first = miner(all_pairs(given))
+        miner(all_pairs(plain()))
+        second = miner(all_pairs(given))
+    assert _same(first, second), (
+        f"{_name(miner)} chooses otherwise in a second call on {given.name}: it must be a pure function; draw from "
+        "the ids of anchors and references"
+    )
+
+
+def _check_order(miner: Miner, given: Case) -> None:
+    pairs = all_pairs(given)
+    mined, n = miner(pairs), len(given.z)
+    forwards, backwards = torch.arange(n), torch.arange(n).flip(0).roll(3)
+    for what, order in (("anchors", (backwards, forwards)), ("references", (forwards, backwards))):
+        same = _same(_cut(mined, *order), miner(_cut(pairs, *order)))
+        assert same, f"{_name(miner)} chooses by the order of {what} on {given.name}: {RULE}; keep all that tie"
+
+
+def _check_parts(miner: Miner, given: Case) -> None:
+    pairs, n = all_pairs(given), len(given.z)
+    mined = miner(pairs)
+    for borders in ([0, n // 2, n], [0, 0, 1, 2, n // 3, n - 1, n]):
+        for start, stop in pairwise(borders):
+            part = slice(start, stop)
+            same = _same(_cut(mined, part), miner(_cut(pairs, part)))
+            assert same, f"{_name(miner)} depends on which anchors are in the same tile, on {given.name}: {RULE}"
+
+
+def _check_other_cells(miner: Miner, given: Case) -> None:
+    pairs = all_pairs(given)
+    for similarity in (1.0, -1.0):
+        others = pairs.similarity.masked_fill(~(pairs.positive | pairs.negative), similarity)
+        assert _same(miner(pairs), miner(replace(pairs, similarity=others))), (
+            f"{_name(miner)} looks at cells that are neither positive nor negative on {given.name}, such as a row and "
+            "itself or rows of unknown label: mask similarities before taking a maximum"
+        )
+
+
+def _check_rounding(miner: Miner, given: Case) -> None:
+    pairs = all_pairs(given)
+    step = torch.finfo(pairs.similarity.dtype).eps
+    anchors, references = torch.arange(len(pairs.anchors)), torch.arange(len(pairs.references))
+    steps = (7 * anchors[:, None] + references) % 3 - 1  # one up, one down, or none, in turn
+    rounded = replace(pairs, similarity=pairs.similarity + step * steps)
+    assert _same(miner(pairs), miner(rounded)), (
+        f"{_name(miner)} chooses by rounding alone on {given.name}: a product summed in another order must give the "
+        "same pairs, so take similarities within some epsilons of the type for equal"
+    )
+
+
+def _check_precision(miner: Miner) -> None:
+    given = many()
+    same = _same(miner(all_pairs(given)), miner(all_pairs(given.to(torch.float32))))
+    assert same, f"{_name(miner)} chooses otherwise in float32 than in float64 on {given.name}"
+
+
+def _check_broken(miner: Miner) -> None:
+    for row in range(len(plain().z)):
+        broken = plain()
+        broken.z[row] = torch.nan
+        if broken.labels[row] >= 0:
+            mined = miner(all_pairs(broken))
+            seen = ((mined.positive | mined.negative) & mined.similarity.isnan()).any()
+            assert seen, (
+                f"{_name(miner)} leaves out all pairs of a row that is NaN, which hides divergence: compare as "
+                "~(s <= bound), which is true for NaN"
+            )
+
+
+def _check_device(miner: Miner) -> None:
+    given: Any = copy.deepcopy(miner)
+    if isinstance(given, nn.Module):
+        given.to("meta")
+    without_values = map_tensors(lambda tensor: tensor.to("meta"), _fields(all_pairs(plain())))
+    try:
+        given(Pairs(**without_values, width=5))
+    except Exception as error:
+        raise AssertionError(
+            f"{_name(miner)} cannot run on tensors without values ({type(error).__name__}: {error}): it reads values "
+            "on the host, by .item(), nonzero or a boolean index, or makes tensors on another device than its pairs"
+        ) from error
+
+
+def _fields(pairs: Pairs) -> dict[str, Any]:
+    names = ("similarity", "positive", "negative", "anchors", "references")
+    return {name: getattr(pairs, name) for name in names}
