@@ -77,21 +77,24 @@ def agree(loss: PairLoss, by_loops: ByLoops, kind: str = "random") -> None:
                 torch.testing.assert_close(gradient, of_expected, atol=allowed, rtol=0)
 
 
-def agree_in_float32(loss: PairLoss, by_loops: ByLoops, t: float) -> None:
-    """Value to 8 eps / t and gradient to 16 eps / t of its scale, against float64 on the same rounded rows."""
-    batch = rows(torch.randn(32, 12), torch.arange(32) % 9)
-    single = batch.z.clone().requires_grad_()
-    double = batch.z.double().requires_grad_()
-    found = replace(batch, z=single)
-    value = loss(found, found)
-    exact = replace(batch, z=double)
-    expected = by_loops(exact, exact)
-    assert value.dtype == torch.float32
-    assert float(value.detach()) == pytest.approx(float(expected.detach()), abs=8 * 2**-23 / t)
-    (gradient,) = torch.autograd.grad(value, single)
-    (of_expected,) = torch.autograd.grad(expected, double)
-    allowed = 16 * 2**-23 / t * max(1.0, float(of_expected.abs().max()))
-    torch.testing.assert_close(gradient.double(), of_expected, atol=allowed, rtol=0)
+def agree_in_lower_precision(loss: PairLoss, by_loops: ByLoops, t: float) -> None:
+    """Embeddings in float32, and in bfloat16 under autocast, against float64 on the same rounded rows: the value to
+    8 eps / t of float32, the gradient to 16 eps / t of its scale."""
+    for dtype in (torch.float32, torch.bfloat16):
+        batch = rows(torch.randn(32, 12).to(dtype), torch.arange(32) % 9)
+        single = batch.z.clone().requires_grad_()
+        double = batch.z.double().requires_grad_()
+        found = replace(batch, z=single)
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            value = loss(found, found)
+        exact = replace(batch, z=double)
+        expected = by_loops(exact, exact)
+        assert value.dtype == torch.float32
+        assert float(value.detach()) == pytest.approx(float(expected.detach()), abs=8 * 2**-23 / t)
+        (gradient,) = torch.autograd.grad(value, single)
+        (of_expected,) = torch.autograd.grad(expected, double)
+        allowed = 16 * 2**-23 / t * max(1.0, float(of_expected.abs().max()))
+        torch.testing.assert_close(gradient.double(), of_expected, atol=allowed, rtol=0)
 
 
 def peer_batch(labels: list[int]) -> tuple[Tensor, Tensor, Rows]:

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from losses.loops import agree, agree_in_lower_precision, mean, partners
 
 from metriclab.core.rows import Rows, concatenate, rows
 from metriclab.core.tiles import forced_tile_cells
@@ -69,6 +70,40 @@ def test_the_formula(parameters, cost, counts, labels):
         with forced_tile_cells(20):
             value = loss(batch, references)
         assert float(value) == pytest.approx(by_loops(batch, references, cost, counts), abs=1e-13)
+
+
+def by_cosines(variant, margin):
+    """The same from cosines alone, differentiable."""
+
+    def pull(s):
+        return 1 - s if variant == "cosine" else 2 - 2 * s
+
+    def push(s):
+        if variant == "cosine":
+            return torch.relu(s - 0.5)
+        squared = torch.relu(2 - 2 * s)
+        if variant == "squared-margin":
+            return torch.relu(margin**2 - squared)
+        return torch.relu(margin - (squared.sqrt() if squared > 0 else 0 * squared)).square()
+
+    def loss(anchors, references):
+        pulls, pushes = [], []
+        for alike, apart in partners(anchors, references):
+            pulls += map(pull, alike)
+            pushes += map(push, apart)
+        if variant == "cosine":
+            pulls, pushes = ([value for value in values if value > 1e-6] for values in (pulls, pushes))
+        return mean(pulls) + mean(pushes)
+
+    return loss
+
+
+@pytest.mark.parametrize("kind", ["random", "zero"])
+@pytest.mark.parametrize(("variant", "margin"), [("hadsell", 1.2), ("squared-margin", 1.4), ("cosine", 1.0)])
+def test_gradients_on_every_kind_of_labels_and_in_lower_precision(variant, margin, kind):
+    loss = build("loss", "contrastive", variant=variant, margin=margin)
+    agree(loss, by_cosines(variant, margin), kind)
+    agree_in_lower_precision(loss, by_cosines(variant, margin), 0.5)
 
 
 def test_rows_that_coincide_have_subgradient_zero():

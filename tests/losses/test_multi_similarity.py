@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from losses.loops import ROWS, agree, agree_in_float32, log_sum_exp, mean, partners, peer_batch, same_as_peer
+from losses.loops import ROWS, agree, agree_in_lower_precision, log_sum_exp, mean, partners, peer_batch, same_as_peer
 from pytorch_metric_learning.losses import MultiSimilarityLoss
 
 from metriclab.core.rows import rows
@@ -41,9 +41,9 @@ def test_the_formula(setting, kind):
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_float32_is_right_to_rounding(setting):
+def test_lower_precision_is_right_to_rounding(setting):
     # A similarity's rounding reaches the value unscaled; the slope, through a softmax, at 1 / t = max(alpha, beta).
-    agree_in_float32(make(*setting), by_loops(*setting), 1 / max(setting[:2]))
+    agree_in_lower_precision(make(*setting), by_loops(*setting), 1 / max(setting[:2]))
 
 
 def test_float32_values_do_not_suffer_from_sharpness():

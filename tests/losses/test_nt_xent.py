@@ -68,7 +68,7 @@ LABELS = {
 }
 
 
-@pytest.mark.parametrize("t", [1.0, 0.1, 0.02, 0.003])
+@pytest.mark.parametrize("t", [1.0, 0.1, 0.02, 0.001, 2e-4])
 @pytest.mark.parametrize("name", LABELS)
 def test_batch_against_itself(name, t):
     z, batch = make(LABELS[name])

@@ -6,6 +6,8 @@ import math
 
 import pytest
 import torch
+from losses.loops import agree, agree_in_lower_precision, mean, partners
+from torch import Tensor
 
 from metriclab.core.rows import Rows, concatenate, rows
 from metriclab.core.tiles import forced_tile_cells
@@ -48,6 +50,34 @@ def test_the_formula(negatives, soft, margin, labels):
         with forced_tile_cells(30):
             value = loss(batch, references)
         assert float(value) == pytest.approx(by_loops(batch, references, margin, soft, negatives), abs=1e-12)
+
+
+def by_cosines(margin, soft, negatives):
+    """The same from cosines alone, differentiable; those within rounding of each other are equal."""
+
+    def loss(anchors, references):
+        costs = []
+        for alike, apart in partners(anchors, references):
+            for s in alike:
+                chosen = apart
+                if negatives == "semihard":
+                    inside = [x for x in apart if s - margin / 2 < x < s - 1e-6]
+                    chosen = [max(inside, key=Tensor.item)] if inside else []
+                if negatives == "hardest":
+                    chosen = [max(apart, key=Tensor.item)] if apart else []
+                excess = [2 * (x - s) + margin for x in chosen]
+                costs += [torch.logaddexp(x, 0 * x) for x in excess] if soft else [x for x in excess if x > 0]
+        return mean(costs)
+
+    return loss
+
+
+@pytest.mark.parametrize("negatives", ["all", "semihard", "hardest"])
+@pytest.mark.parametrize("soft", [False, True])
+def test_gradients_on_every_kind_of_labels_and_in_lower_precision(negatives, soft):
+    loss, loops = build("loss", "triplet", margin=0.8, soft=soft, negatives=negatives), by_cosines(0.8, soft, negatives)
+    agree(loss, loops)
+    agree_in_lower_precision(loss, loops, 0.5)
 
 
 @pytest.mark.parametrize("negatives", ["all", "semihard", "hardest"])
