@@ -12,10 +12,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from metriclab.core import distributed
-from metriclab.core.pair_loss import PairLoss, Term, hand_out
+from metriclab.core.pair_loss import PairLoss, Term
 from metriclab.core.pairs import Pairs, pairs_of
 from metriclab.core.protocols import Miner
 from metriclab.core.rows import Rows, wide
+from metriclab.core.solved import Wants, solved
 from metriclab.core.tiles import tile_shape
 
 _FEW = 16
@@ -61,7 +62,15 @@ class CellLoss(nn.Module):
             return self.by_pairs(anchors, references, mine=mine)  # type: ignore[no-any-return]
         anchors = replace(anchors, z=wide(anchors.z, references.z))
         references = replace(references, z=wide(references.z, anchors.z))
-        return _Streamed.apply(self, anchors, references, anchors.z, references.z)  # type: ignore[no-any-return]
+        return solved(partial(self._solve, anchors.detach(), references.detach()), anchors.z, references.z)
+
+    def _solve(self, anchors: Rows, references: Rows, wants: Wants) -> tuple[Tensor, list[Tensor | None]]:
+        means = [
+            _Mean(anchors.z, references.z, cost_of, self.costly_only, wants)
+            for cost_of in (self.positive, self.negative)
+        ]
+        _stream(means, anchors, references)
+        return _joined(means)
 
 
 def cell_terms(pairs: Pairs, positive: CellCost, negative: CellCost, costly_only: bool) -> dict[str, Term]:
@@ -97,38 +106,15 @@ class _ByItself(torch.autograd.Function):
         return slope * gradient, None
 
 
-class _Streamed(torch.autograd.Function):
-    """Takes the gradients in the forward, tile by tile, and hands them out scaled in the backward."""
-
-    @staticmethod
-    def forward(ctx: Any, loss: CellLoss, anchors: Rows, references: Rows, *z: Tensor) -> Tensor:
-        wanted = (ctx.needs_input_grad[3], ctx.needs_input_grad[4])
-        with torch.autocast(z[0].device.type, enabled=False):
-            means = [
-                _Mean(anchors.z, references.z, cost_of, loss.costly_only, wanted)
-                for cost_of in (loss.positive, loss.negative)
-            ]
-            _stream(means, anchors.detach(), references.detach())
-            value, gradients = _joined(means)
-        ctx.save_for_backward(*gradients)
-        return value
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        return (None, None, None, *hand_out(ctx.saved_tensors, gradient))
-
-
 class _Mean:
     """The mean over positive or over negative pairs, and the gradient of its sum: a scale is known only at the end."""
 
-    def __init__(
-        self, anchors: Tensor, references: Tensor, cost_of: CellCost, costly_only: bool, wanted: tuple[bool, bool]
-    ) -> None:
+    def __init__(self, anchors: Tensor, references: Tensor, cost_of: CellCost, costly_only: bool, wants: Wants) -> None:
         self.cost_of, self.costly_only = cost_of, costly_only
         self.total = anchors.new_zeros(())
         self.count = torch.zeros_like(self.total, dtype=torch.int64)
         self.gradients = [
-            torch.zeros_like(z) if want else None for z, want in zip((anchors, references), wanted, strict=True)
+            torch.zeros_like(z) if want else None for z, want in zip((anchors, references), wants, strict=True)
         ]
 
     def add(self, mask: Tensor, tile: _Tile) -> None:

@@ -6,9 +6,9 @@ pairs are handled here, once for all of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from metriclab.core import distributed
 from metriclab.core.pairs import Pairs, pairs_of
 from metriclab.core.rows import Rows, wide
+from metriclab.core.solved import Wants, solved
 from metriclab.core.tiles import anchors_per_tile
 
 
@@ -60,7 +61,7 @@ class PairLoss(nn.Module):
         anchors = replace(anchors, z=wide(anchors.z, references.z))
         references = replace(references, z=wide(references.z, anchors.z))
         inputs = (anchors.z, references.z, *self.parameters())
-        return _Streamed.apply(_Stream(self.terms, mine, anchors, references, inputs), *inputs)  # type: ignore[no-any-return]
+        return solved(_Stream(self.terms, mine, anchors, references, inputs).run, *inputs)
 
 
 class _Stream:
@@ -77,10 +78,11 @@ class _Stream:
         self.terms, self.mine = terms, mine
         self.anchors, self.references = anchors.detach(), references.detach()
         self.inputs = inputs
-        self.wants = [torch.is_grad_enabled() and tensor.requires_grad for tensor in inputs]
+        self.wants: Wants = ()
 
-    def run(self) -> tuple[Tensor, list[Tensor | None]]:
+    def run(self, wants: Wants) -> tuple[Tensor, list[Tensor | None]]:
         """Value and gradients of W x local sum / global count."""
+        self.wants = wants
         value, gradients = self.anchors.z.new_zeros(()), self._zeros()
         sums = self._sums()
         if not sums:
@@ -153,25 +155,3 @@ class _Sum:
         self.count = torch.zeros_like(zero, dtype=torch.int64)
         self.weight = weight
         self.gradients = gradients
-
-
-class _Streamed(torch.autograd.Function):
-    """Takes the gradients in the forward, tile by tile, and hands them out scaled in the backward."""
-
-    @staticmethod
-    def forward(ctx: Any, stream: _Stream, *inputs: Tensor) -> Tensor:
-        with torch.autocast(inputs[0].device.type, enabled=False):
-            value, gradients = stream.run()
-        ctx.save_for_backward(*gradients)
-        return value
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        return (None, *hand_out(ctx.saved_tensors, gradient))
-
-
-def hand_out(taken: Sequence[Tensor | None], gradient: Tensor) -> tuple[Tensor | None, ...]:
-    """The backward of a loss whose gradients were taken in its forward."""
-    if torch.is_grad_enabled():
-        raise RuntimeError("this loss takes its gradient in the forward and has no second one: no create_graph=True")
-    return tuple(None if one is None else one * gradient for one in taken)

@@ -35,7 +35,7 @@ class NTXent(nn.Module):
     An anchor's other positives are in no denominator, so any number of views and repeated items are handled. Exact
     down to t = 2e-4 in float32. At t = 1 it is the N-pair loss (Sohn 2016) on unit rows.
 
-    Memory is O(N D): batches of 65,536 rows fit a laptop. Up to 16 rows a label take a closed form; more, or a miner,
+    Memory is O(N D): batches of 65,536 rows fit a laptop. Up to 64 rows a label take a closed form; more, or a miner,
     take the generic streamed path, with the same result.
 
     Paper: Chen et al., A Simple Framework for Contrastive Learning of Visual Representations, ICML 2020, equation 1;

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -20,11 +21,11 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from metriclab.core import distributed
-from metriclab.core.pair_loss import hand_out
 from metriclab.core.rows import Keys, Rows
+from metriclab.core.solved import Wants, solved
 from metriclab.core.tiles import anchors_per_tile, tile_cells
 
-MOST_ALIKE = 16
+MOST_ALIKE = 64
 """Rows of one label up to which positives are handled column by column."""
 
 LARGEST_LOGIT = 64.0
@@ -77,28 +78,18 @@ def closed_form(anchors: Rows, references: Rows, temperature: float) -> Float[Te
         return None
     inputs = (anchors.z,) if square else (anchors.z, references.z)
     solver = _symmetric if symmetric else _rectangular
-    wants = tuple(torch.is_grad_enabled() and z.requires_grad for z in inputs)
-    return _ClosedForm.apply(solver, anchors.labels, alike, temperature, wants, *inputs)  # type: ignore[no-any-return]
+    bare = tuple(z.detach() for z in inputs)
+    return solved(partial(_solve, solver, bare, anchors.labels, alike, temperature), *inputs)
 
 
-class _ClosedForm(torch.autograd.Function):
-    """Takes the gradient in the forward and hands it out scaled in the backward."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, solver: Any, labels: Tensor, alike: Alike, temperature: float, wants: tuple[bool, ...], *z: Tensor
-    ) -> Tensor:
-        with torch.autocast(z[0].device.type, enabled=False):
-            total, gradients = solver(z, labels, alike, temperature, wants)
-        # Of shape (1,), as the generic path has it: another rank may be taking that path in this very call.
-        pairs = distributed.total(alike.paired.sum().reshape(1))
-        scale = distributed.world_size() / pairs.clamp(min=1).to(total.dtype)[0]
-        ctx.save_for_backward(*(None if gradient is None else gradient.mul_(scale) for gradient in gradients))
-        return total * scale  # type: ignore[no-any-return]  # solvers are untyped
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        return (None, None, None, None, None, *hand_out(ctx.saved_tensors, gradient))
+def _solve(
+    solver: Any, z: tuple[Tensor, ...], labels: Tensor, alike: Alike, temperature: float, wants: Wants
+) -> tuple[Tensor, list[Tensor | None]]:
+    total, gradients = solver(z, labels, alike, temperature, wants)
+    # Of shape (1,), as the generic path has it: another rank may be taking that path in this very call.
+    pairs = distributed.total(alike.paired.sum().reshape(1))
+    scale = distributed.world_size() / pairs.clamp(min=1).to(total.dtype)[0]
+    return total * scale, [None if gradient is None else gradient.mul_(scale) for gradient in gradients]
 
 
 def _symmetric(

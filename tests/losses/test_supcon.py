@@ -7,10 +7,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from losses.loops import ROWS, agree, agree_in_lower_precision, log_sum_exp, mean, partners, peer_batch, same_as_peer
 from pytorch_metric_learning.losses import SupConLoss
 
-from metriclab.core.rows import rows
+from metriclab.core.rows import concatenate, rows
+from metriclab.core.tiles import forced_tile_cells
 from metriclab.registry import build
 
 TEMPERATURES = [1.0, 0.1, 0.02, 0.001, 2e-4]
@@ -34,6 +37,31 @@ def by_loops(t):
 @pytest.mark.parametrize("t", TEMPERATURES)
 def test_the_formula(t, kind):
     agree(build("loss", "supcon", temperature=t), by_loops(t), kind)
+
+
+def everything(pairs):
+    return pairs
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    labels=st.lists(st.integers(-1, 4), min_size=1, max_size=14),
+    anchors=st.integers(1, 14),
+    t=st.sampled_from([1.0, 0.02, 2e-4]),
+    cells=st.sampled_from([1, 30, 10_000]),
+)
+def test_the_closed_form_is_the_generic_path_whatever_the_labels_and_tiles(labels, anchors, t, cells):
+    loss = build("loss", "supcon", temperature=t)
+    z, older = (torch.randn(n, 4, dtype=torch.float64, requires_grad=True) for n in (len(labels), 5))
+    outcomes = []
+    for options in ({}, {"mine": everything}):
+        batch = rows(z, torch.tensor(labels))
+        references = concatenate([batch[1:], rows(older, torch.tensor([0, 1, -1, 7, 0]))])
+        with forced_tile_cells(cells):
+            value = loss(batch[:anchors], references, **options)
+        outcomes.append((value, *torch.autograd.grad(value, (z, older))))
+    for found, expected in zip(*outcomes, strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-11 / t, rtol=0)
 
 
 @pytest.mark.parametrize("t", TEMPERATURES)
