@@ -5,17 +5,22 @@ from __future__ import annotations
 from importlib.metadata import entry_points
 
 import pytest
+import torch
 
-from metriclab.registry import build
+from metriclab.registry import build, load
 from metriclab.testing import check_loss, check_miner
 
 LOSSES = sorted({point.name for point in entry_points(group="metriclab.loss")})
+REQUIRED = {"pml": {"loss": "MultiSimilarityLoss"}}
+"""Parameters of losses that have no default for them."""
+
 MINERS = sorted({point.name for point in entry_points(group="metriclab.miner")})
 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_registered_loss(name):
-    check_loss(build("loss", name))
+    given = load("loss", name).given and (5, torch.arange(8))  # the width of the kit's rows, and their labels
+    check_loss(build("loss", name, *given, **REQUIRED.get(name, {})))
 
 
 @pytest.mark.parametrize(
