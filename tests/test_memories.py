@@ -164,7 +164,7 @@ def test_nothing_is_stored_in_eval():
 def test_half_precision_is_read_as_unit_rows_in_float32(dtype):
     memory, pushed = ring(8, dtype=dtype), numbered(0, 6)
     memory.push(pushed)
-    assert memory.state_dict()["z"].dtype == getattr(torch, dtype)
+    assert memory.slots.z.dtype == getattr(torch, dtype)
     read = memory.rows()
     order = read.ids[read.ids >= 0].argsort()
     z = read.z[read.ids >= 0][order]

@@ -126,20 +126,21 @@ def _show(result: dict[str, Any], folder: Path) -> None:
     if "untrained" in result["baselines"]:
         columns["untrained"] = result["baselines"]["untrained"]
     columns["trained"] = result["metrics"]
-    with_head = {name.removesuffix("-z"): part for name, part in result["metrics"].items() if name.endswith("-z")}
+    suffix, other = ("-h", "trained, without head") if result["output"] == "z" else ("-z", "trained, with head")
+    of_other = {name.removesuffix(suffix): part for name, part in result["metrics"].items() if name.endswith(suffix)}
     table = Table(title=f"{result['protocol']}, {result['items']['test']:,} images", title_justify="left")
     table.add_column()
-    for name in (*columns, *(["trained, with head"] if with_head else [])):
+    for name in (*columns, *([other] if of_other else [])):
         table.add_column(name, justify="right")
     for evaluator, part in result["metrics"].items():
-        if evaluator.endswith("-z"):
+        if evaluator.endswith(suffix):
             continue
         if all(value is None for metric, value in part.items() if metric != "lone_queries"):
             continue  # without labels there are no numbers
         table.add_row(f"[bold]{evaluator}[/]")
         for metric in part:
             cells = [column[evaluator][metric] for column in columns.values()]
-            cells += [with_head[evaluator][metric]] if with_head else []
+            cells += [of_other[evaluator][metric]] if of_other else []
             if metric != "lone_queries" or any(cells):
                 table.add_row(f"  {metric}", *map(_number, cells))
         table.add_section()

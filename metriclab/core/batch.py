@@ -52,6 +52,7 @@ class Batch:
         items: their indices in the data set.
         positions: their positions in the global batch.
         step: the step of the run, from 0.
+        features: unit features of the images, for a method that trains on features; such a batch has no views.
     """
 
     views: tuple[Float[Tensor, "n c _h _w"], ...]
@@ -59,6 +60,7 @@ class Batch:
     items: Int64[Tensor, "n"]
     positions: Int64[Tensor, "n"]
     step: int
+    features: Float[Tensor, "n d"] | None = None
 
     def __len__(self) -> int:
         return self.items.shape[0]
@@ -67,7 +69,8 @@ class Batch:
         """Images start..stop of this batch, in all views."""
         part = slice(start, stop)
         views = tuple(view[part] for view in self.views)
-        return Batch(views, self.labels[part], self.items[part], self.positions[part], self.step)
+        features = None if self.features is None else self.features[part]
+        return Batch(views, self.labels[part], self.items[part], self.positions[part], self.step, features)
 
     def rows(self, embeddings: Sequence[Float[Tensor, "n d"]], labels: Int64[Tensor, "n"]) -> Rows:
         """Rows of several views of this batch, view by view, one raw embedding tensor a view.

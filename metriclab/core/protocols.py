@@ -54,7 +54,7 @@ class Objective(NamedTuple):
 
     Attributes:
         loss: scalar; the run minimises its mean over ranks.
-        metrics: scalar tensors to log, the same on every rank.
+        metrics: scalar tensors to log, the same on every rank; one of a name that the run logs too takes its place.
     """
 
     loss: Float[Tensor, ""]
@@ -66,8 +66,10 @@ class Method(Protocol):
     """A way of training, an `nn.Module` built with (network); state only in buffers and parameters.
 
     A class whose memory holds the encoder's features, and not the head's embeddings, says so by an attribute
-    `remembers = "h"`: the memory is then built with their width. `Outputs` is the method's own NamedTuple of `Rows`
-    and of tensors with a leading row axis.
+    `remembers = "h"`: the memory is then built with their width. A method whose encoder is frozen, and that only needs
+    its features of the test view, says so by an attribute `trains_on = "features"` (default "images"): the run computes
+    them once, and batches have `features` in place of `views`. `Outputs` is the method's own NamedTuple of `Rows` and
+    of tensors with a leading row axis.
     """
 
     def forward(self, batch: Batch) -> Any:

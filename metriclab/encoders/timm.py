@@ -36,7 +36,8 @@ class TimmEncoder(nn.Module):
     Args:
         model: name in timm, with or without the tag of its weights: "resnet18", "resnet18.a1_in1k".
         pretrained: fetch timm's weights, or take them from its cache.
-        weights: path of a .safetensors, .pth or .pt file to load instead; every name and shape has to fit.
+        weights: path of a .safetensors, .pth or .pt file to load instead, or in a recipe of a run folder, for its best
+            checkpoint; every name and shape has to fit.
         cifar_stem: for ResNets on small images: a 3x3 convolution of stride 1 and no max pooling at the start.
         in_chans: channels the model takes; grey images are repeated over them.
         global_pool: how timm pools the last feature map ("avg", "max", "token", ...); the model's own by default.

@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from metriclab.core.errors import DataError
 
 _WRAPPERS = ("state_dict", "model")  # what training scripts put around their weights
-_PREFIXES = ("network.encoder.", "module.")  # an encoder within a run's checkpoint; within DataParallel
+_PREFIXES = ("method.network.encoder.", "network.encoder.", "module.")  # as in a checkpoint of a run; in DataParallel
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """The tensors of a weights file by name, on the CPU.
 
     The parts of a file that hold the encoder are found: weights wrapped as `state_dict` or `model`, and names that
-    begin with `network.encoder.` or `module.`.
+    begin with `method.network.encoder.`, `network.encoder.` or `module.`.
 
     Args:
         path: a .safetensors file, or a .pth or .pt file with nothing but tensors in it.

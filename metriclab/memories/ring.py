@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 from annotated_types import Ge
-from jaxtyping import Bool, Int64
+from jaxtyping import Int64
 from torch import Tensor, nn
 
-from metriclab.core.rows import Rows, normalize, wide
+from metriclab.core.rows import Rows
+from metriclab.memories._slots import Precision, Slots
 from metriclab.registry import register
 
-_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-_EMPTY_ID = -(2**62)
 _LOWEST = torch.iinfo(torch.int64).min
 
 
@@ -34,11 +33,6 @@ class Ring(nn.Module):
         dtype: of the stored embeddings; half precision halves the memory they take. They are read in float32.
     """
 
-    z: Tensor
-    labels: Tensor
-    items: Tensor
-    ids: Tensor
-    views: Tensor
     pointer: Tensor
     count: Tensor
 
@@ -49,16 +43,10 @@ class Ring(nn.Module):
         /,
         *,
         size: Annotated[int, Ge(1)],
-        dtype: Literal["float32", "float16", "bfloat16"] = "float32",
+        dtype: Precision = "float32",
     ) -> None:
         super().__init__()
-        # Empty slots have ids too, which nothing else has: so shapes stay the same while the memory fills.
-        empty = _EMPTY_ID - torch.arange(size)
-        self.register_buffer("z", torch.zeros(size, width, dtype=_DTYPES[dtype]))
-        self.register_buffer("labels", torch.full((size,), -1))
-        self.register_buffer("items", empty)
-        self.register_buffer("ids", empty.clone())
-        self.register_buffer("views", torch.zeros(size, dtype=torch.int64))
+        self.slots = Slots(size, width, dtype)
         self.register_buffer("pointer", torch.tensor(0))  # the slot that is written next
         self.register_buffer("count", torch.tensor(0))
 
@@ -68,15 +56,14 @@ class Ring(nn.Module):
         An empty slot is a zero row of unknown label and an id of its own: it is neither positive nor negative to any
         row, so no loss sees it. The tensors may be the memory's own: a later push changes them.
         """
-        z = wide(self.z) if self.z.dtype in (torch.float32, torch.float64) else normalize(self.z)
-        return Rows(z, self.labels, self.items, self.ids, self.views)
+        return self.slots.rows()
 
     @torch.no_grad()
     def push(self, rows: Rows, /) -> None:
         """Stores rows without their gradient, each of which must have an id that no stored row has."""
         if not self.training or len(rows) == 0:
             return
-        size = len(self.labels)
+        size = len(self.slots)
         finite = rows.z.isfinite().all(1)
         # Refused rows sort first. They get the slots just before the pointer, to which they give back what is there:
         # how many they are need not be known here, and all slots of a push are different.
@@ -84,18 +71,6 @@ class Ring(nn.Module):
         new, stored = rows[order], finite[order]
         accepted = stored.sum()
         slots = (self.pointer + accepted - len(new) + torch.arange(len(new), device=order.device)) % size
-        for kept, value in (
-            (self.z, new.z),
-            (self.labels, new.labels),
-            (self.items, new.items),
-            (self.ids, new.ids),
-            (self.views, new.views),
-        ):
-            kept[slots] = torch.where(_column(stored, value), value.to(kept.dtype), kept[slots])
+        self.slots.write(slots, new, stored)
         self.pointer.add_(accepted).remainder_(size)
         self.count.add_(accepted).clamp_(max=size)
-
-
-def _column(mask: Bool[Tensor, "n"], value: Tensor) -> Bool[Tensor, "n *ones"]:
-    """The mask, to choose among the rows of the value."""
-    return mask.reshape(-1, *[1] * (value.dim() - 1))

@@ -47,6 +47,12 @@ class Train(BaseModel):
     log_every: Count = 10
     """Steps between logged lines."""
 
+    drift_images: Count | None = None
+    """Images of val, spread over it, whose drift is logged: how far their z moved in 10, 100 and 1000 steps."""
+
+    drift_every: Count = 100
+    """Steps between logged drifts; at 100 they cost two embeddings of the images in 100 steps."""
+
     channels_last: bool = True
     """Memory layout of images in which most convolutional encoders are faster."""
 

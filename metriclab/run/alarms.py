@@ -92,8 +92,8 @@ def logged(step: Step) -> dict[str, float]:
     tensors = {
         "loss": distributed.mean(step.loss),
         "gradient_norm": step.gradient_norm,
-        **step.metrics,
         **health(step.world),
+        **step.metrics,
     }
     numbers = torch.stack([value.float() for value in tensors.values()]).tolist()
     return {**dict(zip(tensors, numbers, strict=True)), "learning_rate": step.learning_rate}

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -19,6 +19,7 @@ from metriclab.core.errors import RecipeError
 from metriclab.core.network import Network
 from metriclab.core.protocols import Dataset, Evaluator, Sampler, Schedule, Views
 from metriclab.recipe import Chosen, Recipe, Train
+from metriclab.run.weights import build_encoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,7 @@ class Training:
         data: the training split.
         sampler, optimizer: None for a run of no steps.
         steps: of the whole run.
+        features: of all items, unit rows on the device, for a method that trains on features; see `with_features`.
     """
 
     settings: Train
@@ -40,6 +42,7 @@ class Training:
     optimizer: Optimizer | None
     schedule: Schedule
     steps: int
+    features: Float[Tensor, "n d"] | None = None
 
 
 def make(chosen: Chosen, *given: Any, **components: Any) -> Any:
@@ -111,7 +114,7 @@ def build_method(recipe: Recipe, classes: Int64[Tensor, "c"], *, initial: bool =
     """
     torch.manual_seed(recipe.train.seed)
     parts = recipe.components
-    encoder = _without_weights(parts["encoder"]) if not initial else make(parts["encoder"])
+    encoder = build_encoder(parts["encoder"], initial=initial)
     network = Network(encoder, make(parts["head"], encoder.out_features))
     chosen = parts["method"].definition
     remembered = encoder if getattr(chosen.factory, "remembers", "z") == "h" else network.head
@@ -123,11 +126,6 @@ def build_method(recipe: Recipe, classes: Int64[Tensor, "c"], *, initial: bool =
     }
     method: nn.Module = make(parts["method"], network, **components)
     return method
-
-
-def _without_weights(chosen: Chosen) -> Any:
-    start = {key: value for key, value in (("pretrained", False), ("weights", None)) if key in chosen.params}
-    return chosen.definition.factory(**{**chosen.params, **start})
 
 
 def build_evaluators(recipe: Recipe) -> dict[str, Evaluator]:

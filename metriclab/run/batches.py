@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from metriclab.core import distributed
 from metriclab.core.batch import Batch, Images
@@ -21,21 +22,28 @@ _AHEAD = 2
 def batches(training: Training, start: int) -> Iterator[Batch]:
     """This rank's slices of the global batches from step `start` on; images are read ahead in a thread.
 
-    On every rank the same items are drawn with the same augmentation as in one process.
+    On every rank the same items are drawn with the same augmentation as in one process. Where the training has the
+    features of all items, batches have theirs and no views, and no image is read.
     """
     assert training.sampler is not None
-    labels = torch.from_numpy(training.data.labels)
+    labels, device, known = torch.from_numpy(training.data.labels), training.device, training.features
+    slices = _slices(training, training.sampler, start)
+    for slice_, views in _with_views(training, slices) if known is None else ((slice_, ()) for slice_ in slices):
+        items = torch.from_numpy(slice_.items)
+        on_device, positions = items.to(device), torch.arange(slice_.start, slice_.start + len(items))
+        features = None if known is None else known[on_device]
+        yield Batch(views, labels[items].to(device), on_device, positions.to(device), slice_.step, features)
+
+
+def _with_views(training: Training, slices: Iterator[_Slice]) -> Iterator[tuple[_Slice, tuple[Tensor, ...]]]:
     seed, device = training.settings.seed, training.device
     with ThreadPoolExecutor(1, thread_name_prefix="metriclab-read") as reader:
-        for slice_, read in _read_ahead(reader, training.data, _slices(training, training.sampler, start)):
-            items = torch.from_numpy(slice_.items)
-            draws = Draws(seed, slice_.epoch, items.to(device), torch.from_numpy(slice_.draws).to(device))
-            views = training.views(_to_device(read.result(), device), draws)
+        for slice_, read in _read_ahead(reader, training.data, slices):
+            items, drawn = (torch.from_numpy(part).to(device) for part in (slice_.items, slice_.draws))
+            views = training.views(_to_device(read.result(), device), Draws(seed, slice_.epoch, items, drawn))
             if training.settings.channels_last:
                 views = tuple(view.contiguous(memory_format=torch.channels_last) for view in views)
-            positions = torch.arange(slice_.start, slice_.start + len(items))
-            keys = (labels[items].to(device), items.to(device), positions.to(device))
-            yield Batch(views, *keys, step=slice_.step)
+            yield slice_, views
 
 
 class _Slice:

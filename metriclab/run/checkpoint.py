@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ class Checkpoint:
 
     Attributes:
         step: number of steps done.
-        tensors: state of method and optimizer, flat, by name.
+        tensors: state of modules and optimizer, flat, by name.
         numbers: everything else, plain values.
     """
 
@@ -34,9 +34,11 @@ class Checkpoint:
     numbers: dict[str, Any]
 
 
-def capture(step: int, method: nn.Module, optimizer: Optimizer | None, numbers: dict[str, Any]) -> Checkpoint:
-    """A copy of the state on the CPU."""
-    tensors = {f"method.{name}": value for name, value in method.state_dict().items()}
+def capture(
+    step: int, modules: Mapping[str, nn.Module], optimizer: Optimizer | None, numbers: dict[str, Any]
+) -> Checkpoint:
+    """A copy of the state on the CPU. A module's tensors are stored under its name, which has no dot in it."""
+    tensors = {f"{name}.{key}": value for name, module in modules.items() for key, value in module.state_dict().items()}
     scalars: dict[str, Any] = {}
     if optimizer is not None:
         for index, state in optimizer.state_dict()["state"].items():
@@ -52,13 +54,18 @@ def capture(step: int, method: nn.Module, optimizer: Optimizer | None, numbers: 
 
 def restore_method(checkpoint: Checkpoint, method: nn.Module) -> None:
     """Puts the stored state into a method built by the same recipe."""
-    prefix = "method."
+    restore_module(checkpoint, "method", method)
+
+
+def restore_module(checkpoint: Checkpoint, name: str, module: nn.Module) -> None:
+    """Puts the state that was stored under a name into a module built by the same recipe."""
+    prefix = f"{name}."
     state = {key[len(prefix) :]: value for key, value in checkpoint.tensors.items() if key.startswith(prefix)}
     try:
-        method.load_state_dict(state, strict=True)
+        module.load_state_dict(state, strict=True)
     except RuntimeError as error:
         raise StorageError(
-            f"the checkpoint of step {checkpoint.step} does not fit this recipe's method: {error}",
+            f"the checkpoint of step {checkpoint.step} does not fit this recipe's {name}: {error}",
             help="were metriclab, a plugin or timm changed since the run began? manifest.json names their versions",
         ) from error
 
@@ -105,18 +112,23 @@ def steps(folder: Path) -> list[int]:
     return [int(match[1]) for match in names if match]
 
 
+def tensors_file(folder: Path, step: int) -> Path:
+    """Where the tensors of a step's checkpoint are."""
+    return folder / f"step-{step:010d}.safetensors"
+
+
 def read(folder: Path, step: int) -> Checkpoint:
     """The checkpoint of a step, checked by its hashes.
 
     Raises:
         StorageError: where it is missing, cut short or altered.
     """
-    stem = folder / f"step-{step:010d}"
+    stem = tensors_file(folder, step).with_suffix("")
     stored = read_json(stem.with_suffix(".json"))
     damaged = StorageError(f"checkpoint {stem} is damaged: its hash does not match")
     try:
         body = stored["body"]
-        content = stem.with_suffix(".safetensors").read_bytes()
+        content = tensors_file(folder, step).read_bytes()
         if stored["sha256"] != digest_of(body) or body["tensors_sha256"] != digest(content):
             raise damaged
     except (KeyError, TypeError, OSError) as error:

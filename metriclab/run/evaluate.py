@@ -16,6 +16,7 @@ from metriclab.core import distributed
 from metriclab.core.network import Embedded
 from metriclab.core.protocols import Dataset, Evaluator, Score, Views
 from metriclab.core.rows import Rows, rows
+from metriclab.run.assemble import Training
 from metriclab.run.fit import precision
 from metriclab.samplers import rank_slice
 
@@ -31,6 +32,12 @@ class Reading:
     device: torch.device
     batch_size: int
     precision: str = "float32"
+
+
+def reading_of(training: Training) -> Reading:
+    """How a run's images are read for evaluation."""
+    settings = training.settings
+    return Reading(training.views, training.device, settings.evaluation_batch_size, settings.precision)
 
 
 class Sides(NamedTuple):
@@ -51,15 +58,15 @@ def pixels(images: Float[Tensor, "n c h w"]) -> Embedded:
     return Embedded(flat, flat)
 
 
-def embed(encode: Encode, data: Dataset, reading: Reading) -> Sides:
-    """All items of a split embedded, on every rank; each rank does its share of the work."""
-    items = np.arange(len(data.labels))
+def embed(encode: Encode, data: Dataset, reading: Reading, items: np.ndarray | None = None) -> Sides:
+    """All or some items of a split embedded, on every rank; each rank does its share of the work."""
+    items = np.arange(len(data.labels)) if items is None else items
     part = rank_slice(len(items), distributed.rank(), distributed.world_size())
     h, z = (torch.cat(side) for side in zip(*_embedded(encode, data, items[part], reading), strict=True))
     h, z = distributed.gather((h, z))
     if h.device.type == "mps":  # which has no float64, and evaluators count in it
         h, z = h.cpu(), z.cpu()
-    labels = torch.from_numpy(data.labels).to(h.device)
+    labels = torch.from_numpy(data.labels[items]).to(h.device)
     numbers = torch.from_numpy(items).to(h.device)
     return Sides(rows(h, labels, numbers), rows(z, labels, numbers))
 

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import Tensor, nn
+
 from metriclab.core import distributed
 from metriclab.core.errors import RecipeError, StorageError
-from metriclab.core.protocols import Dataset, Tracker
+from metriclab.core.protocols import Tracker
 from metriclab.recipe import Recipe
 from metriclab.registry import suggest
 from metriclab.run import checkpoint as checkpoints
 from metriclab.run.alarms import logged, stop_if_diverged, warnings_of
 from metriclab.run.assemble import Training, assemble, build_evaluators, make
-from metriclab.run.evaluate import Reading, embed, evaluating, measure, values
+from metriclab.run.drift import drift_of, probe
+from metriclab.run.evaluate import embed, evaluating, measure, reading_of, values
+from metriclab.run.features import with_features
 from metriclab.run.files import write_json
 from metriclab.run.fit import Step, fit
 from metriclab.run.manifest import changes, manifest_of
 from metriclab.run.result import final_result
-from metriclab.run.splits import has_labels, load_splits
+from metriclab.run.splits import Splits, has_labels, load_splits
 from metriclab.run.store import RunFolder
 
 
@@ -85,7 +89,6 @@ def experiment(
     Raises:
         Interrupted, MetriclabError: see their texts; what was saved before stays.
     """
-    first = distributed.rank() == 0
     if resume:
         folder.reopen(recipe)
     else:
@@ -93,9 +96,31 @@ def experiment(
     if resume and folder.result_file.exists():
         yield Progress("finished", 0, 0, message=f"{folder.path} is finished already; nothing was run")
         return
+    run = yield from _begin(recipe, folder, resume=resume)
+    total = run.training.steps
+    try:
+        if distributed.rank() == 0:
+            run.trackers += _trackers(recipe, folder, quiet)
+        yield from run.train(stop)
+        yield Progress("evaluate", total, total)
+        if stop():
+            raise Interrupted
+        yield from run.load_best()
+        numbers = run.numbers
+        measured = final_result(recipe, run.training, run.splits, numbers.best_step, numbers.seconds, numbers.warned)
+        distributed.on_first_rank(lambda: _write_result(folder, *measured))
+        yield Progress("finished", total, total)
+    finally:
+        for tracker in run.trackers:
+            tracker.close()
+
+
+def _begin(recipe: Recipe, folder: RunFolder, *, resume: bool) -> Generator[Progress, None, _Run]:
+    """Loads and builds everything, says what the user should know, and writes the run folder's first files."""
     splits = load_splits(recipe)
     saved, faults = checkpoints.read_newest(folder.checkpoints) if resume else (None, [])
     training = assemble(recipe, splits.train, initial=saved is None)
+    run = _Run(recipe, folder, training, splits)
     for fault in faults:
         yield Progress("train", 0, training.steps, message=f"{fault}; going on from an older one")
     now = manifest_of(recipe, splits)
@@ -107,24 +132,11 @@ def experiment(
     if not has_labels(splits.test):
         text = "the test split has no labels: the run trains and saves its encoder, but nothing can be measured"
         yield Progress("train", 0, training.steps, message=text)
-    run = _Run(recipe, folder, training, splits.val, [] if not first else _trackers(recipe, folder, quiet))
-    try:
-        if saved is not None:
-            run.restore(saved)
-        if first and resume:
-            folder.cut_metrics(run.start)
-        yield from run.train(stop)
-        yield Progress("evaluate", training.steps, training.steps)
-        if stop():
-            raise Interrupted
-        yield from run.load_best()
-        numbers = run.numbers
-        result = final_result(recipe, training, splits, numbers.best_step, numbers.seconds, numbers.warned)
-        distributed.on_first_rank(lambda: folder.write_result(result))
-        yield Progress("finished", training.steps, training.steps)
-    finally:
-        for tracker in run.trackers:
-            tracker.close()
+    if saved is not None:
+        run.restore(saved)
+    if resume:
+        distributed.on_first_rank(lambda: folder.cut_metrics(run.start))
+    return run
 
 
 def _write_down(folder: RunFolder, recipe: Recipe, manifest: Mapping[str, Any], resume: bool) -> None:
@@ -134,6 +146,11 @@ def _write_down(folder: RunFolder, recipe: Recipe, manifest: Mapping[str, Any], 
         write_json(folder.manifest_file, manifest)
 
 
+def _write_result(folder: RunFolder, result: Mapping[str, Any], scores: Mapping[str, Tensor]) -> None:
+    # In this order: a folder with a result is a finished run.
+    folder.write_result({**result, "scores_sha256": folder.write_scores(scores)})
+
+
 def _trackers(recipe: Recipe, folder: RunFolder, quiet: bool) -> list[Tracker]:
     return [make(chosen, folder.path) for chosen in recipe.trackers if not (quiet and chosen.name == "console")]
 
@@ -141,20 +158,20 @@ def _trackers(recipe: Recipe, folder: RunFolder, quiet: bool) -> list[Tracker]:
 class _Run:
     """A run under way: what the loop's caller keeps between steps."""
 
-    def __init__(
-        self, recipe: Recipe, folder: RunFolder, training: Training, val: Dataset, trackers: list[Tracker]
-    ) -> None:
-        self.recipe, self.folder, self.training, self.val = recipe, folder, training, val
+    def __init__(self, recipe: Recipe, folder: RunFolder, training: Training, splits: Splits) -> None:
+        self.recipe, self.folder, self.training, self.splits = recipe, folder, training, splits
         self.settings = recipe.train
-        self.trackers = trackers
+        self.trackers: list[Tracker] = []
         self.evaluators = build_evaluators(recipe)
+        self.drift = drift_of(training, splits.val)
         self.numbers = _Numbers()
         self.start = 0
         self.saved_step = -1
 
     def restore(self, saved: checkpoints.Checkpoint) -> None:
         """Goes on from a checkpoint."""
-        checkpoints.restore_method(saved, self.training.method)
+        for name, module in self._modules().items():
+            checkpoints.restore_module(saved, name, module)
         if self.training.optimizer is not None:
             checkpoints.restore_optimizer(saved, self.training.optimizer)
         self.numbers = _Numbers.restored(saved.numbers)
@@ -162,14 +179,18 @@ class _Run:
 
     def train(self, stop: Callable[[], bool]) -> Iterator[Progress]:
         """All steps that are left, with what is due between them."""
-        total, clock = self.training.steps, time.perf_counter()
+        total = self.training.steps
         yield Progress("train", self.start, total)
+        if self.start == 0:
+            self._probe(0)
+        clock = time.perf_counter()
         # Looking at a number waits for a GPU, so there it is done only where a number is shown.
         watched = self.training.device.type == "cpu"
-        for step in fit(self.training, self.start):
+        training = self.training if self.start == total else with_features(self.training)
+        for step in fit(training, self.start):
             due = is_due(step.done, self.settings.log_every) or step.done == total
             # Before anything is saved or measured too: a checkpoint of NaN would be resumed for ever.
-            if due or watched or self._is_saved(step.done) or self._is_measured(step.done):
+            if due or watched or self._is_used(step.done):
                 stop_if_diverged(step, self.training.data, self.folder)
             self.numbers.seconds += time.perf_counter() - clock
             shown = logged(step) if due else {}
@@ -195,11 +216,18 @@ class _Run:
 
     def _is_measured(self, done: int) -> bool:
         every = self.settings.evaluate_every
-        return has_labels(self.val) and (
+        return has_labels(self.splits.val) and (
             done == self.training.steps or (every is not None and is_due(done, every * self._epoch()))
         )
 
+    def _is_probed(self, done: int) -> bool:
+        return self.drift is not None and self.drift.is_due(done)
+
+    def _is_used(self, done: int) -> bool:
+        return self._is_saved(done) or self._is_measured(done) or self._is_probed(done)
+
     def _evaluate_and_save(self, step: Step) -> None:
+        self._probe(step.done)
         if self._is_measured(step.done):
             self._evaluate(step.done)
         if self._is_saved(step.done) or self.numbers.best_step == step.done:
@@ -208,7 +236,7 @@ class _Run:
     def _evaluate(self, done: int) -> None:
         reading = reading_of(self.training)
         with evaluating(self.training.method) as encode:
-            rows = getattr(embed(encode, self.val, reading), self.settings.output)
+            rows = getattr(embed(encode, self.splits.val, reading), self.settings.output)
         # What is chosen by these numbers has to be chosen alike on every rank.
         numbers = distributed.broadcast_object(values(measure(self.evaluators, rows, rows)))
         flat = {f"val.{name}.{metric}": value for name, part in numbers.items() for metric, value in part.items()}
@@ -223,6 +251,13 @@ class _Run:
         if value > self.numbers.best_value:
             self.numbers.best_step, self.numbers.best_value = done, value
 
+    def _probe(self, done: int) -> None:
+        if self.drift is None or not self._is_probed(done):
+            return
+        measured = self.drift.follow(done, probe(self.drift, self.training, self.splits.val))
+        if measured:
+            self._log(done, measured)
+
     def _log(self, done: int, shown: Mapping[str, float]) -> None:
         for tracker in self.trackers:
             tracker.log(done, shown)
@@ -234,8 +269,12 @@ class _Run:
         distributed.on_first_rank(lambda: self._write(done))
 
     def _write(self, done: int) -> None:
-        captured = checkpoints.capture(done, self.training.method, self.training.optimizer, self.numbers.stored())
+        captured = checkpoints.capture(done, self._modules(), self.training.optimizer, self.numbers.stored())
         checkpoints.save(self.folder.checkpoints, captured, keep=[self.numbers.best_step])
+
+    def _modules(self) -> dict[str, nn.Module]:
+        modules = {"method": self.training.method}
+        return modules if self.drift is None else {**modules, "drift": self.drift}
 
     def load_best(self) -> Iterator[Progress]:
         """Puts the best checkpoint's weights into the method; where there is no whole one, the last step's stay."""
@@ -253,9 +292,3 @@ class _Run:
 def is_due(done: int, every: int | None) -> bool:
     """Whether something that happens every so many steps happens now."""
     return every is not None and done % every == 0
-
-
-def reading_of(training: Training) -> Reading:
-    """How a run's images are read for evaluation."""
-    settings = training.settings
-    return Reading(training.views, training.device, settings.evaluation_batch_size, settings.precision)

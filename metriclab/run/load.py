@@ -12,7 +12,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from metriclab.core.batch import Images
-from metriclab.core.errors import DataError, StorageError
+from metriclab.core.errors import DataError
 from metriclab.core.network import Embedded
 from metriclab.core.protocols import Views
 from metriclab.datasets.decode import UnreadableImageError, decode
@@ -20,6 +20,7 @@ from metriclab.recipe import Recipe
 from metriclab.run import checkpoint as checkpoints
 from metriclab.run.assemble import build_method, make
 from metriclab.run.store import RunFolder
+from metriclab.run.weights import best_checkpoint
 
 Output = Literal["h", "z"]
 
@@ -88,25 +89,12 @@ def load(run: str | Path, *, step: int | None = None) -> Embedder:
     """
     folder = RunFolder(Path(run))
     recipe = folder.recipe()
-    saved = _chosen(folder, step)
+    saved = best_checkpoint(folder) if step is None else checkpoints.read(folder.checkpoints, step)
     classes = torch.tensor(folder.manifest()["classes"], dtype=torch.int64)
     method = build_method(recipe, classes, initial=saved is None)
     if saved is not None:
         checkpoints.restore_method(saved, method)
     return Embedder(method.eval(), make(recipe.components["views"]), _short_side(recipe), recipe.train.output)
-
-
-def _chosen(folder: RunFolder, step: int | None) -> checkpoints.Checkpoint | None:
-    if step is not None:
-        return checkpoints.read(folder.checkpoints, step)
-    if folder.result_file.exists():
-        best = folder.result()["best_step"]
-        # A run of no steps has nothing to save: its network is what the recipe builds.
-        return checkpoints.read(folder.checkpoints, best) if best else None
-    newest, _ = checkpoints.read_newest(folder.checkpoints)
-    if newest is None:
-        raise StorageError(f"{folder.path} has no checkpoint yet", help="let the run reach its first checkpoint")
-    return newest
 
 
 def _short_side(recipe: Recipe) -> int:

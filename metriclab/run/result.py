@@ -7,12 +7,15 @@ import sys
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from metriclab.core.rows import Rows
 from metriclab.recipe import Recipe
 from metriclab.run.assemble import Training, build_evaluators, build_method, classes_of
 from metriclab.run.evaluate import (
     Encode,
     Reading,
+    Scores,
     Sides,
     definitions,
     embed,
@@ -26,8 +29,11 @@ from metriclab.run.splits import Splits, benchmark, is_disjoint
 
 def final_result(
     recipe: Recipe, training: Training, splits: Splits, best_step: int, seconds: float, warned: list[str]
-) -> dict[str, Any]:
-    """Reads the test split, once, and gives the content of result.json. Its peak memory is that of training."""
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Reads the test split, once, and gives the content of result.json and the scores of every query.
+
+    The peak memory in it is that of training.
+    """
     settings, peak = training.settings, peak_memory(training.device)
     reading = Reading(training.views, training.device, settings.evaluation_batch_size, settings.precision)
     judge = _Judge(recipe, splits, reading)
@@ -41,8 +47,9 @@ def final_result(
     baselines = {"raw_pixels": values(judge.measure(judge.sides(pixels), used))}
     if training.steps > 0:
         baselines["untrained"] = values(judge.measure(judge.sides(_initial(recipe, training)), used))
+    queries: Rows = getattr(trained[0], used)
     images = training.steps * (training.sampler.batch_size if training.sampler else 0)
-    return {
+    result = {
         "metrics": metrics,
         "baselines": baselines,
         "definitions": definitions(scores),
@@ -60,6 +67,17 @@ def final_result(
             "peak_memory_mb": peak,
             "parameters": sum(parameter.numel() for parameter in training.method.parameters()),
         },
+    }
+    return result, {**by_query(scores, len(queries)), "labels": queries.labels.cpu(), "items": queries.items.cpu()}
+
+
+def by_query(scores: Scores, queries: int) -> dict[str, Tensor]:
+    """Every metric that has a value a query, as float32 under "evaluator.metric"."""
+    return {
+        f"{name}.{metric}": score.per_query.detach().cpu().float().contiguous()
+        for name, part in scores.items()
+        for metric, score in part.items()
+        if score.per_query.shape == (queries,)
     }
 
 

@@ -5,6 +5,7 @@ manifest.json   versions, plugins, hardware, threads, fingerprint of the data
 metrics.jsonl   one line a logged step
 checkpoints/    state, by step
 result.json     what was measured, written once at the end
+scores.safetensors  the same query by query, written just before it
 """
 
 from __future__ import annotations
@@ -14,10 +15,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
+from torch import Tensor
+
 from metriclab.core import distributed
 from metriclab.core.errors import RecipeError, StorageError
 from metriclab.recipe import Recipe, read
-from metriclab.run.files import read_json, write_atomic, write_json
+from metriclab.run.files import digest, read_json, write_atomic, write_json
 
 
 class RunFolder:
@@ -34,6 +38,7 @@ class RunFolder:
         self.manifest_file = path / "manifest.json"
         self.metrics_file = path / "metrics.jsonl"
         self.result_file = path / "result.json"
+        self.scores_file = path / "scores.safetensors"
 
     def refuse_existing(self) -> None:
         """Checks that a new run may use the folder.
@@ -80,7 +85,7 @@ class RunFolder:
     def _sweep(self) -> None:
         # Halves of files that a killed process was writing.
         if distributed.rank() == 0:
-            for part in (*self.path.glob(".*.json*.part"), *self.checkpoints.glob(".step-*.part")):
+            for part in (*self.path.glob(".*.part"), *self.checkpoints.glob(".step-*.part")):
                 part.unlink(missing_ok=True)
 
     def recipe(self) -> Recipe:
@@ -106,6 +111,34 @@ class RunFolder:
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         write_json(self.result_file, result)
+
+    def scores(self) -> dict[str, Tensor]:
+        """The scores of a finished run query by query, as `write_scores` took them.
+
+        Raises:
+            StorageError: where they are not there, or are not those that belong to the result.
+        """
+        try:
+            content = self.scores_file.read_bytes()
+        except FileNotFoundError as error:
+            help = "is this a finished run? One of an older metriclab has to be run again"
+            raise StorageError(f"{self.scores_file} is not there", help=help) from error
+        except OSError as error:
+            raise StorageError(f"{self.scores_file} cannot be read: {error.strerror}") from error
+        if digest(content) != self.result().get("scores_sha256"):
+            raise StorageError(f"{self.scores_file} is damaged: its SHA-256 is not the one in {self.result_file}")
+        return safetensors.torch.load(content)
+
+    def write_scores(self, scores: Mapping[str, Tensor]) -> str:
+        """Stores what every query scored, and returns the file's SHA-256, which goes into the result.
+
+        Args:
+            scores: of the test split, in its order: float32 by "evaluator.metric", NaN for a query left out, and int64
+                "labels" and "items".
+        """
+        content = safetensors.torch.save(dict(scores))
+        write_atomic(self.scores_file, content)
+        return digest(content)
 
 
 def _step_of(line: str) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -24,7 +25,8 @@ def check_method(method: Method, batch: Batch, *, steps: int = 3, ranks: bool = 
 
     Args:
         method: an `nn.Module`, built; it is copied, never changed. For `ranks` it must be picklable.
-        batch: a few images; at least 6, so that 3 ranks get some each. Floats of any precision.
+        batch: a few images; at least 6, so that 3 ranks get some each. Floats of any precision. For a method that
+            trains on features it may have both: views, which `embed` is tried on, and features.
         steps: of plain gradient descent, after which states are compared.
         ranks: whether to compare several ranks with one process (starts processes: seconds, once a session).
 
@@ -80,7 +82,8 @@ def _step(method: Any, batch: Batch, step: int, rate: float = 0.1) -> Tensor:
 
 def _double(method: Any, batch: Batch) -> tuple[Any, Batch]:
     views = tuple(view.double() for view in batch.views)
-    return method.double(), Batch(views, batch.labels, batch.items, batch.positions, batch.step)
+    features = None if batch.features is None else batch.features.double()
+    return method.double(), replace(batch, views=views, features=features)
 
 
 def _check_step(name: str, method: Any, batch: Batch) -> None:

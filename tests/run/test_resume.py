@@ -171,7 +171,8 @@ def test_old_checkpoints_are_removed_but_the_best_stays(reference):
 @pytest.mark.slow
 def test_killed_at_any_moment_and_resumed_ends_equal(tmp_path):
     recipe, log = tmp_path / "tiny.toml", tmp_path / "errors.txt"
-    recipe.write_text(TINY.replace("steps = 7", "steps = 240").replace("checkpoint_every = 2", "checkpoint_every = 1"))
+    longer = TINY.replace("steps = 7", "steps = 240\ndrift_images = 9\ndrift_every = 6")
+    recipe.write_text(longer.replace("checkpoint_every = 2", "checkpoint_every = 1"))
 
     def start(folder: Path) -> subprocess.Popen:
         resume = ["--resume"] if (folder / "recipe.toml").exists() else []

@@ -1,0 +1,209 @@
+"""S-XBM: selectable cross-batch memory, which compresses the features of a frozen encoder."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, NamedTuple
+
+import torch
+from annotated_types import Ge
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from metriclab.core import distributed
+from metriclab.core.apply_loss import apply_loss, check_miner_fits
+from metriclab.core.batch import Batch
+from metriclab.core.errors import RecipeError
+from metriclab.core.network import Embedded, Network
+from metriclab.core.pair_loss import PairLoss
+from metriclab.core.protocols import Loss, Memory, Miner, Objective
+from metriclab.core.rows import Rows, concatenate, normalize, rows
+from metriclab.methods._neighbours import is_neighbour, nearest
+from metriclab.methods._rank_loss import rank_terms
+from metriclab.registry import register
+
+
+class Outputs(NamedTuple):
+    """What this rank's images give.
+
+    Attributes:
+        rows: the head's embeddings of the images.
+        features: the frozen encoder's features, which the head is given.
+        neighbours: the head's embeddings of the neighbours, k for each image, image by image.
+        teacher: cosine of the features of each image and its neighbours; -inf where there is none.
+    """
+
+    rows: Rows
+    features: Rows
+    neighbours: Rows
+    teacher: Float[Tensor, "n k"]
+
+
+@register("method", "sxbm")
+class SXBM(nn.Module):
+    """Trains the head alone, so that images keep their nearest neighbours of the frozen features in fewer dimensions.
+
+    The k nearest features in memory are the neighbours of an image; it is never its own. The head is applied to both
+    sides. Without a loss it aligns: the loss is the mean over images i and neighbours j of |s_ij - t_ij|, where t is
+    the cosine of the features and s that of the head's embeddings. With a loss, this is held over the batch and all
+    its neighbours by their labels, each item once. As features never change, the memory needs no start-up.
+
+    The head is given features of norm 1. Set train.output = "z" to measure what it gives. Logged are `neighbours`, how
+    many an image has, and `agreement`, the correlation of s and t over all of them.
+
+    Paper: Zhang et al., SMEC: Rethinking Matryoshka Representation Learning for Retrieval Embedding Compression, EMNLP
+    2025, arXiv 2510.12474, equations 7 and 8, as means where the paper sums.
+
+    Args:
+        network: a frozen encoder, and a head.
+        memory: where the features of earlier batches are.
+        loss: any over rows, in place of the alignment; it needs labels.
+        miner: chooses among the pairs of that loss, which must be a loss over pairs.
+        k: neighbours of an image.
+        rank_weight: factor of the rank loss over the labels of the batch, which is added where it is not 0: the mean
+            over images i, alike images j and others k of log(1 + e^(s_ik - s_ij)).
+        features: computed once before the first step, from the test view (cached), or in each step, from the first
+            view of the batch (online); cached, no image is read in training, and none augmented.
+
+    Raises:
+        RecipeError: for an encoder that trains, a memory of learned rows, a miner without a loss, or beside one that
+            takes none.
+    """
+
+    remembers = "h"
+
+    def __init__(
+        self,
+        network: Network,
+        /,
+        *,
+        memory: Memory,
+        loss: Loss | None = None,
+        miner: Miner | None = None,
+        k: Annotated[int, Ge(1)] = 10,
+        rank_weight: Annotated[float, Ge(0)] = 0.0,
+        features: Literal["cached", "online"] = "cached",
+    ) -> None:
+        super().__init__()
+        _check(network, loss, miner)
+        self.network, self.memory = network, memory
+        self.loss, self.miner = loss, miner
+        self.k, self.rank_weight = k, rank_weight
+        self.rank_loss = PairLoss(rank_terms)
+        self.trains_on = "features" if features == "cached" else "images"
+        if any(name.startswith("memory.") for name, _ in self.named_parameters()):
+            raise RecipeError(
+                "method 'sxbm' remembers the features of images, and this memory has learned rows of its own",
+                help='set memory.name = "features"',
+            )
+        self.train()
+
+    def train(self, mode: bool = True) -> SXBM:
+        super().train(mode)
+        self.network.encoder.eval()  # whatever else trains: equal images have equal features
+        return self
+
+    def forward(self, batch: Batch) -> Outputs:
+        features = batch.rows([self._features(batch)], labels=batch.labels)
+        found = nearest(features, self.memory.rows(), self.k)
+        # In one pass, so that a head with BatchNorm sees both sides in one batch.
+        z = self.network.head(torch.cat([features.z, found.rows.z]))
+        near = found.rows
+        neighbours = rows(z[len(features) :], near.labels, near.items, near.ids, near.views)
+        return Outputs(batch.rows([z[: len(features)]], labels=batch.labels), features, neighbours, found.similarity)
+
+    @torch.no_grad()
+    def _features(self, batch: Batch) -> Float[Tensor, "n features"]:
+        if batch.features is not None:
+            return batch.features
+        features: Tensor = self.network.encoder(batch.views[0])
+        return features
+
+    def objective(self, local: Outputs, world: Outputs) -> Objective:
+        here = is_neighbour(world.teacher)
+        metrics = {
+            "neighbours": here.sum() / max(1, len(here)),
+            "agreement": _correlation(_student(world).detach(), world.teacher, here),
+        }
+        if self.loss is None:
+            loss = _alignment(local, here)
+            lone = (~here).all(1)
+        else:
+            references = concatenate([world.rows, _once(world.neighbours, world.rows)])
+            loss = apply_loss(self.loss, local.rows, world.rows, references, mine=self.miner)
+            lone = _without_positive(world.rows, references)
+        # Images that teach nothing, in place of those that are alone of their class in the batch; none at the start.
+        metrics["lone_anchors"] = (lone & here.any()).float().mean()
+        if self.rank_weight > 0:
+            loss = loss + self.rank_weight * self.rank_loss(local.rows, world.rows)
+        return Objective(loss, metrics)
+
+    def after_step(self, world: Outputs, step: int) -> None:
+        self.memory.push(world.features)
+
+    def embed(self, images: Float[Tensor, "n c h w"]) -> Embedded:
+        h = self.network.encoder(images)
+        return Embedded(h, self.network.head(normalize(h)))
+
+
+def _check(network: Network, loss: Loss | None, miner: Miner | None) -> None:
+    if any(parameter.requires_grad for parameter in network.encoder.parameters()):
+        raise RecipeError(
+            "method 'sxbm' compresses the features of a frozen encoder, and this one trains",
+            help='set encoder.train = "none", and encoder.weights to a finished run, or encoder.pretrained = true',
+        )
+    if loss is not None:
+        check_miner_fits(loss, miner)
+    elif miner is not None:
+        raise RecipeError(
+            "the miner has nothing to choose from: without a loss, method 'sxbm' aligns all neighbours",
+            help="add [loss], or remove [miner]",
+        )
+
+
+def _student(outputs: Outputs) -> Float[Tensor, "n k"]:
+    """Cosine of the head's embeddings of each image and its neighbours."""
+    own = outputs.rows.z[:, None]
+    return (own * outputs.neighbours.z.view(len(own), -1, own.shape[2])).sum(2)
+
+
+def _alignment(local: Outputs, here_of_all: Bool[Tensor, "world_n k"]) -> Float[Tensor, ""]:
+    """The mean over ranks of this is the mean over all neighbours; 0, with a live gradient, where there is none."""
+    student, here = _student(local), is_neighbour(local.teacher)
+    # Zero times the student, and not zero: an embedding that is not a number is seen without neighbours too.
+    gap = torch.where(here, (student - torch.where(here, local.teacher, 0)).abs(), 0 * student)
+    return distributed.world_size() * gap.sum() / here_of_all.sum().clamp(min=1)
+
+
+@torch.no_grad()
+def _once(neighbours: Rows, batch: Rows) -> Rows:
+    """The neighbours with the label of each item known once at most, and of those in the batch never.
+
+    A row of unknown label has no part in a loss; so shapes do not depend on how many items there are.
+    """
+    items = torch.cat([batch.items, neighbours.items])
+    order = items.argsort(stable=True)  # of an item's rows, those of the batch come first
+    first = torch.ones_like(items, dtype=torch.bool)
+    first[order[1:]] = items[order][1:] != items[order][:-1]
+    labels = torch.where(first[len(batch) :], neighbours.labels, -1)
+    return Rows(neighbours.z, labels, neighbours.items, neighbours.ids, neighbours.views)
+
+
+def _without_positive(anchors: Rows, references: Rows) -> Bool[Tensor, "n"]:
+    """Of anchors that are among the references: those that no other reference is like."""
+    ordered = references.labels.sort().values
+    alike = torch.searchsorted(ordered, anchors.labels, right=True) - torch.searchsorted(ordered, anchors.labels)
+    return (alike <= 1) | (anchors.labels < 0)
+
+
+def _correlation(
+    one: Float[Tensor, "n k"], other: Float[Tensor, "n k"], here: Bool[Tensor, "n k"]
+) -> Float[Tensor, ""]:
+    """Of the cells that are there; 0 where they do not vary."""
+    count = here.sum().clamp(min=1)
+    centred = []
+    for values in (one, other):
+        values = torch.where(here, values, 0)
+        centred.append(torch.where(here, values - values.sum() / count, 0))
+    first, second = centred
+    scale = (first.square().sum() * second.square().sum()).sqrt()
+    return (first * second).sum() / scale.clamp(min=torch.finfo(scale.dtype).tiny)
