@@ -7,7 +7,7 @@ from metriclab.core.errors import DataError, DivergedError, MetriclabError, Plug
 from metriclab.core.network import Embedded, Network
 from metriclab.core.pair_loss import PairLoss, Term
 from metriclab.core.pairs import Pairs, compare
-from metriclab.core.protocols import Loss, Memory, Miner, Objective, Score
+from metriclab.core.protocols import Loss, Memory, Miner, Objective, Score, Subject
 from metriclab.core.random import Draws
 from metriclab.core.rows import Keys, Rows, rows
 from metriclab.registry import build, register
@@ -35,6 +35,7 @@ __all__ = [
     "Rows",
     "Score",
     "StorageError",
+    "Subject",
     "Term",
     "apply_loss",
     "average_gradients",

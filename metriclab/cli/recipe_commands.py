@@ -35,5 +35,5 @@ def summary(recipe: Recipe) -> str:
     parts = [name[kind] for kind in ("loss", "miner", "memory") if kind in name]
     method = f"method {name['method']}" + (f" ({', '.join(parts)})" if parts else "")
     length = f"{recipe.train.steps:,} steps" if recipe.train.epochs is None else f"{recipe.train.epochs:,} epochs"
-    measured = ", ".join(evaluator.name for evaluator in recipe.evaluators) or "nothing"
+    measured = ", ".join(evaluator.label for evaluator in recipe.evaluators) or "nothing"
     return f"{method} on {name['dataset']} with encoder {name['encoder']}, {length}, measured by {measured}"

@@ -7,11 +7,11 @@ parameters are given by the run, and what it returns fits the protocol of its ki
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from metriclab.core.batch import Batch, Images
@@ -148,18 +148,47 @@ class Score:
 
     Attributes:
         value: the metric over all counted queries; NaN where no query counts.
-        per_query: one value a query, NaN for a query left out.
+        per_query: one value a query, NaN for a query left out; empty for a metric that no single query has.
         definition: how it is computed, in a sentence: k, the self-match rule, ties, lone queries, version.
+        per_class: by label, for a metric of classes that is no mean over queries.
     """
 
     value: float
     per_query: Tensor
     definition: str = ""
+    per_class: Mapping[int, float] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Subject(Protocol):
+    """An encoder under evaluation, for evaluators that need more than the rows of the test split."""
+
+    @property
+    def queries(self) -> Rows:
+        """As evaluators of rows are given them."""
+
+    @property
+    def gallery(self) -> Rows:
+        """The same object as `queries` for leave-one-out."""
+
+    def embed_changed(self, change: Change, chosen: Int64[Tensor, "n"], /) -> Rows:
+        """The chosen queries, embedded anew from their test views as `change` makes them."""
+
+    def embed_other(self, test: Dataset, train: Dataset, /) -> tuple[Rows, Rows]:
+        """Queries and gallery of another data set: the same object where its test classes are not in `train`."""
+
+
+Change = Callable[[Float[Tensor, "n c h w"], Int64[Tensor, "n"]], Float[Tensor, "n c h w"]]
+"""Test views in [0, 1] and the items they are of -> the same views, changed."""
 
 
 @runtime_checkable
 class Evaluator(Protocol):
-    """Measures embeddings: `evaluator(queries, gallery)`, where `gallery is queries` means leave-one-out."""
+    """Measures embeddings: `evaluator(queries, gallery)`, where `gallery is queries` means leave-one-out.
+
+    One that needs the encoder itself says so by an attribute `wants = "encoder"` (default "rows"): it is called with
+    a `Subject` in place of both, and at the end of a run alone, not on val.
+    """
 
     def __call__(self, queries: Rows, gallery: Rows, /) -> Mapping[str, Score]: ...
 

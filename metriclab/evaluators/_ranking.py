@@ -46,7 +46,7 @@ def ranking_keys(
         DivergedError: where an embedding is not finite.
     """
     for rows, name in ((queries, "queries"), (gallery, "gallery")):
-        _check_finite(rows.z, name)
+        check_finite(rows.z, name)
     if len(chosen) == 0 or len(gallery) == 0:
         return
     tile_height, part_height = (max(1, cells // len(gallery)) for cells in (TILE_CELLS, PART_CELLS))
@@ -91,7 +91,8 @@ def equal_pairs(
     return i, begin[i] + within
 
 
-def _check_finite(z: Float[Tensor, "n d"], name: str) -> None:
+def check_finite(z: Float[Tensor, "n d"], name: str) -> None:
+    """Raises a DivergedError where an embedding of these rows is not finite."""
     broken = int((~z.isfinite().all(dim=1)).sum())
     if broken:
         raise DivergedError(

@@ -10,7 +10,7 @@ from typing import Any
 from metriclab.recipe.check_train import check_train, usual
 from metriclab.recipe.document import Document
 from metriclab.recipe.problems import Place, Problem, RecipeProblems, show
-from metriclab.recipe.recipe import Chosen, Recipe
+from metriclab.recipe.recipe import LABEL, Chosen, Recipe
 from metriclab.recipe.settings import Train
 from metriclab.registry import KINDS, ComponentParameter, Definition, Kind, UnknownName, entries, load, suggest
 from metriclab.registry.entry import NAME
@@ -28,6 +28,7 @@ DEFAULTS: dict[str, Any] = {
 
 REQUIRED = ("dataset", "encoder", "method")
 ASKED = ("loss", "miner", "memory")  # for these a recipe has tables as far as its method asks for them
+OUTPUTS = ("-h", "-z")
 _TABLES = [*(kind.table for kind in KINDS.values()), "train"]
 
 
@@ -48,7 +49,8 @@ def check(document: Document, path: Path, problems: Sequence[Problem] = ()) -> R
     single = {name: checker.single(kind) for name, kind in KINDS.items() if not kind.many}
     checker.asked_by(single["method"])
     evaluators, trackers = (checker.several(KINDS[name]) for name in ("evaluator", "tracker"))
-    train, train_problems = check_train(document, [evaluator.name for evaluator in evaluators])
+    on_val = [chosen.label for chosen in evaluators if getattr(chosen.definition.factory, "wants", "rows") == "rows"]
+    train, train_problems = check_train(document, on_val)
     found = [*problems, *checker.problems, *train_problems]
     if found:
         raise RecipeProblems(_in_order(found, str(path)))
@@ -115,12 +117,14 @@ class _Checker:
             component = self.component(kind, table, kind.table, index)
             if component is None:
                 continue
-            if component.name in found:
-                line = self.document.key(kind.table, found[component.name]).line
-                place = self.document.value(kind.table, index, "name")
+            label = component.label
+            if label in found:
+                line = self.document.key(kind.table, found[label]).line
+                place = self.document.value(kind.table, index, "name" if label == component.name else LABEL)
                 where = f", first on line {line}" if line else ""
-                self.say(place, f"{kind.name} '{component.name}' is there twice{where}", "keep one of them")
-            found.setdefault(component.name, index)
+                other = f', or call one of them something else: {LABEL} = "..."' if kind.labelled else ""
+                self.say(place, f"{kind.name} '{label}' is there twice{where}", f"keep one of them{other}")
+            found.setdefault(label, index)
             chosen.append(component)
         return chosen
 
@@ -133,6 +137,7 @@ class _Checker:
         params = dict(table)
         name = params.pop("name", None)
         definition = self.definition(kind, name, *where)
+        label = self.label(params.pop(LABEL), *where) if kind.labelled and LABEL in params else name
         if definition is None:
             return None
         for key in [key for key, value in params.items() if isinstance(value, dict) and not _has(definition, key)]:
@@ -146,7 +151,14 @@ class _Checker:
                 place = self.document.value(*where, problem.parameter)
                 self.say(place, problem.message, problem.help or usual(parameter))
         assert isinstance(name, str)
-        return Chosen(kind.name, name, filled, definition)
+        return Chosen(kind.name, name, filled, definition, label)
+
+    def label(self, label: Any, *where: str | int) -> str:
+        """What a component is called in results. It may have problems."""
+        if not (isinstance(label, str) and NAME.fullmatch(label) and not label.endswith(OUTPUTS)):
+            help = f"use letters a-z, digits and -; {' and '.join(OUTPUTS)} at the end stand for the encoder's outputs"
+            self.say(self.document.value(*where, LABEL), f"{LABEL} = {show(label)} is no name for results", help)
+        return str(label)
 
     def definition(self, kind: Kind, name: Any, *where: str | int) -> Definition | None:
         if name is None:

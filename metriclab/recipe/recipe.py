@@ -11,6 +11,9 @@ from metriclab.registry import Definition
 from metriclab.registry.kinds import KINDS
 from metriclab.registry.toml import toml_key, toml_value
 
+LABEL = "as"
+"""The key by which a recipe calls one of several components something else than its name. No parameter can have it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
@@ -21,16 +24,19 @@ class Chosen:
         name: as the recipe has it.
         params: every parameter, defaults filled in.
         definition: what the registry knows of the component.
+        label: what it is called in results, its name unless the recipe says otherwise.
     """
 
     kind: str
     name: str
     params: dict[str, Any]
     definition: Definition = field(compare=False, repr=False)
+    label: str
 
     def as_dict(self) -> dict[str, Any]:
         """The recipe's table of this component."""
-        return {"name": self.name, **self.params}
+        label = {} if self.label == self.name else {LABEL: self.label}
+        return {"name": self.name, **label, **self.params}
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,10 @@ from typing import Any
 
 from metriclab.core.errors import PluginError
 from metriclab.recipe.check import ASKED, DEFAULTS, REQUIRED
+from metriclab.recipe.recipe import LABEL
 from metriclab.recipe.settings import Train
 from metriclab.registry import KINDS, Definition, Kind, entries, load
+from metriclab.registry.entry import NAME
 
 
 def schema() -> dict[str, Any]:
@@ -48,15 +50,16 @@ def _definitions(kind: str) -> dict[str, Definition]:
 
 
 def _table(kind: Kind, definitions: dict[str, Definition]) -> dict[str, Any]:
-    one = {"oneOf": [_component(name, definition) for name, definition in definitions.items()]}
+    label = {LABEL: {"type": "string", "pattern": f"^{NAME.pattern}$"}} if kind.labelled else {}
+    one = {"oneOf": [_component(name, definition, label) for name, definition in definitions.items()]}
     if not kind.many:
         return one
     return {"type": "array", "items": one, "default": DEFAULTS[kind.table]}
 
 
-def _component(name: str, definition: Definition) -> dict[str, Any]:
+def _component(name: str, definition: Definition, label: dict[str, Any]) -> dict[str, Any]:
     parameters = _fields(definition.model)
-    parameters["properties"] = {"name": {"const": name}, **parameters["properties"]}
+    parameters["properties"] = {"name": {"const": name}, **label, **parameters["properties"]}
     parameters["required"] = ["name", *parameters.get("required", [])]
     return {"title": name, "description": definition.summary, **parameters}
 

@@ -18,6 +18,8 @@ class Kind:
         given: what the run passes by position when it builds one.
         may_decline: whether a component may take none of what is given.
         many: whether a recipe may choose several, by an array of tables.
+        labelled: whether each of several may be called something else than its name, so that one name can be there
+            twice.
     """
 
     name: str
@@ -25,6 +27,7 @@ class Kind:
     given: tuple[str, ...] = ()
     may_decline: bool = False
     many: bool = False
+    labelled: bool = False
 
     @property
     def group(self) -> str:
@@ -52,7 +55,7 @@ KINDS: dict[str, Kind] = {
         Kind("method", "method", ("network",)),
         Kind("optimizer", "optimizer", ("modules",)),
         Kind("schedule", "schedule", ("total_steps",)),
-        Kind("evaluator", "evaluate", many=True),
+        Kind("evaluator", "evaluate", many=True, labelled=True),
         Kind("tracker", "track", ("folder",), many=True),
     )
 }

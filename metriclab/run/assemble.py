@@ -129,8 +129,8 @@ def build_method(recipe: Recipe, classes: Int64[Tensor, "c"], *, initial: bool =
 
 
 def build_evaluators(recipe: Recipe) -> dict[str, Evaluator]:
-    """The recipe's evaluators by name."""
-    return {chosen.name: make(chosen) for chosen in recipe.evaluators}
+    """The recipe's evaluators by what they are called in results."""
+    return {chosen.label: make(chosen) for chosen in recipe.evaluators}
 
 
 def optimized_modules(method: nn.Module) -> Mapping[str, nn.Module]:

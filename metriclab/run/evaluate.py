@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
 from metriclab.core import distributed
 from metriclab.core.network import Embedded
-from metriclab.core.protocols import Dataset, Evaluator, Score, Views
+from metriclab.core.protocols import Change, Dataset, Evaluator, Score, Subject, Views
 from metriclab.core.rows import Rows, rows
 from metriclab.run.assemble import Training
 from metriclab.run.fit import precision
+from metriclab.run.splits import is_disjoint
 from metriclab.samplers import rank_slice
 
 Encode = Callable[[Float[Tensor, "n c h w"]], Embedded]
@@ -58,11 +59,21 @@ def pixels(images: Float[Tensor, "n c h w"]) -> Embedded:
     return Embedded(flat, flat)
 
 
-def embed(encode: Encode, data: Dataset, reading: Reading, items: np.ndarray | None = None) -> Sides:
-    """All or some items of a split embedded, on every rank; each rank does its share of the work."""
+def embed(
+    encode: Encode, data: Dataset, reading: Reading, items: np.ndarray | None = None, change: Change | None = None
+) -> Sides:
+    """All or some items of a split embedded, on every rank; each rank does its share of the work.
+
+    Args:
+        encode: the network.
+        data: the split.
+        reading: how images are read.
+        items: which ones; all by default.
+        change: what becomes of their test views before they are encoded.
+    """
     items = np.arange(len(data.labels)) if items is None else items
     part = rank_slice(len(items), distributed.rank(), distributed.world_size())
-    h, z = (torch.cat(side) for side in zip(*_embedded(encode, data, items[part], reading), strict=True))
+    h, z = (torch.cat(side) for side in zip(*encoded(encode, data, items[part], reading, change), strict=True))
     h, z = distributed.gather((h, z))
     if h.device.type == "mps":  # which has no float64, and evaluators count in it
         h, z = h.cpu(), z.cpu()
@@ -71,11 +82,19 @@ def embed(encode: Encode, data: Dataset, reading: Reading, items: np.ndarray | N
     return Sides(rows(h, labels, numbers), rows(z, labels, numbers))
 
 
-def _embedded(encode: Encode, data: Dataset, items: np.ndarray, reading: Reading) -> Iterator[Embedded]:
+def encoded(
+    encode: Encode, data: Dataset, items: np.ndarray, reading: Reading, change: Change | None = None
+) -> Iterator[Embedded]:
+    """These items' features and embeddings, batch by batch, not normalised; on this rank alone."""
     for start in range(0, len(items), reading.batch_size):
-        images = data.images(items[start : start + reading.batch_size]).to(reading.device)
+        batch = items[start : start + reading.batch_size]
+        images = data.images(batch).to(reading.device)
         with torch.inference_mode(), precision(reading.precision, reading.device):
-            h, z = encode(reading.views.test(images))
+            view = reading.views.test(images)
+            if change is not None:
+                with precision("float32", reading.device):
+                    view = change(view, torch.from_numpy(batch).to(reading.device))
+            h, z = encode(view)
         yield Embedded(h.float(), z.float())
 
 
@@ -93,9 +112,62 @@ class evaluating:
         self.method.train(self.training)
 
 
-def measure(evaluators: Mapping[str, Evaluator], queries: Rows, gallery: Rows) -> dict[str, Mapping[str, Score]]:
-    """Every evaluator on the same rows; `gallery is queries` means leave-one-out."""
-    return {name: evaluator(queries, gallery) for name, evaluator in evaluators.items()}
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """An encoder with its queries and gallery: the `Subject` that evaluators are given who want more than rows.
+
+    Attributes:
+        encode: the network.
+        data: the split of the queries.
+        reading: how images are read.
+        output: which output is measured.
+    """
+
+    queries: Rows
+    gallery: Rows
+    encode: Encode
+    data: Dataset
+    reading: Reading
+    output: Literal["h", "z"]
+
+    def embed_changed(self, change: Change, chosen: Int64[Tensor, "n"], /) -> Rows:
+        """The chosen queries, embedded anew from their test views as `change` makes them."""
+        items = self.queries.items[chosen].cpu().numpy()
+        return self._output(embed(self.encode, self.data, self.reading, items, change))
+
+    def embed_other(self, test: Dataset, train: Dataset, /) -> tuple[Rows, Rows]:
+        """Queries and gallery of another data set: the same object where its test classes are not in `train`."""
+        queries = self._output(embed(self.encode, test, self.reading))
+        if is_disjoint(test, train):
+            return queries, queries
+        return queries, self._output(embed(self.encode, train, self.reading))
+
+    def _output(self, sides: Sides) -> Rows:
+        return sides.h if self.output == "h" else sides.z
+
+
+def measure(
+    evaluators: Mapping[str, Evaluator], queries: Rows, gallery: Rows, subject: Subject | None = None
+) -> dict[str, Mapping[str, Score]]:
+    """Every evaluator on the same rows.
+
+    Args:
+        evaluators: by name.
+        queries, gallery: the same object for leave-one-out.
+        subject: for the evaluators that want the encoder; without it they are left out.
+    """
+    scores: dict[str, Mapping[str, Score]] = {}
+    for name, evaluator in evaluators.items():
+        if not wants_encoder(evaluator):
+            scores[name] = evaluator(queries, gallery)
+        elif subject is not None:
+            scores[name] = evaluator(subject)  # type: ignore[call-arg, arg-type]  # what it says it wants
+    return scores
+
+
+def wants_encoder(evaluator: object) -> bool:
+    """Whether an evaluator, or the class of one, needs the encoder itself."""
+    return getattr(evaluator, "wants", "rows") == "encoder"
 
 
 def values(scores: Scores) -> dict[str, dict[str, float]]:

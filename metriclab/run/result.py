@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import resource
-import sys
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Literal, NamedTuple
 
 import torch
+from jaxtyping import Int64
 from torch import Tensor
 
 from metriclab.core.rows import Rows
 from metriclab.recipe import Recipe
 from metriclab.run.assemble import Training, build_evaluators, build_method, classes_of
+from metriclab.run.efficiency import Peaks, Stopwatch, cost_of, flops_per_image, images_seen
 from metriclab.run.evaluate import (
     Encode,
+    Examined,
     Reading,
     Scores,
     Sides,
@@ -22,9 +24,13 @@ from metriclab.run.evaluate import (
     evaluating,
     measure,
     pixels,
+    reading_of,
     values,
 )
+from metriclab.run.pca import pca_of_pixels
 from metriclab.run.splits import Splits, benchmark, is_disjoint
+
+Output = Literal["h", "z"]
 
 
 def final_result(
@@ -34,41 +40,42 @@ def final_result(
 
     The peak memory in it is that of training.
     """
-    settings, peak = training.settings, peak_memory(training.device)
-    reading = Reading(training.views, training.device, settings.evaluation_batch_size, settings.precision)
+    settings, peaks = training.settings, Peaks(training.device)
+    reading = reading_of(training)
     judge = _Judge(recipe, splits, reading)
+    used: Output = settings.output
+    other: Output = "z" if used == "h" else "h"
     with evaluating(training.method) as encode:
-        trained = judge.sides(encode)
-    used, other = ("h", "z") if settings.output == "h" else ("z", "h")
-    scores = judge.measure(trained, used)
+        flops = flops_per_image(encode, training, reading)
+        with Stopwatch(training.device) as watch:
+            queries = embed(encode, splits.test, reading)
+        trained = Embeddings(encode, queries, judge.gallery(encode, queries))
+        scores = judge.measure(trained, used)
     metrics = values(scores)
-    if trained[0].z.z.shape != trained[0].h.z.shape or not torch.equal(trained[0].z.z, trained[0].h.z):
-        metrics |= {f"{name}-{other}": part for name, part in values(judge.measure(trained, other)).items()}
-    baselines = {"raw_pixels": values(judge.measure(judge.sides(pixels), used))}
-    if training.steps > 0:
-        baselines["untrained"] = values(judge.measure(judge.sides(_initial(recipe, training)), used))
-    queries: Rows = getattr(trained[0], used)
-    images = training.steps * (training.sampler.batch_size if training.sampler else 0)
+    if queries.z.z.shape != queries.h.z.shape or not torch.equal(queries.z.z, queries.h.z):
+        of_other = measure(judge.evaluators, getattr(queries, other), getattr(trained.gallery, other))
+        metrics |= {f"{name}-{other}": part for name, part in values(of_other).items()}
+    rows: Rows = getattr(queries, used)
     result = {
         "metrics": metrics,
-        "baselines": baselines,
+        "baselines": {
+            name: values(judge.measure(judge.embeddings(encode), used))
+            for name, encode in _baselines(recipe, training, reading, rows.width)
+        },
         "definitions": definitions(scores),
         "protocol": "leave-one-out on the test split" if judge.disjoint else "test queries against the training split",
         "fingerprint": benchmark(recipe, splits),
         "steps": training.steps,
         "best_step": best_step,
-        "output": settings.output,
-        "images_seen": images,
+        "output": used,
+        "images_seen": images_seen(training),
         "items": {name: len(getattr(splits, name).labels) for name in ("train", "val", "test")},
         "warnings": warned,
-        "cost": {
-            "train_seconds": seconds,
-            "images_per_second": images / seconds if seconds > 0 else None,
-            "peak_memory_mb": peak,
-            "parameters": sum(parameter.numel() for parameter in training.method.parameters()),
-        },
+        "cost": cost_of(training, seconds, peaks, flops, len(rows) / watch.seconds),
     }
-    return result, {**by_query(scores, len(queries)), "labels": queries.labels.cpu(), "items": queries.items.cpu()}
+    by_class = scores_by_class(scores, classes_of(splits.test.labels))
+    known = {"labels": rows.labels.cpu(), "items": rows.items.cpu()}
+    return result, {**by_query(scores, len(rows)), **by_class, **known}
 
 
 def by_query(scores: Scores, queries: int) -> dict[str, Tensor]:
@@ -81,12 +88,44 @@ def by_query(scores: Scores, queries: int) -> dict[str, Tensor]:
     }
 
 
+def scores_by_class(scores: Scores, classes: Int64[Tensor, "c"]) -> dict[str, Tensor]:
+    """Every metric that classes have, as float32 under "evaluator.metric.per_class", in the order of "classes".
+
+    A class without the metric has NaN. "classes" is there where any metric is.
+    """
+    found = {
+        f"{name}.{metric}.per_class": torch.tensor(
+            [score.per_class.get(label, float("nan")) for label in classes.tolist()], dtype=torch.float32
+        )
+        for name, part in scores.items()
+        for metric, score in part.items()
+        if score.per_class
+    }
+    return {**found, "classes": classes} if found else {}
+
+
+def _baselines(recipe: Recipe, training: Training, reading: Reading, width: int) -> Iterator[tuple[str, Encode]]:
+    """What the trained encoder has to be better than."""
+    yield "raw_pixels", pixels
+    yield "pca", pca_of_pixels(training.data, reading, width)
+    if training.steps > 0:
+        yield "untrained", _initial(recipe, training)
+
+
 def _initial(recipe: Recipe, training: Training) -> Encode:
     """The same network before its first step, pretrained weights included where the recipe names some."""
     method = build_method(recipe, classes_of(training.data.labels)).to(training.device).eval()
     if training.settings.channels_last:
         method.to(memory_format=torch.channels_last)
     return method.embed  # type: ignore[return-value]  # of the method protocol
+
+
+class Embeddings(NamedTuple):
+    """Queries and gallery by one encoder; the same object twice means leave-one-out."""
+
+    encode: Encode
+    queries: Sides
+    gallery: Sides
 
 
 class _Judge:
@@ -97,19 +136,15 @@ class _Judge:
         self.splits, self.reading = splits, reading
         self.disjoint = is_disjoint(splits.test, splits.train)
 
-    def sides(self, encode: Encode) -> tuple[Sides, Sides]:
-        """Queries and gallery; the same object twice means leave-one-out."""
+    def embeddings(self, encode: Encode) -> Embeddings:
         queries = embed(encode, self.splits.test, self.reading)
-        return queries, queries if self.disjoint else embed(encode, self.splits.train, self.reading)
+        return Embeddings(encode, queries, self.gallery(encode, queries))
 
-    def measure(self, sides: tuple[Sides, Sides], which: str) -> Any:
-        queries, gallery = (getattr(side, which) for side in sides)
-        return measure(self.evaluators, queries, gallery)
+    def gallery(self, encode: Encode, queries: Sides) -> Sides:
+        return queries if self.disjoint else embed(encode, self.splits.train, self.reading)
 
-
-def peak_memory(device: torch.device) -> float:
-    """Peak resident memory of this process in MB, or of its GPU where it trains on one."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    def measure(self, of: Embeddings, output: Output) -> Scores:
+        """All evaluators, also those that want the encoder."""
+        queries, gallery = (getattr(side, output) for side in (of.queries, of.gallery))
+        subject = Examined(queries, gallery, of.encode, self.splits.test, self.reading, output)
+        return measure(self.evaluators, queries, gallery, subject)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from metriclab.core.protocols import Dataset
-from metriclab.recipe import Recipe
+from metriclab.recipe import Chosen, Recipe
 from metriclab.run.assemble import classes_of, make
 from metriclab.run.files import digest_of
 
@@ -42,9 +42,18 @@ def benchmark(recipe: Recipe, splits: Splits) -> dict[str, Any]:
         "data": recipe.components["dataset"].name,
         "test": splits.test.fingerprint,
         "gallery": "leave-one-out" if disjoint else splits.train.fingerprint,
-        "evaluate": {chosen.name: chosen.params for chosen in recipe.evaluators},
+        "evaluate": {chosen.label: _measured(chosen) for chosen in recipe.evaluators},
     }
     return {**keys, "digest": digest_of(keys)}
+
+
+def _measured(chosen: Chosen) -> dict[str, Any]:
+    """What an evaluator measures: its parameters, its name where it is called otherwise, the data it brings."""
+    name = {} if chosen.label == chosen.name else {"name": chosen.name}
+    if getattr(chosen.definition.factory, "wants", "rows") == "rows":
+        return {**name, **chosen.params}
+    data = getattr(make(chosen), "fingerprint", None)
+    return {**name, **chosen.params, **({} if data is None else {"fingerprint": data})}
 
 
 def has_labels(data: Dataset) -> bool:

@@ -1,11 +1,11 @@
 """The run folder: everything a run leaves behind, and the truth about it.
 
-recipe.toml     the complete recipe, every default filled in
-manifest.json   versions, plugins, hardware, threads, fingerprint of the data
-metrics.jsonl   one line a logged step
-checkpoints/    state, by step
-result.json     what was measured, written once at the end
-scores.safetensors  the same query by query, written just before it
+recipe.toml         the complete recipe, every default filled in
+manifest.json       versions, plugins, hardware, threads, fingerprint of the data
+metrics.jsonl       one line a logged step
+checkpoints/        state, by step
+scores.safetensors  what every query of the test split scored, written at the end
+result.json         what was measured, written last: a folder that has it is finished
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class RunFolder:
         if not self.recipe_file.is_file():
             raise StorageError(f"{self.path} holds no run to resume", help="leave --resume away to start one")
         self._sweep()
-        changed = sorted(_differences(read(self.recipe_file).as_dict(), recipe.as_dict()))
+        changed = self.differences(recipe)
         if changed:
             raise RecipeError(
                 f"the recipe differs from the one {self.path} was started with: {', '.join(changed)}",
@@ -87,6 +87,10 @@ class RunFolder:
         if distributed.rank() == 0:
             for part in (*self.path.glob(".*.part"), *self.checkpoints.glob(".step-*.part")):
                 part.unlink(missing_ok=True)
+
+    def differences(self, recipe: Recipe) -> list[str]:
+        """Dotted keys in which a recipe differs from the one the run was started with."""
+        return sorted(_differences(read(self.recipe_file).as_dict(), recipe.as_dict()))
 
     def recipe(self) -> Recipe:
         """The complete recipe the run was started with."""

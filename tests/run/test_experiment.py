@@ -32,9 +32,18 @@ def finished(tmp_path_factory) -> Path:
 def test_the_result_holds_what_others_rely_on(finished):
     result = json.loads((finished / "result.json").read_text())
     assert set(result["metrics"]) == {"retrieval", "retrieval-z"}
-    assert set(result["baselines"]) == {"raw_pixels", "untrained"}
+    assert set(result["baselines"]) == {"raw_pixels", "pca", "untrained"}
     assert 0 <= result["metrics"]["retrieval"]["map_at_r"] <= 1
-    assert set(result["cost"]) == {"train_seconds", "images_per_second", "peak_memory_mb", "parameters"}
+    gpu = result["cost"].pop("peak_gpu_memory_mb")
+    assert gpu is None or gpu > 0
+    assert set(result["cost"]) == {
+        "train_seconds",
+        "images_per_second",
+        "peak_memory_mb",
+        "parameters",
+        "flops_per_image",
+        "embedded_per_second",
+    }
     assert all(value > 0 for value in result["cost"].values())
     assert result["steps"] == 7
     assert result["images_seen"] == 7 * 16

@@ -75,7 +75,7 @@ def run(recipe: Recipe, folder: Path, **options: Any) -> list[Progress]:
 def outcome(folder: Path) -> dict[str, Any]:
     """All of a finished run that a resume must not change: metrics, result and checkpoint hashes, without times."""
     result = json.loads((folder / "result.json").read_text())
-    for key in ("train_seconds", "images_per_second", "peak_memory_mb"):
+    for key in ("train_seconds", "images_per_second", "peak_memory_mb", "embedded_per_second"):
         del result["cost"][key]
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     for line in lines:

@@ -1,0 +1,67 @@
+"""Transfer: how good the embedding is on another data set than the one it was trained on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from metriclab.core.errors import RecipeError
+from metriclab.core.protocols import Dataset, Score, Subject
+from metriclab.evaluators._inner import inner_evaluator
+from metriclab.registry import build, load, register
+
+
+@register("evaluator", "transfer")
+class Transfer:
+    """Any evaluator on the test split of another data set, seen by the same views, at the end of a run.
+
+    Its test queries are held against its training split where they share classes, else against each other.
+
+    Args:
+        data: the other data set, as a [data] table would have it: {name = "fashion-mnist"}.
+        evaluator: what to measure there.
+        parameters: of that evaluator, where they are not its defaults.
+    """
+
+    wants = "encoder"
+
+    def __init__(
+        self,
+        *,
+        data: dict[str, object],
+        evaluator: str = "retrieval",
+        parameters: dict[str, object] = {},  # noqa: B006  (a plain default, never changed)
+    ) -> None:
+        self.name, self.parameters = _name(data), {key: value for key, value in data.items() if key != "name"}
+        load("dataset", self.name)
+        self.evaluator = inner_evaluator("transfer", evaluator, parameters)
+        self.test, self.train = self._split("test"), self._split("train")
+        self.fingerprint = {"test": self.test.fingerprint, "train": self.train.fingerprint}
+
+    def _split(self, split: str) -> Dataset:
+        data: Dataset = build("dataset", self.name, split, **self.parameters)
+        return data
+
+    def __call__(self, subject: Subject, /) -> dict[str, Score]:
+        """The evaluator's scores; none has values by query, as those are no queries of the run's own test split.
+
+        Raises:
+            DivergedError: where an embedding is not finite.
+        """
+        queries, gallery = subject.embed_other(self.test, self.train)
+        against = "each other" if gallery is queries else "its training split"
+        nothing = torch.empty(0, dtype=torch.float64)
+        where = f"On the test split of {self.name}, held against {against}, by the run's test view (transfer/1): "
+        return {
+            metric: replace(score, per_query=nothing, per_class={}, definition=where + score.definition)
+            for metric, score in self.evaluator(queries, gallery).items()
+        }
+
+
+def _name(data: dict[str, object]) -> str:
+    name = data.get("name")
+    if not isinstance(name, str):
+        help = 'write data = {name = "..."}; `metriclab list dataset` shows the names'
+        raise RecipeError("evaluator 'transfer' is given no name of a data set", help=help)
+    return name
