@@ -13,6 +13,7 @@ from metriclab.api import build
 from metriclab.cli import main
 from metriclab.recipe import read
 from metriclab.registry import load_plugin_file
+from metriclab.run.suite import read_suite
 from metriclab.testing import check_loss
 from run.tiny import TINY, run
 
@@ -55,9 +56,18 @@ def test_every_command_and_option_exists(command):
         assert option in told.output
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "recipes").rglob("*.toml")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.toml")), ids=lambda path: path.name)
 def test_every_recipe_is_fine(path):
     assert read(path).train
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes" / "suites").glob("*.toml")), ids=lambda path: path.name)
+def test_every_suite_is_fine(path):
+    suite = read_suite(path)
+    assert len(suite.seeds) == 3
+    evaluators = {chosen.label for chosen in suite.entries[0].recipe.evaluators}
+    for metric in (suite.metric, *(suite.also or ())):
+        assert metric.partition(".")[0].removesuffix("-h").removesuffix("-z") in evaluators
 
 
 def test_the_example_in_python_runs(tmp_path, monkeypatch):

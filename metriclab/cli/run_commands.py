@@ -47,7 +47,7 @@ def run(recipe: Path, overrides: tuple[str, ...], out: Path | None, resume: bool
     if quiet:
         logging.getLogger("metriclab").setLevel(logging.WARNING)
     checked = read(recipe, overrides)
-    with distributed.process_group(), _stop_on_signals() as stop:
+    with distributed.process_group(), stop_on_signals() as stop:
         place = distributed.broadcast_object(str(out or _default_folder(recipe, resume)))
         folder = RunFolder(Path(place))
         first = distributed.rank() == 0
@@ -81,7 +81,7 @@ def _default_folder(recipe: Path, resume: bool) -> Path:
 
 
 @contextmanager
-def _stop_on_signals() -> Iterator[Callable[[], bool]]:
+def stop_on_signals() -> Iterator[Callable[[], bool]]:
     """The first Ctrl-C (or SIGTERM) asks the run to save and stop; the second one stops it where it is."""
     asked: list[int] = []
 
@@ -140,7 +140,7 @@ def _show(result: dict[str, Any], folder: Path) -> None:
         table.add_row(f"[bold]{evaluator}[/]")
         for metric in part:
             cells = [column[evaluator][metric] for column in columns.values()]
-            cells += [of_other[evaluator][metric]] if of_other else []
+            cells += [of_other.get(evaluator, {}).get(metric)] if of_other else []
             if metric != "lone_queries" or any(cells):
                 table.add_row(f"  {metric}", *map(_number, cells))
         table.add_section()

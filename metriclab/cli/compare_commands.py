@@ -1,0 +1,129 @@
+"""`metriclab compare`."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from metriclab.cli.compare_formats import FORMATS
+from metriclab.cli.run_commands import INTERRUPTED, stop_on_signals
+from metriclab.core.errors import RecipeError, StorageError
+from metriclab.registry import load_plugin_file
+from metriclab.run.compare import Comparison
+from metriclab.run.compare import compare as compare_entries
+from metriclab.run.files import write_json
+from metriclab.run.finished import find_runs, group, read_run
+from metriclab.run.launch import Planned, launch, plan
+from metriclab.run.suite import Suite, read_suite
+
+
+@click.command()
+@click.argument("paths", metavar="RUN...|SUITE", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--metric", help="EVALUATOR.METRIC to rank and test by; retrieval.map_at_r by default.")
+@click.option("--also", multiple=True, metavar="METRIC", help="A further metric for the table. Repeatable.")
+@click.option("--reference", metavar="ENTRY", help="Test every entry against this one, in place of all pairs.")
+@click.option("--format", "form", type=click.Choice(list(FORMATS)), default="rich", show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), help="Of a suite: its folder; runs/suites/<name> by default.")
+@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Of a suite: runs at a time.")
+@click.option("--dry-run", is_flag=True, help="Of a suite: list its runs, and run nothing.")
+@click.option(
+    "--plugin",
+    "plugins",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    metavar="FILE",
+    help="Of a suite: import a Python file that registers components. Repeatable.",
+)
+def compare(
+    paths: tuple[Path, ...],
+    metric: str | None,
+    also: tuple[str, ...],
+    reference: str | None,
+    form: str,
+    out: Path | None,
+    jobs: int,
+    dry_run: bool,
+    plugins: tuple[Path, ...],
+) -> None:
+    """Compare finished runs, or run what a SUITE file is missing and compare that.
+
+    A RUN is a run folder, or a folder of them. Runs whose recipes differ in the seed alone are one entry.
+    """
+    if not any(path.is_file() or path.suffix == ".toml" for path in paths):
+        if out is not None or dry_run or plugins:
+            raise RecipeError(
+                "--out, --dry-run and --plugin are for suites", help="name a suite file, or leave them out"
+            )
+        runs, notes = find_runs(paths)
+        compared = compare_entries(
+            group(runs),
+            metric=metric or "retrieval.map_at_r",
+            also=also or None,
+            reference=reference,
+            notes=notes,
+        )
+        click.echo(FORMATS[form](compared), nl=False)
+        return
+    if len(paths) > 1:
+        raise RecipeError("a suite is compared on its own", help="name one suite file, or folders of runs")
+    for plugin in plugins:
+        load_plugin_file(plugin)
+    suite = read_suite(paths[0])
+    place = out or Path("runs", "suites", suite.path.stem)
+    planned = plan(suite, place)
+    if dry_run:
+        for run in planned:
+            command = "" if run.state == "finished" else "  " + shlex.join(["metriclab", *run.arguments(plugins)])
+            click.echo(f"{run.state:<11}  {run}{command}")
+        return
+    failed = _run_missing(planned, jobs, plugins)
+    compared = _compare_suite(suite, planned, metric, also, reference)
+    write_json(place / "comparison.json", compared.to_dict())
+    click.echo(FORMATS[form](compared), nl=False)
+    if failed:
+        click.echo(f"{len(failed)} of {len(planned)} runs failed: {'; '.join(map(str, failed))}", err=True)
+        sys.exit(1)
+
+
+def _run_missing(planned: Sequence[Planned], jobs: int, plugins: Sequence[Path]) -> list[Planned]:
+    """Runs what is missing, says how it goes, and returns the runs that failed. Exits where it is told to stop."""
+    failed, done = [], sum(run.state == "finished" for run in planned)
+    stopped = False
+    with stop_on_signals() as stop:
+        for run, what, detail in launch(planned, jobs=jobs, plugins=plugins, stop=stop):
+            done += what == "finished"
+            stopped = stopped or what == "stopped"
+            if what == "failed":
+                failed.append(run)
+            shown = f"log {run.log}" if what == "started" else detail
+            click.echo(f"[{done}/{len(planned)}] {run}: {what}" + (f" ({shown})" if shown else ""), err=True)
+        stopped = stopped or stop()
+    if stopped:
+        click.echo("stopped; the same command goes on from here", err=True)
+        sys.exit(INTERRUPTED)
+    return failed
+
+
+def _compare_suite(
+    suite: Suite, planned: Sequence[Planned], metric: str | None, also: Sequence[str], reference: str | None
+) -> Comparison:
+    groups, notes = {}, []
+    for entry in suite.entries:
+        own = [run for run in planned if run.entry is entry]
+        there = [run for run in own if (run.folder / "result.json").is_file()]
+        notes += [f"{run} has no result and is left out" for run in own if run not in there]
+        if there:
+            groups[entry.name] = [read_run(run.folder) for run in there]
+    if not groups:
+        raise StorageError("no run of the suite has finished", help="see the log files for why")
+    return compare_entries(
+        groups,
+        metric=metric or suite.metric,
+        also=also or suite.also,
+        reference=reference or suite.reference,
+        notes=notes,
+    )

@@ -1,0 +1,191 @@
+"""A comparison as text: for the terminal, Markdown, JSON or HTML."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from html import escape
+from typing import Any, NamedTuple
+
+from rich.console import Console
+from rich.markup import escape as escape_markup
+from rich.table import Column, Table
+
+from metriclab.registry.toml import toml_value
+from metriclab.run.compare import Comparison, Entry, Mean
+from metriclab.run.files import to_json
+
+_COSTS = {
+    "train_seconds": ("train s", "{:,.0f}"),
+    "images_per_second": ("images/s", "{:,.0f}"),
+    "peak_memory_mb": ("peak MB", "{:,.0f}"),
+    "parameters": ("parameters", "{:,.0f}"),
+}
+
+
+class Told(NamedTuple):
+    """What every format shows.
+
+    Attributes:
+        title: of the table.
+        header, rows: the table; its first column is text, the others are numbers.
+        scored: how many columns from the second on are seeds and metrics; the others are costs.
+        verdicts: sentences.
+        settings: a line for each entry, with what its recipe has of its own.
+        notes: sentences.
+    """
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+    scored: int
+    verdicts: list[str]
+    settings: list[str]
+    notes: list[str]
+
+
+def tell(comparison: Comparison) -> Told:
+    """The table and the sentences of a comparison."""
+    unequal = len({entry.images_seen for entry in comparison.entries}) > 1
+    header = ["", "seeds", comparison.metric, *comparison.shown]
+    header += ["images seen" + (" (unequal)" if unequal else ""), *(name for name, _ in _COSTS.values())]
+    title = (
+        f"{comparison.metric}, {comparison.protocol}: {comparison.queries:,} queries of {comparison.classes:,} classes"
+    )
+    intervals = (
+        [] if all(len(entry.seeds) < 2 for entry in comparison.entries) else ["± is the 95 % t-interval over seeds"]
+    )
+    return Told(
+        title=title,
+        header=header,
+        rows=[_row(comparison, entry) for entry in comparison.entries],
+        scored=2 + len(comparison.shown),
+        verdicts=[difference.sentence() for difference in comparison.main_differences()],
+        settings=[f"{name}: {own}" for name, own in _own_settings(comparison.entries).items() if own],
+        notes=[*comparison.notes, *intervals, comparison.definition],
+    )
+
+
+def _row(comparison: Comparison, entry: Entry) -> list[str]:
+    metrics = [_mean(entry.metrics.get(name)) for name in (comparison.metric, *comparison.shown)]
+    costs = [_number(entry.cost.get(key), form) for key, (_, form) in _COSTS.items()]
+    return [entry.name, str(len(entry.seeds)), *metrics, f"{entry.images_seen:,}", *costs]
+
+
+def _mean(value: Mean | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value.mean:.4f}" + (f" ± {value.interval.half:.4f}" if value.interval else "")
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else form.format(value)
+
+
+def _own_settings(entries: Sequence[Entry]) -> dict[str, str]:
+    """By entry what its recipe has and most others have not."""
+
+    def is_own(key: str, value: Any) -> bool:
+        return 2 * sum(bool(entry.settings.get(key) == value) for entry in entries) <= len(entries)
+
+    return {
+        entry.name: ", ".join(
+            f"{key} = {toml_value(value)}" for key, value in entry.settings.items() if is_own(key, value)
+        )
+        for entry in entries
+    }
+
+
+def to_rich(comparison: Comparison) -> str:
+    """For a terminal, in colour where standard output is one."""
+    told, out = tell(comparison), Console()
+    with out.capture() as captured:
+        out.print(f"[bold]{escape_markup(told.title)}[/]", highlight=False, soft_wrap=True)
+        # Two tables, as one would not fit a terminal of 80 columns.
+        for columns in (slice(1, 1 + told.scored), slice(1 + told.scored, None)):
+            table = Table(
+                "", *(Column(escape_markup(name.replace(".", "\n")), justify="right") for name in told.header[columns])
+            )
+            for row in told.rows:
+                table.add_row(*map(escape_markup, (row[0], *row[columns])))
+            out.print(table)
+        for name, lines in _sections(told):
+            out.print(f"\n[bold]{name}[/]")
+            for line in lines:
+                out.print(f"  {escape_markup(line)}", highlight=False, soft_wrap=True)
+    return captured.get()
+
+
+def _sections(told: Told) -> list[tuple[str, list[str]]]:
+    sections = [("Verdict", told.verdicts), ("What differs in the recipes", told.settings), ("Notes", told.notes)]
+    return [(name, lines) for name, lines in sections if lines]
+
+
+def to_markdown(comparison: Comparison) -> str:
+    """A table of GitHub's Markdown, and lists."""
+    told = tell(comparison)
+    rules = ["---", *["---:"] * (len(told.header) - 1)]
+    lines = [f"**{_plain(told.title)}**", "", *(_cells(row) for row in (told.header, rules, *told.rows))]
+    for name, sentences in _sections(told):
+        lines += ["", f"{name}:", "", *(f"- {_plain(sentence)}" for sentence in sentences)]
+    return "\n".join(lines) + "\n"
+
+
+def _cells(row: Sequence[str]) -> str:
+    return f"| {' | '.join(map(_plain, row))} |"
+
+
+def _plain(text: str) -> str:
+    for character in "\\|<*`[":
+        text = text.replace(character, f"\\{character}")
+    return text.replace("\n", " ")
+
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{title}</title>
+<style>
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 80rem; margin: 2rem auto; padding: 0 1rem }}
+.wide {{ overflow-x: auto }}
+table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; white-space: nowrap }}
+th, td {{ padding: .3rem .8rem; text-align: right; border-bottom: 1px solid #8884 }}
+th:first-child, td:first-child {{ text-align: left }}
+</style>
+<h1>{title}</h1>
+<div class="wide"><table>
+{table}
+</table></div>
+{sections}
+</html>
+"""
+
+
+def to_html(comparison: Comparison) -> str:
+    """One page that needs nothing else; all that comes from recipes and data is escaped."""
+    told = tell(comparison)
+    cells = [[escape(cell) for cell in row] for row in (told.header, *told.rows)]
+    head = "".join(f'<th scope="col">{cell}</th>' for cell in cells[0])
+    rows = ["".join(f"<td>{cell}</td>" for cell in row) for row in cells[1:]]
+    table = "\n".join(f"<tr>{row}</tr>" for row in (head, *rows))
+    sections = io.StringIO()
+    for name, sentences in _sections(told):
+        items = "\n".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)
+        sections.write(f"<h2>{name}</h2>\n<ul>\n{items}\n</ul>\n")
+    return _PAGE.format(title=escape(told.title), table=table, sections=sections.getvalue())
+
+
+def to_json_text(comparison: Comparison) -> str:
+    """`Comparison.to_dict` in JSON."""
+    return to_json(comparison.to_dict())
+
+
+FORMATS: dict[str, Callable[[Comparison], str]] = {
+    "rich": to_rich,
+    "md": to_markdown,
+    "json": to_json_text,
+    "html": to_html,
+}
+"""How `--format` names them."""
