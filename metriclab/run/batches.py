@@ -18,6 +18,9 @@ from metriclab.samplers import rank_slice
 
 _AHEAD = 2
 
+NEARLY_ALL = 0.9
+"""A smaller share of the training images in an epoch is worth a word; a last batch alone leaves out fewer."""
+
 
 def batches(training: Training, start: int) -> Iterator[Batch]:
     """This rank's slices of the global batches from step `start` on; images are read ahead in a thread.
@@ -78,6 +81,18 @@ def epoch_order(sampler: Sampler, seed: int, epoch: int) -> list[tuple[np.ndarra
     draws[by_item] = np.arange(len(everything)) - first
     ends = np.cumsum([len(items) for items in order])[:-1]
     return list(zip(order, np.split(draws, ends), strict=True))
+
+
+def coverage(training: Training) -> str | None:
+    """What the first epoch draws, in words; None where it draws every class and nearly all images."""
+    if training.sampler is None:
+        return None
+    labels = training.data.labels
+    drawn = np.unique(np.concatenate([items for items, _ in epoch_order(training.sampler, training.settings.seed, 0)]))
+    classes, of_all = (len(np.unique(part[part >= 0])) for part in (labels[drawn], labels))
+    if classes == of_all and len(drawn) >= NEARLY_ALL * len(labels):
+        return None
+    return f"an epoch draws {len(drawn):,} of {len(labels):,} training images, of {classes:,} of {of_all:,} classes"
 
 
 def _read_ahead(

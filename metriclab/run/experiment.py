@@ -18,6 +18,7 @@ from metriclab.registry import suggest
 from metriclab.run import checkpoint as checkpoints
 from metriclab.run.alarms import logged, stop_if_diverged, warnings_of
 from metriclab.run.assemble import Training, assemble, build_evaluators, make
+from metriclab.run.batches import coverage
 from metriclab.run.drift import drift_of, probe
 from metriclab.run.evaluate import embed, evaluating, measure, reading_of, values
 from metriclab.run.features import with_features
@@ -129,6 +130,9 @@ def _begin(recipe: Recipe, folder: RunFolder, *, resume: bool) -> Generator[Prog
             yield Progress("train", 0, training.steps, message=change)
     # Not before everything is built: a recipe that cannot run leaves no folder behind.
     distributed.on_first_rank(lambda: _write_down(folder, recipe, now, resume))
+    drawn = coverage(training)
+    if drawn is not None:
+        yield Progress("train", 0, training.steps, message=drawn)
     if not has_labels(splits.test):
         text = "the test split has no labels: the run trains and saves its encoder, but nothing can be measured"
         yield Progress("train", 0, training.steps, message=text)

@@ -6,7 +6,10 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metriclab.run.batches import epoch_order
+from metriclab.run.assemble import assemble
+from metriclab.run.batches import coverage, epoch_order
+from metriclab.run.splits import load_splits
+from run.tiny import run, tiny
 
 
 class Listed:
@@ -45,3 +48,19 @@ def test_every_epoch_has_a_seed_of_its_own_and_seeds_differ():
             epoch_order(sampler, seed, epoch)
     assert sampler.seeds[0] == sampler.seeds[2]
     assert len(set(sampler.seeds)) == 4
+
+
+def test_what_an_epoch_leaves_out_is_said(tmp_path):
+    def said(*overrides):
+        recipe = tiny(tmp_path, *overrides)
+        return coverage(assemble(recipe, load_splits(recipe).train))
+
+    assert said() is None
+    labels = load_splits(tiny(tmp_path)).train.labels
+    more_than_half = len(labels) // len(set(labels.tolist())) // 2 + 1  # so that the rest of a class makes no group
+    balanced = ("sampler.name=balanced", "sampler.classes_per_batch=2", f"sampler.per_class={more_than_half}")
+    text = said(*balanced)
+    assert text is not None
+    assert text.startswith("an epoch draws ")
+    assert f" of {len(labels):,} training images, of " in text
+    assert text in [step.message for step in run(tiny(tmp_path, *balanced, "train.steps=1"), tmp_path / "run")]
