@@ -9,8 +9,9 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 run: .venv/installed
 	$(BIN)/metriclab run recipes/simclr.toml
 
+# Two workers of one thread each: tests are too small to share.
 test: .venv/installed-test
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 slow: .venv/installed-test
 	$(BIN)/python -m pytest -m slow --durations=10
@@ -33,6 +34,8 @@ fmt: .venv/installed-dev
 bench: .venv/installed
 	$(INSTALL) -e ".[bench]"
 	$(BIN)/python benchmarks/nt_xent.py
+	$(BIN)/python benchmarks/xbm_step.py
+	$(BIN)/python benchmarks/loss_memory.py
 
 clean:
 	rm -rf .venv

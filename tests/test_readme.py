@@ -12,7 +12,8 @@ from PIL import Image
 from metriclab.api import build
 from metriclab.cli import main
 from metriclab.recipe import read
-from metriclab.registry import load_plugin_file
+from metriclab.registry import entries, load_plugin_file
+from metriclab.registry.entry import is_builtin
 from metriclab.run.suite import read_suite
 from metriclab.testing import check_loss
 from run.tiny import TINY, run
@@ -26,9 +27,20 @@ def blocks(language: str) -> list[str]:
 
 
 def test_the_recipe_is_fine(tmp_path):
-    (text,) = blocks("toml")
-    (tmp_path / "recipe.toml").write_text(text)
+    whole, parts = blocks("toml")
+    (tmp_path / "recipe.toml").write_text(whole)
     assert read(tmp_path / "recipe.toml").components["loss"].params == {"temperature": 0.1}
+    rest = [table for table in whole.split("\n\n") if not table.startswith(("[loss]", "[method]"))]
+    (tmp_path / "other.toml").write_text("\n\n".join([*rest, parts]))
+    assert read(tmp_path / "other.toml").components["memory"].params["size"] == 4096
+
+
+def test_the_components_it_lists_are_all_there():
+    text = (ROOT / "README.md").read_text()
+    for plural, kind in (("losses", "loss"), ("miners", "miner"), ("memories", "memory"), ("methods", "method")):
+        (line,) = re.findall(rf"^\| {plural} \| (.*) \|$", text, re.MULTILINE)
+        for entry in entries(kind):
+            assert not is_builtin(entry) or re.search(rf"(?<![\w-]){entry.name}(?![\w-])", line), entry
 
 
 def test_the_loss_of_ones_own_trains(tmp_path):
@@ -50,7 +62,7 @@ def commands() -> list[list[str]]:
 
 @pytest.mark.parametrize("command", commands(), ids=" ".join)
 def test_every_command_and_option_exists(command):
-    told = CliRunner().invoke(main, [command[0], "--help"])
+    told = CliRunner().invoke(main, [*command[: 2 if command[0] == "figures" else 1], "--help"])
     assert told.exit_code == 0
     for option in (word for word in command if word.startswith("-")):
         assert option in told.output
