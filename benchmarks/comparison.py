@@ -1,0 +1,106 @@
+"""How often a comparison errs, by simulation with correlated classes: false verdicts, coverage of the intervals, power.
+
+    python benchmarks/comparison.py
+
+In each simulated table every entry has some seeds, each of which shifts all its queries alike and each class by itself,
+and queries of one class share what that class is worth to an entry. Without a difference all entries are drawn alike.
+A "verdict" is what `metriclab compare` calls better; simpler tests stand beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+
+import numpy as np
+from scipy import stats
+
+from metriclab.run.statistics import (
+    class_bootstrap,
+    class_errors,
+    class_sums,
+    least_difference,
+    sign_flip_test,
+    t_interval,
+)
+
+SPREAD = {"class": 0.08, "seed": 0.008, "seed and class": 0.02, "query": 0.2}
+"""Standard deviations of what an entry's score of a query is made of, beside what the class is worth to all entries."""
+
+
+def table(generator, entries: int, classes: int, *, seeds: int = 3, effect: float = 0.0, lucky: bool = True):
+    """Scores (entry, seed, query) and the class of each query; the first entry is better by the effect.
+
+    Without `lucky` seeds all models of an entry are equally good, as an interval over classes takes them to be.
+    """
+    labels = np.repeat(np.arange(classes), generator.integers(5, 25, classes))
+    draw = generator.normal
+    of_class = draw(0, SPREAD["class"], (entries, 1, classes))
+    of_seed = draw(0, SPREAD["seed"], (entries, seeds, 1)) + draw(
+        0, SPREAD["seed and class"], (entries, seeds, classes)
+    )
+    of_seed *= lucky
+    scores = 0.5 + (of_class + of_seed)[:, :, labels] + draw(0, SPREAD["query"], (entries, seeds, len(labels)))
+    scores[0] += effect
+    return scores, labels
+
+
+def verdicts(scores, labels) -> dict[str, np.ndarray]:
+    """For each pair of entries, whether a difference is found: by what compare does, and by simpler tests."""
+    entries, seeds, _ = scores.shape
+    pairs = list(itertools.combinations(range(entries), 2))
+    first, second = (np.array(side) for side in zip(*pairs, strict=True))
+    differences = scores[first] - scores[second]
+    sums, counts = class_sums(differences.mean(1), labels)
+    runs = scores.mean(2)
+    errors = class_errors(sums, counts)
+    least = least_difference(list(runs), errors, np.full(len(pairs), 2 / seeds))
+    over_seeds = np.array([t_interval(one).holds(0.0) for one in differences.mean(2)])
+    p = sign_flip_test(sums)
+    by_query = stats.ttest_1samp(differences.mean(1), 0.0, axis=1).pvalue
+    return {
+        "verdict of compare": (p < 0.05) & ~over_seeds & (np.abs(differences.mean((1, 2))) > least),
+        "test by class alone": p < 0.05,
+        "test by query, Bonferroni": by_query < 0.05 / len(pairs),
+    }
+
+
+def rate(values) -> str:
+    """A share with its 95 % interval (Clopper and Pearson, Biometrika 26(4), 1934)."""
+    result = stats.binomtest(int(np.sum(values)), len(values)).proportion_ci(0.95, "exact")
+    return f"{np.mean(values):6.1%} ({result.low:.1%} to {result.high:.1%})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=int, default=200)
+    trials = parser.parse_args().trials
+    print(f"Tables with a false verdict, of {trials}; no entry differs, three seeds, 300 classes")
+    for entries in (2, 5, 10):
+        generator = np.random.default_rng(entries)
+        found = [verdicts(*table(generator, entries, 300)) for _ in range(trials)]
+        for name in found[0]:
+            print(f"{entries:>3} entries  {name:<26} {rate([one[name].any() for one in found])}", flush=True)
+    print("Coverage of the 95 % intervals of a difference")
+    for classes in (10, 40, 300):
+        generator, held = np.random.default_rng(classes), []
+        for _ in range(5 * trials):
+            scores, labels = table(generator, 2, classes, seeds=1, lucky=False)
+            held.append(class_bootstrap(*class_sums((scores[0] - scores[1]), labels))[0].holds(0.0))
+        print(f"by class, {classes:>4} classes    {rate(held)}", flush=True)
+    for seeds in (2, 3, 5):
+        generator = np.random.default_rng(seeds)
+        held = [t_interval(generator.normal(0.0, 0.01, seeds)).holds(0.0) for _ in range(20 * trials)]
+        print(f"over seeds, {seeds} seeds      {rate(held)}", flush=True)
+    print("Pairs in which +0.02 of one entry among ten is found, 1,000 classes")
+    for seeds in (3, 5):
+        generator = np.random.default_rng(seeds)
+        found = [
+            verdicts(*table(generator, 10, 1000, seeds=seeds, effect=0.02))["verdict of compare"][:9]
+            for _ in range(max(1, trials // 10))
+        ]
+        print(f"{seeds} seeds  {np.mean(found):.0%} of {np.size(found)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
