@@ -1,0 +1,196 @@
+"""A finished run's images embedded once more, and what lies next to what."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from metriclab.core.errors import DataError
+from metriclab.core.protocols import Dataset
+from metriclab.core.rows import Rows
+from metriclab.recipe import Recipe
+from metriclab.report.html import short
+from metriclab.run.assemble import choose_device, make
+from metriclab.run.evaluate import Reading, embed, evaluating
+from metriclab.run.load import load
+from metriclab.run.splits import is_disjoint
+from metriclab.run.store import RunFolder
+
+SHOWN = 8
+_TILE = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """The images that a run was measured on.
+
+    Attributes:
+        queries: the test split.
+        gallery: the same object for leave-one-out, else the training split.
+    """
+
+    queries: Dataset
+    gallery: Dataset
+
+    def name(self, label: int) -> str:
+        """What a class is called."""
+        return short(str(self.queries.classes[label])) if label >= 0 else "unknown"
+
+
+class Embedded(NamedTuple):
+    """A run's queries with their nearest gallery rows.
+
+    Attributes:
+        queries: unit rows of the output that was measured.
+        near: indices of gallery rows, nearest first, -1 past the last one.
+        similarity: cosines of them.
+        labels: of them.
+        right: whether they are of the query's class.
+    """
+
+    queries: Rows
+    near: Int64[np.ndarray, "q k"]
+    similarity: Float[np.ndarray, "q k"]
+    labels: Int64[np.ndarray, "q k"]
+    right: Bool[np.ndarray, "q k"]
+
+
+def open_data(path: Path) -> Data:
+    """The data of the run in a folder.
+
+    Raises:
+        DataError: where they are not there, or not what the run was measured on.
+    """
+    folder = RunFolder(path)
+    recipe, known = folder.recipe(), folder.manifest()["data"]
+    help = "put the data back as they were, or make a report without images with --no-images"
+    try:
+        test, train = (make(recipe.components["dataset"], split) for split in ("test", "train"))
+        found = {"test": test.fingerprint, "train": train.fingerprint}
+    except DataError as error:
+        raise DataError(f"the data of {path} cannot be read: {error.message}", help=help) from error
+    for split, fingerprint in found.items():
+        if fingerprint != known[split]:
+            raise DataError(
+                f"the data of {path} have changed since it ran: the {split} split is another one", help=help
+            )
+    return Data(test, test if is_disjoint(test, train) else train)
+
+
+def embed_run(path: Path, data: Data) -> Embedded:
+    """The run's best checkpoint on its data.
+
+    Raises:
+        StorageError: where its checkpoint is missing or damaged.
+    """
+    embedder, recipe = load(path), RunFolder(path).recipe()
+    device = choose_device("auto")
+    method = embedder.method.to(device)
+    reading = _reading(recipe, embedder.view, device)
+    with evaluating(method) as encode:
+        sides = [getattr(embed(encode, split, reading), embedder.output) for split in _distinct(data)]
+    queries, gallery = sides[0], sides[-1]
+    near, similarity = nearest(queries, gallery, SHOWN)
+    labels = torch.where(near >= 0, gallery.labels[near.clamp(min=0)], -1)
+    right = (labels == queries.labels[:, None]) & (labels >= 0)
+    return Embedded(queries, *(side.cpu().numpy() for side in (near, similarity, labels, right)))
+
+
+def _reading(recipe: Recipe, view: object, device: torch.device) -> Reading:
+    settings = recipe.train
+    return Reading(view, device, settings.evaluation_batch_size, settings.precision)  # type: ignore[arg-type]
+
+
+def _distinct(data: Data) -> Iterator[Dataset]:
+    yield data.queries
+    if data.gallery is not data.queries:
+        yield data.gallery
+
+
+@torch.no_grad()
+def nearest(queries: Rows, gallery: Rows, k: int) -> tuple[Int64[Tensor, "q k"], Float[Tensor, "q k"]]:
+    """The k gallery rows of highest cosine for each query, without its own item where both are the same object.
+
+    A gallery of fewer rows leaves -1 and NaN at the end.
+    """
+    near = torch.full((len(queries), k), -1, device=queries.z.device)
+    similarity = torch.full((len(queries), k), torch.nan, device=queries.z.device)
+    for part in torch.split(torch.arange(len(queries), device=queries.z.device), _TILE):
+        cosines = queries.z[part] @ gallery.z.T
+        if gallery is queries:
+            cosines.masked_fill_(queries.items[part, None] == gallery.items, -torch.inf)
+        values, places = cosines.topk(min(k, cosines.shape[1]), dim=1)
+        there = values > -torch.inf
+        near[part, : places.shape[1]] = torch.where(there, places, -1)
+        similarity[part, : places.shape[1]] = torch.where(there, values, torch.nan).to(similarity)
+    return near, similarity
+
+
+class Confusion(NamedTuple):
+    """Two classes that are taken for each other.
+
+    Attributes:
+        labels: of the classes, the smaller first.
+        wrong: queries of either whose nearest image is of the other.
+        queries: of both classes.
+        query, gallery: the nearest such pair, as indices.
+        similarity: of that pair.
+    """
+
+    labels: tuple[int, int]
+    wrong: int
+    queries: int
+    query: int
+    gallery: int
+    similarity: float
+
+
+def confusions(embedded: Embedded, most: int) -> list[Confusion]:
+    """The pairs of classes with the most queries whose nearest image is of the other class, most confused first."""
+    own, other = embedded.queries.labels.cpu().numpy(), embedded.labels[:, 0]
+    wrong = np.flatnonzero((own >= 0) & (other >= 0) & (own != other))
+    if not len(wrong):
+        return []
+    pairs = np.sort(np.stack([own[wrong], other[wrong]], 1), axis=1)
+    kinds, kind, counts = np.unique(pairs, axis=0, return_inverse=True, return_counts=True)
+    sizes = dict(zip(*(side.tolist() for side in np.unique(own, return_counts=True)), strict=True))
+    found = []
+    for at in np.argsort(-counts, kind="stable")[:most].tolist():
+        queries = wrong[kind.reshape(-1) == at]
+        query = int(queries[np.nanargmax(embedded.similarity[queries, 0])])
+        one, two = kinds[at].tolist()
+        total = sizes.get(one, 0) + sizes.get(two, 0)
+        example = (query, int(embedded.near[query, 0]), float(embedded.similarity[query, 0]))
+        found.append(Confusion((one, two), int(counts[at]), total, *example))
+    return found
+
+
+class Plane(NamedTuple):
+    """Rows seen in their first two principal components.
+
+    Attributes:
+        points: of each row.
+        share: of the variance that each of the two holds.
+    """
+
+    points: Float[np.ndarray, "n 2"]
+    share: tuple[float, float]
+
+
+def plane(rows: Rows) -> Plane:
+    """PCA to two dimensions; the sign of an axis is that of its largest weight, so that it is always the same."""
+    z = rows.z.double().cpu()
+    centred = z - z.mean(0)
+    values, vectors = torch.linalg.eigh(centred.T @ centred)
+    axes = torch.zeros(z.shape[1], 2, dtype=torch.float64)
+    first = vectors.flip(1)[:, :2]
+    axes[:, : first.shape[1]] = first * first.gather(0, first.abs().argmax(0, keepdim=True)).sign()
+    shares = [*(values.flip(0)[:2].clamp(min=0) / values.sum().clamp(min=1e-30)).tolist(), 0.0]
+    return Plane((centred @ axes).numpy(), (shares[0], shares[1]))

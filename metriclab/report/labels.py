@@ -1,0 +1,72 @@
+"""How names and numbers of a result are written for a reader."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from metriclab.report.html import Cell, Number
+
+_AT = re.compile(r"^(r|p|map)_at_(\w+)$")
+_NAMES = {
+    "r_precision": "R-precision",
+    "map": "mAP",
+    "mrr": "MRR",
+    "nmi": "NMI",
+    "ami": "AMI",
+    "train_seconds": "training",
+    "images_per_second": "trained on",
+    "peak_memory_mb": "peak memory",
+    "peak_gpu_memory_mb": "peak GPU memory",
+    "flops_per_image": "operations per image",
+    "embedded_per_second": "embedding",
+    "raw_pixels": "raw pixels",
+}
+_UNITS = {
+    "train_seconds": "s",
+    "images_per_second": "images/s",
+    "peak_memory_mb": "MB",
+    "peak_gpu_memory_mb": "MB",
+    "flops_per_image": "FLOP",
+    "embedded_per_second": "images/s",
+}
+_PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"))
+
+
+def label(name: str) -> str:
+    """map_at_r is MAP@R, and what has no better name is written with spaces."""
+    found = _AT.match(name)
+    if found:
+        kind, depth = found.groups()
+        return f"{'MAP' if kind == 'map' else kind.upper()}@{depth.upper()}"
+    return _NAMES.get(name, name.replace("_", " "))
+
+
+def metric_label(metric: str) -> str:
+    """Of "evaluator.metric" the metric, with the evaluator where that is not retrieval."""
+    evaluator, _, name = metric.partition(".")
+    return label(name) if evaluator == "retrieval" else f"{evaluator} {label(name)}"
+
+
+def number(value: Any) -> Cell:
+    """A metric: four digits after the point, whole counts without."""
+    if not isinstance(value, int | float):
+        return Cell("-")
+    whole = abs(value) > 1 and value == int(value)
+    return Cell(f"{value:,.0f}" if whole else f"{value:.4f}", float(value))
+
+
+def cost(name: str, value: Any) -> Cell:
+    """A cost with its unit."""
+    if not isinstance(value, int | float):
+        return Cell("-")
+    unit = _UNITS.get(name, "")
+    return Cell(f"{compact(float(value))} {unit}".strip(), float(value))
+
+
+def compact(value: Number) -> str:
+    """At most three digits that matter: 1,234,567 is 1.23 M."""
+    for factor, prefix in _PREFIXES:
+        if abs(value) >= factor:
+            return f"{value / factor:.3g} {prefix}"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

@@ -1,0 +1,103 @@
+"""The report as one file that needs no network."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterator, Sequence
+from importlib import resources
+from pathlib import Path
+from string import Template
+from typing import Protocol, runtime_checkable
+
+from metriclab import __version__
+from metriclab.core.errors import RecipeError, StorageError
+from metriclab.report.html import Markup, Section, join, tag
+from metriclab.report.one_run import OneRun
+from metriclab.report.several_runs import SeveralRuns
+from metriclab.report.thumbnails import LADDER, LAST, Sizes
+from metriclab.run.files import write_atomic
+from metriclab.run.finished import find_runs
+
+BUDGET = 5_000_000
+"""Bytes of the file, at most."""
+
+
+@runtime_checkable
+class Content(Protocol):
+    """What a page is about."""
+
+    title: str
+
+    def opening(self) -> Markup: ...
+    def sections(self, sizes: Sizes) -> Iterator[Section | None]: ...
+
+
+def write_report(paths: Sequence[Path], out: Path, *, metric: str | None = None, images: bool = True) -> int:
+    """Writes the report of a run, or of a comparison of several, and returns its size in bytes.
+
+    Args:
+        paths: run folders, or folders of them.
+        out: the HTML file.
+        metric: "evaluator.metric" that the report is about; MAP@R by default.
+        images: whether to embed the data once more, for images, the map, and confused classes.
+
+    Raises:
+        StorageError: where a folder holds no run, a run is not finished, or a file is damaged or cannot be written.
+        DataError: where the data of a run are not there, or have changed.
+        RecipeError: for an unknown metric, or runs that cannot be compared.
+    """
+    if out.is_dir():
+        raise StorageError(f"{out} is a folder", help=f"name a file: -o {out / 'report.html'}")
+    runs, notes = find_runs(paths)
+    content: Content
+    if len(runs) == 1 and not notes:
+        content = OneRun(runs[0], metric=metric, images=images)
+    else:
+        content = SeveralRuns(runs, metric=metric, images=images, notes=notes)
+    page = within_budget(content)
+    write_atomic(out, page)
+    return len(page)
+
+
+def within_budget(content: Content, budget: int = BUDGET) -> bytes:
+    """The page with the best images that fit.
+
+    Raises:
+        RecipeError: where it does not fit with the smallest ones.
+    """
+    for sizes in (*LADDER, LAST):
+        page = render(content, sizes).encode()
+        if len(page) <= budget:
+            return page
+    raise RecipeError(
+        f"the report would be {len(page):,} bytes long, more than the {budget:,} that it may be",
+        help="report on fewer runs, or leave the images out with --no-images",
+    )
+
+
+def render(content: Content, sizes: Sizes) -> str:
+    """The whole page; its policy allows its own style and script, by hash, and images inside it, and nothing else."""
+    sections = [one for one in content.sections(sizes) if one is not None]
+    script, style = _asset("page.js"), _asset("page.css")
+    policy = (
+        f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    return Template(_asset("page.html")).substitute(
+        policy=policy,
+        version=__version__,
+        title=join(content.title, " · metriclab"),
+        style=style,
+        script=script,
+        links=join(tag("a", one.title, href=f"#{one.name}") for one in sections),
+        body=join(content.opening(), [one.markup for one in sections]),
+    )
+
+
+def _asset(name: str) -> str:
+    return resources.files("metriclab.report").joinpath("assets", name).read_text("utf-8")
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
