@@ -31,7 +31,8 @@ class Scale:
     def around(cls, values: Sequence[Number], start: Number, end: Number, *, share: Number = 0.04) -> Scale:
         """One that holds all values, with a little room on both sides."""
         low, high = min(values), max(values)
-        room = (high - low) * share or max(abs(high) * share, 1e-6)
+        # One value alone still gets a scale that can be read.
+        room = (high - low) * share if high > low else max(abs(high) * 0.1, 1e-6)
         return cls(low - room, high + room, start, end)
 
     def ticks(self, wanted: int = 4) -> list[Number]:

@@ -24,7 +24,7 @@ Number = int | float
 Content = str | Number | None | Iterable[Any]
 """Markup as it is, other text escaped, nothing for None, and all of these in any nesting."""
 
-    """An element. `class_` is the attribute class, `data_i` is data-i; True is a bare attribute, None and False are none."""
+
 def tag(name: str, /, *content: Content, **attributes: Any) -> Markup:
     """An element. `class_` is the attribute class, `data_i` data-i; True is a bare attribute, False and None none."""
     parts = [name]

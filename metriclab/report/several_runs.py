@@ -15,7 +15,6 @@ from metriclab.report.gallery import Pictures, differing_queries, found_row, que
 from metriclab.report.html import Cell, Markup, Section, join, section, short, table, tag
 from metriclab.report.labels import cost, label, metric_label, number
 from metriclab.report.one_run import DEFAULT_METRIC
-from metriclab.report.summary import Notes
 from metriclab.report.thumbnails import Sizes
 from metriclab.run.compare import Entry, Mean, compare
 from metriclab.run.finished import FinishedRun, group
@@ -88,7 +87,7 @@ class SeveralRuns:
         yield self._folders()
 
     def _table(self) -> Section:
-        one, notes = self.compared, Notes()
+        one = self.compared
         costs = [name for name in _COSTS if any(entry.cost.get(name) is not None for entry in one.entries)]
         head = ["entry", "seeds", metric_label(self.metric), "95 % over seeds", *map(metric_label, one.shown), "steps"]
         rows = [
@@ -104,8 +103,8 @@ class SeveralRuns:
             for entry in one.entries
         ]
         shown = table([*head, *map(label, costs)], rows, caption="Means over seeds, best first")
-        definition = tag("p", join(metric_label(self.metric), ": ", one.definition), class_="quiet")
-        return section("summary", "Summary", shown, definition, notes.listed())
+        definition = tag("p", one.definition, class_="quiet")
+        return section("summary", "Summary", shown, definition)
 
     def _intervals(self) -> Section:
         rows = [

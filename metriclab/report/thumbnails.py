@@ -89,13 +89,14 @@ class Sheet:
 
 def sheet(data: Dataset, items: Sequence[int], sizes: Sizes) -> Sheet:
     """These images, each in the middle of its cell."""
+    fitted = [_fitted(image, sizes.cell) for image in open_images(data, items)]
+    cell = max(max(image.size) for image in fitted)  # no wider than the images are
     columns = max(1, math.isqrt(len(items)))
-    whole = Image.new("RGB", (columns * sizes.cell, math.ceil(len(items) / columns) * sizes.cell), (_LEFT_FREE,) * 3)
-    for at, image in enumerate(open_images(data, items)):
-        fitted = _fitted(image, sizes.cell)
-        left, top = ((sizes.cell - side) // 2 for side in fitted.size)
-        whole.paste(fitted, (at % columns * sizes.cell + left, at // columns * sizes.cell + top))
+    whole = Image.new("RGB", (columns * cell, math.ceil(len(items) / columns) * cell), (_LEFT_FREE,) * 3)
+    for at, image in enumerate(fitted):
+        left, top = ((cell - side) // 2 for side in image.size)
+        whole.paste(image, (at % columns * cell + left, at // columns * cell + top))
     grey = np.asarray(whole)
     if (grey == grey[:, :, :1]).all():
         whole = whole.convert("L")
-    return Sheet(_uri(whole, sizes.quality), sizes.cell, columns)
+    return Sheet(_uri(whole, sizes.quality), cell, columns)
