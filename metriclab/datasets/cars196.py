@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import numpy as np
 from annotated_types import Ge, Le, Lt
-from scipy.io import loadmat  # type: ignore[import-untyped]
+from scipy.io import loadmat
 
 from metriclab.datasets.benchmark_images import Benchmark, Size, benchmark_split
 from metriclab.datasets.image_files import FileImages

@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from metriclab.core import distributed
-from metriclab.core.rows import Keys, Rows
+from metriclab.core.rows import Keys, Rows, wide
 from metriclab.core.solved import Wants, solved
 from metriclab.core.tiles import anchors_per_tile, tile_cells
 
@@ -76,7 +76,8 @@ def closed_form(anchors: Rows, references: Rows, temperature: float) -> Float[Te
     alike = find_alike(anchors.keys, references.keys)
     if alike is None:
         return None
-    inputs = (anchors.z,) if square else (anchors.z, references.z)
+    one, other = wide(anchors.z, references.z), wide(references.z, anchors.z)
+    inputs = (one,) if square else (one, other)
     solver = _symmetric if symmetric else _rectangular
     bare = tuple(z.detach() for z in inputs)
     return solved(partial(_solve, solver, bare, anchors.labels, alike, temperature), *inputs)

@@ -108,6 +108,8 @@ class PML(nn.Module):
         ):
             torch.manual_seed(int(absorb(absorb(self.seed, mix(batch.ids).sum()), mix(others.ids).sum())))
             value: Tensor = self._against_itself(batch) if in_batch else self._against(batch, others)
+        if self.name in STATE:  # the library leaves the graph of this call on it
+            self.loss.get_buffer(STATE[self.name]).detach_()
         return nothing + value.to(nothing.dtype).reshape(())
 
     def _against_itself(self, batch: Rows) -> Tensor:

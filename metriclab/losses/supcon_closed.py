@@ -12,6 +12,7 @@ needs tiles.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -24,6 +25,9 @@ from metriclab.core.rows import Keys, Rows, wide
 from metriclab.core.solved import Wants, solved
 from metriclab.core.tiles import anchors_per_tile
 
+_BLOCK = 8192
+"""Rows raised to float64 at a time."""
+
 
 def closed_form(anchors: Rows, references: Rows, temperature: float) -> Float[Tensor, ""] | None:
     """SupCon, or None where there are no rows to compare."""
@@ -34,37 +38,57 @@ def closed_form(anchors: Rows, references: Rows, temperature: float) -> Float[Te
     return solved(partial(_solve, z[0].detach(), z[1].detach(), alike, temperature), *z)
 
 
-class _Alike(NamedTuple):
-    """Who is alike, by one number a label.
+class _Groups(NamedTuple):
+    """Rows of one key, by a number that both sides share.
 
     Attributes:
-        labels: of the anchors, numbered as those of the references; any number where no reference has the label.
-        of_references: of the references.
-        itself: a reference that is the anchor, any where there is none.
-        is_there: whether there is one.
+        of_anchors: below b.
+        of_references: b where no anchor has the key.
+    """
+
+    of_anchors: Int64[Tensor, "b"]
+    of_references: Int64[Tensor, "m"]
+
+
+class _Alike(NamedTuple):
+    """Who is alike.
+
+    Attributes:
+        labels: rows of one label.
+        itself: rows of one id; there may be several among the references, all of which are the anchor.
+        anchors, references: ids.
         positives: how many an anchor has.
         unknown: references of unknown label.
     """
 
-    labels: Int64[Tensor, "b"]
-    of_references: Int64[Tensor, "m"]
-    itself: Int64[Tensor, "b"]
-    is_there: Bool[Tensor, "b"]
+    labels: _Groups
+    itself: _Groups
+    anchors: Int64[Tensor, "b"]
+    references: Int64[Tensor, "m"]
     positives: Int64[Tensor, "b"]
     unknown: Bool[Tensor, "m"]
 
 
 def _find(anchors: Keys, references: Keys) -> _Alike:
-    last = len(references) - 1
-    ordered = references.labels.sort().values
-    first = torch.searchsorted(ordered, anchors.labels)
-    count = torch.searchsorted(ordered, anchors.labels, right=True) - first
-    ids, order = references.ids.sort()
-    itself = order[torch.searchsorted(ids, anchors.ids).clamp(max=last)]
-    is_there = references.ids[itself] == anchors.ids
-    positives = torch.where(anchors.labels >= 0, count - is_there.long(), 0)
-    of_references = torch.searchsorted(ordered, references.labels)  # the place of a label's first row is its number
-    return _Alike(first.clamp(max=last), of_references, itself, is_there, positives, references.labels < 0)
+    unknown = references.labels < 0
+    labels = _groups(anchors.labels, references.labels, unknown)
+    itself = _groups(anchors.ids, references.ids, unknown)
+    positives = torch.where(anchors.labels >= 0, _count(labels) - _count(itself), 0)
+    return _Alike(labels, itself, anchors.ids, references.ids, positives, unknown)
+
+
+def _groups(anchors: Int64[Tensor, "b"], references: Int64[Tensor, "m"], unknown: Bool[Tensor, "m"]) -> _Groups:
+    ordered = anchors.sort().values
+    place = torch.searchsorted(ordered, references).clamp(max=len(anchors) - 1)
+    there = (ordered[place] == references) & ~unknown
+    return _Groups(torch.searchsorted(ordered, anchors), torch.where(there, place, len(anchors)))
+
+
+def _count(groups: _Groups) -> Int64[Tensor, "b"]:
+    """How many references are in the group of each anchor."""
+    ones = torch.ones_like(groups.of_references)
+    counts = ones.new_zeros(len(groups.of_anchors) + 1).index_add_(0, groups.of_references, ones)
+    return counts[groups.of_anchors]
 
 
 def _solve(
@@ -87,15 +111,33 @@ def _solve(
 
 
 def _sum_of_positives(references: Tensor, alike: _Alike) -> Float[Tensor, "b d"]:
-    by_label = torch.zeros_like(references).index_add_(0, alike.of_references, references)
-    return by_label[alike.labels] - torch.where(alike.is_there[:, None], references[alike.itself], 0)
+    of_label, of_itself = (
+        _sums(groups.of_references, references, len(alike.anchors))[groups.of_anchors]
+        for groups in (alike.labels, alike.itself)
+    )
+    return (of_label - of_itself).to(references.dtype)
 
 
 def _pull_back(of_references: Tensor, pulls: Float[Tensor, "b d"], alike: _Alike) -> None:
     """Takes each anchor's pull from the gradient of all references of its label but itself."""
-    by_label = torch.zeros_like(of_references).index_add_(0, alike.labels, pulls)
-    of_references -= by_label[alike.of_references]
-    of_references.index_add_(0, alike.itself, torch.where(alike.is_there[:, None], pulls, 0))
+    of_label, of_itself = (_sums(groups.of_anchors, pulls, len(pulls)) for groups in (alike.labels, alike.itself))
+    for rows in _blocks(len(of_references)):
+        pulled = of_label[alike.labels.of_references[rows]] - of_itself[alike.itself.of_references[rows]]
+        of_references[rows] -= pulled.to(of_references.dtype)
+
+
+def _sums(groups: Int64[Tensor, "n"], rows: Float[Tensor, "n d"], count: int) -> Float[Tensor, "groups d"]:
+    """Sums of the rows of each group, and one more for rows of none."""
+    # A label may have all rows, whose sum in float32 would have lost the last digits.
+    dtype = rows.dtype if rows.device.type == "mps" else torch.float64
+    sums = torch.zeros(count + 1, rows.shape[1], dtype=dtype, device=rows.device)
+    for part in _blocks(len(rows)):
+        sums.index_add_(0, groups[part], rows[part].to(dtype))
+    return sums
+
+
+def _blocks(rows: int) -> Iterator[slice]:
+    return (slice(start, start + _BLOCK) for start in range(0, rows, _BLOCK))
 
 
 def _softmax(
@@ -104,18 +146,15 @@ def _softmax(
     """lse of each anchor and the gradients of their sum over the anchors that count, block by block."""
     scaled = anchors / temperature
     block = anchors_per_tile(references)
-    # The last column takes what an anchor that is no reference writes.
-    buffer = scaled.new_empty(min(block, len(anchors)), len(references) + 1)
+    buffer = scaled.new_empty(min(block, len(anchors)), len(references))
     gradients = [torch.zeros_like(z) if want else None for z, want in zip((anchors, references), wants, strict=True)]
     of_anchors, of_references = gradients
-    itself = torch.where(alike.is_there, alike.itself, len(references))[:, None]
     parts = []
     for start in range(0, len(anchors), block):
         rows = slice(start, min(start + block, len(anchors)))
         tile = buffer[: rows.stop - start]
-        logits = torch.mm(scaled[rows], references.T, out=tile[:, :-1])
-        tile.scatter_(1, itself[rows], -math.inf)
-        logits.masked_fill_(alike.unknown, -math.inf)
+        logits = torch.mm(scaled[rows], references.T, out=tile)
+        logits.masked_fill_((alike.anchors[rows, None] == alike.references).logical_or_(alike.unknown), -math.inf)
         shift = logits.amax(1).clamp(min=-2 / temperature)  # a row without any other has no maximum
         logits.sub_(shift[:, None]).exp_()
         sums = logits.sum(1)

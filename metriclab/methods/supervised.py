@@ -11,7 +11,7 @@ from metriclab.core.apply_loss import apply_loss, check_miner_fits
 from metriclab.core.batch import Batch
 from metriclab.core.network import Embedded, Network
 from metriclab.core.protocols import Loss, Memory, Miner, Objective
-from metriclab.core.rows import Rows
+from metriclab.core.rows import Rows, count_positives
 from metriclab.registry import register
 
 
@@ -54,8 +54,13 @@ class Supervised(nn.Module):
         return Outputs(batch.rows([view.z for view in embedded], labels=batch.labels))
 
     def objective(self, local: Outputs, world: Outputs) -> Objective:
-        references = None if self.memory is None else self.memory.rows()
-        return Objective(apply_loss(self.loss, local.rows, world.rows, references, mine=self.miner), {})
+        if self.memory is None:
+            return Objective(apply_loss(self.loss, local.rows, world.rows, mine=self.miner), {})
+        references = self.memory.rows()
+        # In place of those that are alone of their class in the batch.
+        lone = (count_positives(world.rows, references) == 0).float().mean()
+        loss = apply_loss(self.loss, local.rows, world.rows, references, mine=self.miner)
+        return Objective(loss, {"lone_anchors": lone})
 
     def after_step(self, world: Outputs, step: int) -> None:
         if self.memory is not None:

@@ -13,7 +13,7 @@ from metriclab.core.apply_loss import apply_loss, check_miner_fits
 from metriclab.core.batch import Batch
 from metriclab.core.network import Embedded, Network
 from metriclab.core.protocols import Loss, Memory, Miner, Objective
-from metriclab.core.rows import Rows
+from metriclab.core.rows import Rows, count_positives
 from metriclab.registry import register
 
 
@@ -27,7 +27,8 @@ class XBM(nn.Module):
 
     The loss is loss(batch, batch) + weight * loss(batch, memory). The memory holds earlier batches alone, as the first
     part covers this one; it fills from step 0 on, and its part counts from `start_step` on, when embeddings drift
-    slowly enough for old ones to be true. Logged is `memory_filled`, the share of its rows that are of known class.
+    slowly enough for old ones to be true. Logged are `memory_filled`, the share of its rows that are of known class, and
+    `memory_weight`, the factor of its part of the loss, which is 0 before `start_step`.
 
     Paper: Wang et al., Cross-Batch Memory for Embedding Learning, CVPR 2020, arXiv 1912.06798, algorithm 1.
 
@@ -72,12 +73,19 @@ class XBM(nn.Module):
 
     def objective(self, local: Outputs, world: Outputs) -> Objective:
         earlier = self.memory.rows()
+        counts = self.done >= self.start_step
         loss = apply_loss(self.loss, local.rows, world.rows, mine=self.miner)
         if self.weight > 0:
             recalled = apply_loss(self.loss, local.rows, world.rows, earlier, mine=self.miner)
             # A choice and no branch: the step is a buffer, and reading it would wait for the device.
-            loss = loss + torch.where(self.done >= self.start_step, self.weight * recalled, 0 * loss)
-        return Objective(loss, {"memory_filled": (earlier.labels >= 0).sum() / max(1, len(earlier))})
+            loss = loss + torch.where(counts, self.weight * recalled, 0 * loss)
+        alike = count_positives(world.rows, world.rows) + counts * count_positives(world.rows, earlier)
+        metrics = {
+            "memory_filled": (earlier.labels >= 0).sum() / max(1, len(earlier)),
+            "memory_weight": self.weight * counts,
+            "lone_anchors": (alike == 0).float().mean(),  # in place of those that are alone in the batch
+        }
+        return Objective(loss, metrics)
 
     def after_step(self, world: Outputs, step: int) -> None:
         self.memory.push(world.rows)

@@ -234,3 +234,12 @@ def test_without_any_pair_the_loss_is_0_with_a_live_gradient():
             value = pml(name)(batch, references)
             assert float(value.detach()) == 0
             assert not torch.autograd.grad(value, z, retain_graph=True)[0].any()
+
+
+def test_state_that_the_library_keeps_does_not_keep_the_graph_of_a_step():
+    loss = pml("DynamicSoftMarginLoss")
+    for _ in range(3):
+        z = torch.randn(8, 5, requires_grad=True)
+        batch = rows(z, torch.arange(8) % 3)
+        loss(batch, batch).backward()
+        assert z.grad is not None

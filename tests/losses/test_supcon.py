@@ -64,6 +64,32 @@ def test_the_closed_form_is_the_generic_path_whatever_the_labels_and_tiles(label
         torch.testing.assert_close(found, expected, atol=1e-11 / t, rtol=0)
 
 
+@pytest.mark.parametrize("labels", [[0, 1, 0, -1, 1, 0], [0, 1, -1, -1, -1, 0]], ids=["known", "unknown"])
+def test_a_row_that_the_references_hold_twice_is_still_itself(labels):
+    loss = build("loss", "supcon", temperature=0.2)
+    ids = torch.tensor([1, 2, 3, 1, 2, 1])
+    z = torch.randn(6, 4, dtype=torch.float64, requires_grad=True)
+    outcomes = []
+    for options in ({}, {"mine": everything}):
+        batch = rows(z, torch.tensor(labels), ids=ids)
+        value = loss(batch[:3], batch, **options)
+        outcomes.append((value, *torch.autograd.grad(value, z)))
+    for found, expected in zip(*outcomes, strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
+
+
+def test_a_class_of_very_many_rows_keeps_its_digits():
+    z, labels = torch.ones(4096, 8) + 0.01 * torch.randn(4096, 8), torch.arange(4096) % 2
+    gradients = []
+    for dtype in (torch.float32, torch.float64):
+        leaf = z.to(dtype, copy=True).requires_grad_()
+        batch = rows(leaf, labels)
+        build("loss", "supcon", temperature=0.05)(batch[:64], batch).backward()
+        gradients.append(leaf.grad.double())
+    single, double = gradients
+    assert float((single - double).norm() / double.norm()) < 3e-3
+
+
 @pytest.mark.parametrize("t", TEMPERATURES)
 def test_lower_precision_is_right_to_rounding(t):
     agree_in_lower_precision(build("loss", "supcon", temperature=t), by_loops(t), t)

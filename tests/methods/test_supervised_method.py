@@ -94,3 +94,10 @@ def test_what_is_used_after_training_is_the_encoders_output():
     embedded = method.embed(images)
     assert torch.equal(embedded.h, method.network.encoder(images))
     assert embedded.z.shape == (2, 4)
+
+
+def test_who_is_alone_is_asked_of_the_memory_where_there_is_one():
+    memory = build("memory", "proxies", 4, torch.arange(3))
+    method = Supervised(network(batch_norm=False), loss=build("loss", "normalized-softmax"), memory=memory)
+    outputs = method(labelled((0, 1, 2)))
+    assert float(method.objective(outputs, outputs).metrics["lone_anchors"]) == 0

@@ -198,3 +198,15 @@ def test_a_run_stopped_before_and_after_the_memory_wraps_ends_equal(step, tmp_pa
     assert ended["checkpoints"][last] == expected["checkpoints"][last]
     filled = [line["memory_filled"] for line in expected["metrics"] if "memory_filled" in line]
     assert filled == pytest.approx([0, 0.32, 0.64, 0.96, 1, 1, 1])
+
+
+def test_it_logs_when_the_memory_counts_and_who_is_alone_with_it():
+    method = xbm(start_step=1, weight=0.5, batch_norm=False)
+    first, second = (labelled((0, 1, 2), step=step) for step in (0, 1))
+    outputs = method(first)
+    metrics = method.objective(outputs, outputs).metrics
+    assert (float(metrics["memory_weight"]), float(metrics["lone_anchors"])) == (0.0, 1.0)
+    method.after_step(outputs, 0)
+    outputs = method(second)
+    metrics = method.objective(outputs, outputs).metrics
+    assert (float(metrics["memory_weight"]), float(metrics["lone_anchors"])) == (0.5, 0.0)
