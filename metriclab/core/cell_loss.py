@@ -119,14 +119,15 @@ class _Mean:
 
     def add(self, mask: Tensor, tile: _Tile) -> None:
         """Adds the cells of the mask."""
+        cells = mask.count_nonzero()
         # A GPU would have to wait for the number of cells, and has no need to save work.
-        if mask.device.type == "cpu" and int(mask.count_nonzero()) * _FEW < mask.numel():
+        if mask.device.type == "cpu" and int(cells) * _FEW < mask.numel():
             self._add_few(mask, tile)
         else:
-            self._add_all(mask, tile)
+            self._add_all(mask, cells, tile)
 
-    def _add_all(self, mask: Tensor, tile: _Tile) -> None:
-        weights = self._count(tile.similarity, mask)
+    def _add_all(self, mask: Tensor, cells: Tensor, tile: _Tile) -> None:
+        weights = self._count(tile.similarity, mask, cells)
         of_anchors, of_references = self.gradients
         if of_anchors is not None:
             of_anchors[tile.rows].addmm_(weights, tile.references)
@@ -137,20 +138,21 @@ class _Mean:
         """The same, one cell after the other: positives are few where classes are many."""
         rows, columns = mask.nonzero(as_tuple=True)
         cells = tile.similarity[rows, columns]
-        weights = self._count(cells, torch.ones_like(cells, dtype=torch.bool))[:, None]
+        every = torch.ones_like(cells, dtype=torch.bool)
+        weights = self._count(cells, every, every.count_nonzero())[:, None]
         of_anchors, of_references = self.gradients
         if of_anchors is not None:
             of_anchors[tile.rows].index_add_(0, rows, weights * tile.references[columns])
         if of_references is not None:
             of_references[tile.columns].index_add_(0, columns, weights * tile.anchors[rows])
 
-    def _count(self, similarity: Tensor, mask: Tensor) -> Tensor:
+    def _count(self, similarity: Tensor, mask: Tensor, cells: Tensor) -> Tensor:
         """Adds up what the cells cost; the slopes of those that count."""
         cost, slope = self.cost_of(similarity)
         counted = counted_cells(cost, mask, self.costly_only)
         nothing = torch.zeros_like(self.total)
         self.total += torch.where(counted, cost, nothing).sum()
-        self.count += counted.count_nonzero()
+        self.count += counted.count_nonzero() if self.costly_only else cells
         return torch.where(counted, slope, nothing)
 
 

@@ -23,10 +23,10 @@ def hadsell_positive(similarity: Float[Tensor, "*cells"]) -> Cell:
 
 def hadsell_negative(similarity: Float[Tensor, "*cells"], margin: float) -> Cell:
     """max(0, margin - d)^2, with subgradient 0 where the rows coincide."""
-    distance = (2 - 2 * similarity).clamp_(min=0).sqrt_()
+    distance = similarity.mul(-2).add_(2).clamp_(min=0).sqrt_()
     short = (margin - distance).clamp_(min=0)
-    # The sign makes the slope 0 at distance 0, where it would be infinite.
-    slope = distance.sign().mul_(short).mul_(2).div_(distance.clamp_(min=torch.finfo(distance.dtype).tiny))
+    # The sign makes the slope 0 at distance 0, where it would be infinite; its bound keeps rounding from 0 / 0.
+    slope = distance.sign().mul_(2).mul_(short).div_(distance.clamp_(min=torch.finfo(distance.dtype).tiny))
     return Cell(short.square_(), slope)
 
 
