@@ -192,8 +192,16 @@ def _negatives(
     return logits.sum(1), shift
 
 
+def _columns(alike: Alike, width: int) -> Iterator[slice]:
+    """Columns of `alike` whose embeddings are held at a time: one where anchors are many, many where they are few."""
+    anchors, columns = alike.index.shape
+    step = max(1, tile_cells(alike.index.device) // max(1, anchors * width))
+    return (slice(start, start + step) for start in range(0, columns, step))
+
+
 def _logits(scaled: Tensor, references: Tensor, alike: Alike) -> Float[Tensor, "b k"]:
-    return torch.stack([(scaled * references[index]).sum(1) for index in alike.index.unbind(1)], 1)
+    parts = _columns(alike, scaled.shape[1])
+    return torch.cat([(scaled[:, None] * references[alike.index[:, part]]).sum(2) for part in parts], 1)
 
 
 def _pull(logits: Tensor, log_negatives: Tensor, alike: Alike) -> tuple[Float[Tensor, ""], Float[Tensor, "b k"]]:
@@ -209,10 +217,11 @@ def _push(pull: Float[Tensor, "b k"], negatives: Float[Tensor, "b"]) -> Float[Te
 
 
 def _add_pull(of_anchors: Tensor, references: Tensor, pull: Tensor, alike: Alike) -> None:
-    for index, strength in zip(alike.index.unbind(1), pull.unbind(1), strict=True):
-        of_anchors.addcmul_(references[index], strength[:, None], value=-1)
+    for part in _columns(alike, references.shape[1]):
+        of_anchors -= (references[alike.index[:, part]] * pull[:, part, None]).sum(1)
 
 
 def _add_pull_back(of_references: Tensor, scaled: Tensor, pull: Tensor, alike: Alike) -> None:
-    for index, strength in zip(alike.index.unbind(1), pull.unbind(1), strict=True):
-        of_references.index_add_(0, index, scaled * strength[:, None], alpha=-1)
+    for part in _columns(alike, scaled.shape[1]):
+        pulls = scaled[:, None] * pull[:, part, None]
+        of_references.index_add_(0, alike.index[:, part].flatten(), pulls.flatten(0, 1), alpha=-1)
