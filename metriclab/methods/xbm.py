@@ -27,8 +27,8 @@ class XBM(nn.Module):
 
     The loss is loss(batch, batch) + weight * loss(batch, memory). The memory holds earlier batches alone, as the first
     part covers this one; it fills from step 0 on, and its part counts from `start_step` on, when embeddings drift
-    slowly enough for old ones to be true. Logged are `memory_filled`, the share of its rows that are of known class, and
-    `memory_weight`, the factor of its part of the loss, which is 0 before `start_step`.
+    slowly enough for old ones to be true. Logged are `memory_filled`, the share of its rows that are of known class,
+    and `memory_weight`, the factor of its part of the loss, which is 0 before `start_step`.
 
     Paper: Wang et al., Cross-Batch Memory for Embedding Learning, CVPR 2020, arXiv 1912.06798, algorithm 1.
 
