@@ -13,7 +13,7 @@ from metriclab.core.errors import MetriclabError
 
 COMMANDS = {
     "run": ("metriclab.cli.run_commands:run", "Train and measure what a recipe describes."),
-    "check": ("metriclab.cli.recipe_commands:check", "Check a recipe without running it."),
+    "check": ("metriclab.cli.recipe_commands:check", "Check a recipe, and with --data its data, without running it."),
     "compare": ("metriclab.cli.compare_commands:compare", "Compare runs, or run a suite of them and compare it."),
     "embed": ("metriclab.cli.run_commands:embed", "Embed images with the encoder of a run."),
     "figures": ("metriclab.cli.figures_commands:figures", "Draw figures from the metrics of finished runs."),

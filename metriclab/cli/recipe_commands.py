@@ -3,21 +3,48 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import click
 
-from metriclab.cli.options import plugin_option
+from metriclab.cli.options import json_option, plugin_option
+from metriclab.core.errors import RecipeError
 from metriclab.recipe import Recipe, read
 
 
 @click.command()
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.option("--set", "overrides", multiple=True, metavar="TABLE.KEY=VALUE", help="Change one value of the recipe.")
+@click.option("--data", "with_data", is_flag=True, help="Read all of its data, and tell what is wrong with them.")
+@json_option
 @plugin_option
-def check(recipe: Path, overrides: tuple[str, ...]) -> None:
-    """Check RECIPE without running it: print all that is wrong with it, or what it would run."""
-    click.echo(f"recipe is fine: {summary(read(recipe, overrides))}")
+def check(recipe: Path, overrides: tuple[str, ...], with_data: bool, as_json: bool) -> None:
+    """Check RECIPE without running it: print all that is wrong with it, or what it would run.
+
+    With --data, also read every image: files that give none, copies and look-alikes in and across splits, classes that
+    splits share in part, classes of one image. It ends with 1 if anything would make results mislead. This is an option
+    and no command of its own, as data are found by way of a recipe, which has to be right first.
+    """
+    if as_json and not with_data:
+        raise RecipeError("--json is for what is found in data", help="add --data")
+    checked = read(recipe, overrides)
+    if not as_json:
+        click.echo(f"recipe is fine: {summary(checked)}")
+    if with_data:
+        _check_data(checked, as_json)
+
+
+def _check_data(recipe: Recipe, as_json: bool) -> None:
+    # Imported here, as they import torch, which the check of a recipe alone can do without.
+    from metriclab.cli.data_text import data_text
+    from metriclab.run.data_check import check_data
+    from metriclab.run.files import to_json
+
+    report = check_data(recipe)
+    click.echo(to_json(report.to_dict()) if as_json else data_text(report), nl=False)
+    if not report.fine:
+        sys.exit(1)
 
 
 @click.command()

@@ -5,6 +5,7 @@ Anything that is not one of these is a bug of metriclab's own and keeps its trac
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -48,9 +49,19 @@ class PluginError(MetriclabError):
 
 
 class DataError(MetriclabError):
-    """The data cannot be used as they are; the message names the file or folder."""
+    """The data cannot be used as they are; the message names the file or folder.
+
+    Args:
+        message: what is wrong, naming the place.
+        help: how to repair it.
+        files: where files of the data set give no image, each of them with the reason; the message may show only some.
+    """
 
     exit_code = 3
+
+    def __init__(self, message: str, *, help: str | None = None, files: Mapping[str, str] | None = None) -> None:
+        super().__init__(message, help=help)
+        self.files = dict(files or {})
 
 
 class DivergedError(MetriclabError):

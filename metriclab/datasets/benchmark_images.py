@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,12 +57,13 @@ class Benchmark(NamedTuple):
             raise self.error(f"{root}: {self.name} is not here, there is no {file}")
         return folder
 
-    def error(self, message: str) -> DataError:
+    def error(self, message: str, files: Mapping[str, str] | None = None) -> DataError:
         """An error whose repair is to get the original files."""
         return DataError(
             message,
             help=f"get {self.name} from {self.page}, unpack {self.layout} into one folder and set data.root to it; "
             f"relative paths start at {Path.cwd()}",
+            files=files,
         )
 
     def table(self, path: Path, columns: int, *, head: int = 0) -> list[list[str]]:
@@ -119,7 +120,7 @@ def benchmark_split(
     try:
         files = ImageFiles([entry.path for entry in listed], size=size)
     except DataError as error:  # whose repair would be to leave files out, which a benchmark must not
-        raise benchmark.error(error.message) from error
+        raise benchmark.error(error.message, error.files) from error
     names = [str(listed[item].path) for item in items]
     return FileImages(files, np.array(items, dtype=np.int64), labels, classes, names)
 

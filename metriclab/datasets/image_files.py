@@ -172,13 +172,15 @@ def _decode_all(paths: Sequence[Path], size: int) -> Iterator[_Decoded]:
 
 def _refuse(paths: Sequence[Path], problems: Sequence[str], on_error: OnError) -> None:
     bad = [f"{path}: {problem}" for path, problem in zip(paths, problems, strict=True) if problem]
+    files = {str(path): problem for path, problem in zip(paths, problems, strict=True) if problem}
     if len(bad) == len(paths):
-        raise DataError(f"none of {len(paths)} files gives an image, the first is {bad[0]}")
+        raise DataError(f"none of {len(paths)} files gives an image, the first is {bad[0]}", files=files)
     if bad and on_error == "error":
         shown = "\n  ".join(bad[:_SHOWN]) + (f"\n  and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else "")
         raise DataError(
             shown if len(bad) == 1 else f"{len(bad)} files give no image:\n  {shown}",
             help='repair or remove them, or set data.on_error = "skip" to go on without them and get a list of them',
+            files=files,
         )
 
 
