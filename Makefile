@@ -9,9 +9,8 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 run: .venv/installed
 	$(BIN)/metriclab run recipes/simclr.toml
 
-# Two workers of one thread each: tests are too small to share.
 test: .venv/installed-test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest
 
 slow: .venv/installed-test
 	$(BIN)/python -m pytest -m slow --durations=10
