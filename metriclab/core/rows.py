@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from metriclab.core import distributed
@@ -151,11 +151,24 @@ def pack_ids(step: int, positions: Int64[Tensor, "n"], view: int) -> Int64[Tenso
 
 
 def count_positives(anchors: Rows, references: Rows) -> Int64[Tensor, "n"]:
-    """For each anchor, how many references are alike and not the anchor itself. O((B + M) log M), no pair is formed."""
-    ordered = references.labels.sort().values
-    alike = torch.searchsorted(ordered, anchors.labels, right=True) - torch.searchsorted(ordered, anchors.labels)
-    itself = torch.isin(anchors.ids, references.ids).long()
+    """For each anchor, how many references are alike and not the anchor itself. O((B + M) log B), no pair is formed."""
+    known = references.labels >= 0
+    alike = _count_equal(anchors.labels, references.labels, known)
+    itself = _count_equal(anchors.ids, references.ids, known)
     return torch.where(anchors.labels >= 0, alike - itself, 0)
+
+
+def _count_equal(
+    keys: Int64[Tensor, "n"], others: Int64[Tensor, "m"], counted: Bool[Tensor, "m"]
+) -> Int64[Tensor, "n"]:
+    """For each key, how many of the others that count are equal to it. Only the keys are sorted: they are few."""
+    if len(keys) == 0:
+        return torch.zeros_like(keys)
+    ordered = keys.sort().values
+    place = torch.searchsorted(ordered, others).clamp(max=len(keys) - 1)
+    found = (ordered[place] == others) & counted
+    counts = torch.zeros_like(keys).index_add_(0, place, found.long())
+    return counts[torch.searchsorted(ordered, keys)]
 
 
 def _fresh_ids(n: int, device: torch.device) -> Int64[Tensor, "n"]:

@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from metriclab.core import distributed
-from metriclab.core.rows import Keys, Rows, wide
+from metriclab.core.rows import Rows, count_positives, wide
 from metriclab.core.solved import Wants, solved
 from metriclab.core.tiles import anchors_per_tile
 
@@ -33,7 +33,7 @@ def closed_form(anchors: Rows, references: Rows, temperature: float) -> Float[Te
     """SupCon, or None where there are no rows to compare."""
     if len(anchors) == 0 or len(references) == 0:
         return None
-    alike = _find(anchors.keys, references.keys)
+    alike = _find(anchors, references)
     z = wide(anchors.z, references.z), wide(references.z, anchors.z)
     return solved(partial(_solve, z[0].detach(), z[1].detach(), alike, temperature), *z)
 
@@ -69,12 +69,11 @@ class _Alike(NamedTuple):
     unknown: Bool[Tensor, "m"]
 
 
-def _find(anchors: Keys, references: Keys) -> _Alike:
+def _find(anchors: Rows, references: Rows) -> _Alike:
     unknown = references.labels < 0
     labels = _groups(anchors.labels, references.labels, unknown)
     itself = _groups(anchors.ids, references.ids, unknown)
-    positives = torch.where(anchors.labels >= 0, _count(labels) - _count(itself), 0)
-    return _Alike(labels, itself, anchors.ids, references.ids, positives, unknown)
+    return _Alike(labels, itself, anchors.ids, references.ids, count_positives(anchors, references), unknown)
 
 
 def _groups(anchors: Int64[Tensor, "b"], references: Int64[Tensor, "m"], unknown: Bool[Tensor, "m"]) -> _Groups:
@@ -82,13 +81,6 @@ def _groups(anchors: Int64[Tensor, "b"], references: Int64[Tensor, "m"], unknown
     place = torch.searchsorted(ordered, references).clamp(max=len(anchors) - 1)
     there = (ordered[place] == references) & ~unknown
     return _Groups(torch.searchsorted(ordered, anchors), torch.where(there, place, len(anchors)))
-
-
-def _count(groups: _Groups) -> Int64[Tensor, "b"]:
-    """How many references are in the group of each anchor."""
-    ones = torch.ones_like(groups.of_references)
-    counts = ones.new_zeros(len(groups.of_anchors) + 1).index_add_(0, groups.of_references, ones)
-    return counts[groups.of_anchors]
 
 
 def _solve(

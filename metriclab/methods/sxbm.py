@@ -16,7 +16,7 @@ from metriclab.core.errors import RecipeError
 from metriclab.core.network import Embedded, Network
 from metriclab.core.pair_loss import PairLoss
 from metriclab.core.protocols import Loss, Memory, Miner, Objective
-from metriclab.core.rows import Rows, concatenate, normalize, rows
+from metriclab.core.rows import Rows, concatenate, count_positives, normalize, rows
 from metriclab.methods._neighbours import is_neighbour, nearest
 from metriclab.methods._rank_loss import rank_terms
 from metriclab.registry import register
@@ -130,7 +130,7 @@ class SXBM(nn.Module):
         else:
             references = concatenate([world.rows, _once(world.neighbours, world.rows)])
             loss = apply_loss(self.loss, local.rows, world.rows, references, mine=self.miner)
-            lone = _without_positive(world.rows, references)
+            lone = count_positives(world.rows, references) == 0
         # Images that teach nothing, in place of those that are alone of their class in the batch; none at the start.
         metrics["lone_anchors"] = (lone & here.any()).float().mean()
         if self.rank_weight > 0:
@@ -186,13 +186,6 @@ def _once(neighbours: Rows, batch: Rows) -> Rows:
     first[order[1:]] = items[order][1:] != items[order][:-1]
     labels = torch.where(first[len(batch) :], neighbours.labels, -1)
     return Rows(neighbours.z, labels, neighbours.items, neighbours.ids, neighbours.views)
-
-
-def _without_positive(anchors: Rows, references: Rows) -> Bool[Tensor, "n"]:
-    """Of anchors that are among the references: those that no other reference is like."""
-    ordered = references.labels.sort().values
-    alike = torch.searchsorted(ordered, anchors.labels, right=True) - torch.searchsorted(ordered, anchors.labels)
-    return (alike <= 1) | (anchors.labels < 0)
 
 
 def _correlation(
