@@ -65,6 +65,9 @@ class Objective(NamedTuple):
 class Method(Protocol):
     """A way of training, an `nn.Module` built with (network); state only in buffers and parameters.
 
+    One that changes over a run, as a momentum with a schedule, is built with (network, total_steps), the latter 1 or
+    more; which step it is, `after_step` is told.
+
     A class whose memory holds the encoder's features, and not the head's embeddings, says so by an attribute
     `remembers = "h"`: the memory is then built with their width. A method whose encoder is frozen, and that only needs
     its features of the test view, says so by an attribute `trains_on = "features"` (default "images"): the run computes

@@ -21,7 +21,7 @@ class Definition:
     Attributes:
         entry: its names and where it comes from.
         factory: the class or function itself.
-        given: what it takes by position: all that its kind is given, or nothing where the kind allows that.
+        given: what it takes by position of what its kind is given.
         parameters: the keys of its table, in the order of the signature.
         components: the components a method asks for, by parameter.
         summary, paper: from its docstring; "" where there is none.

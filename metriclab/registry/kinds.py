@@ -16,7 +16,7 @@ class Kind:
         name: as in `metriclab list loss`; its entry points are the group `metriclab.<name>`.
         table: the recipe's table that chooses a component of this kind.
         given: what the run passes by position when it builds one.
-        may_decline: whether a component may take none of what is given.
+        optional: how many of the last of these a component may do without, all or none of them.
         many: whether a recipe may choose several, by an array of tables.
         labelled: whether each of several may be called something else than its name, so that one name can be there
             twice.
@@ -25,7 +25,7 @@ class Kind:
     name: str
     table: str
     given: tuple[str, ...] = ()
-    may_decline: bool = False
+    optional: int = 0
     many: bool = False
     labelled: bool = False
 
@@ -49,10 +49,10 @@ KINDS: dict[str, Kind] = {
         Kind("sampler", "sampler", ("labels",)),
         Kind("encoder", "encoder"),
         Kind("head", "head", ("in_features",)),
-        Kind("loss", "loss", ("width", "classes"), may_decline=True),  # most losses need neither
+        Kind("loss", "loss", ("width", "classes"), optional=2),  # most losses need neither
         Kind("miner", "miner"),
         Kind("memory", "memory", ("width", "classes")),
-        Kind("method", "method", ("network",)),
+        Kind("method", "method", ("network", "total_steps"), optional=1),  # for what changes over the run
         Kind("optimizer", "optimizer", ("modules",)),
         Kind("schedule", "schedule", ("total_steps",)),
         Kind("evaluator", "evaluate", many=True, labelled=True),

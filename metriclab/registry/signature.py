@@ -61,16 +61,19 @@ def _given(entry: Entry, signature: inspect.Signature) -> tuple[str, ...]:
             _refuse(entry, f"parameter '{name}' may be given by position and by keyword", help)
         given += parameter.kind is parameter.POSITIONAL_ONLY
     kind = KINDS[entry.kind]
-    if given == 0 and kind.may_decline:
-        return ()
-    if given != len(kind.given):
-        form = f"({', '.join(kind.given)}, /, *, ...)" if kind.given else "(*, ...)"
+    allowed = sorted({len(kind.given), len(kind.given) - kind.optional})
+    if given not in allowed:
+        forms = [_form(kind.given[:count]) for count in reversed(allowed)]
         _refuse(
             entry,
-            f"it has {given} positional-only parameters, where a {entry.kind} has {len(kind.given)}",
-            f"its signature is {form}{' or (*, ...)' if kind.may_decline else ''}",
+            f"it has {given} positional-only parameters, where a {entry.kind} has {' or '.join(map(str, allowed))}",
+            f"its signature is {' or '.join(forms)}",
         )
-    return kind.given
+    return kind.given[:given]
+
+
+def _form(given: tuple[str, ...]) -> str:
+    return f"({', '.join(given)}, /, *, ...)" if given else "(*, ...)"
 
 
 def _scope(component: Any) -> dict[str, Any]:

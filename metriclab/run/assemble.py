@@ -46,7 +46,7 @@ class Training:
 
 
 def make(chosen: Chosen, *given: Any, **components: Any) -> Any:
-    """The component a recipe table describes; one that declines what its kind is given is built without it."""
+    """The component a recipe table describes, built with what it takes of all that its kind is given."""
     return chosen.definition.factory(*given[: len(chosen.definition.given)], **chosen.params, **components)
 
 
@@ -62,7 +62,7 @@ def assemble(recipe: Recipe, data: Dataset, *, initial: bool = True) -> Training
     set_up_torch(settings)
     sampler: Sampler | None = None if settings.steps == 0 else make(recipe.components["sampler"], data.labels)
     steps = number_of_steps(settings, sampler)
-    method = build_method(recipe, classes_of(data.labels), initial=initial).to(device)
+    method = build_method(recipe, classes_of(data.labels), steps, initial=initial).to(device)
     if settings.channels_last:
         method.to(memory_format=torch.channels_last)
     if settings.synchronize_batch_norm and distributed.world_size() > 1:
@@ -103,12 +103,15 @@ def number_of_steps(settings: Train, sampler: Sampler | None) -> int:
     return settings.steps if settings.steps is not None else (settings.epochs or 0) * sampler.steps
 
 
-def build_method(recipe: Recipe, classes: Int64[Tensor, "c"], *, initial: bool = True) -> nn.Module:
+def build_method(
+    recipe: Recipe, classes: Int64[Tensor, "c"], total_steps: int = 1, *, initial: bool = True
+) -> nn.Module:
     """The method with its network and components, on the CPU; parameters drawn from the recipe's seed.
 
     Args:
         recipe: a checked recipe.
         classes: sorted training labels, for memories that hold a row a class.
+        total_steps: of the run, at least 1, for methods that change over it; says nothing where nothing is trained.
         initial: False builds it for a checkpoint: the encoder's `pretrained` and `weights`, which only say what
             to start from, are left out.
     """
@@ -124,7 +127,7 @@ def build_method(recipe: Recipe, classes: Int64[Tensor, "c"], *, initial: bool =
         for name, component in chosen.components.items()
         if component.kind in parts
     }
-    method: nn.Module = make(parts["method"], network, **components)
+    method: nn.Module = make(parts["method"], network, max(total_steps, 1), **components)
     return method
 
 

@@ -215,7 +215,7 @@ REFUSED = "loss 'mine' of some-package 1.2 (some.module:mine) is refused: "
         ),
         (
             given_one,
-            "it has 1 positional-only parameters, where a loss has 2",
+            "it has 1 positional-only parameters, where a loss has 0 or 2",
             "its signature is (width, classes, /, *, ...) or (*, ...)",
         ),
         (unannotated, "parameter 't' has no annotation", "say which values it takes, as in `k: int`"),
@@ -368,6 +368,14 @@ def test_build_hands_components_to_a_method():
     assert method.parts == ("network", len, sum, None, 2.0)
     with pytest.raises(RecipeError, match=r"method 'test-method' needs a memory\n  help: pass memory=build\('memory',"):
         build("method", "test-method", "network", loss=len)
+
+
+def test_a_method_may_ask_how_long_the_run_is():
+    def long(network: object, total_steps: int, /) -> None:
+        """Changes over the run."""
+
+    assert definition_of(Taking, "method").given == ("network",)
+    assert definition_of(long, "method").given == ("network", "total_steps")
 
 
 def test_the_schema_of_a_definition_uses_the_keys():

@@ -12,6 +12,9 @@ import torch
 from PIL import Image
 
 from metriclab.core.errors import RecipeError
+from metriclab.core.network import Network
+from metriclab.core.protocols import Loss
+from metriclab.methods.simclr import SimCLR
 from metriclab.recipe import read
 from metriclab.registry import build, register
 from metriclab.run.assemble import assemble
@@ -198,3 +201,16 @@ def test_the_learning_rate_is_scaled_by_the_stated_rule(rule, factor, tmp_path):
 def test_any_loss_over_rows_trains_simclr(loss, tmp_path):
     run(tiny(tmp_path, f"loss.name={loss}"), tmp_path / "run")
     assert math.isfinite(outcome(tmp_path / "run")["metrics"][0]["loss"])
+
+
+def test_a_method_that_asks_is_told_how_long_the_run_is(tmp_path):
+    @register("method", "asking-method")
+    class Asking(SimCLR):
+        """SimCLR that keeps the number of steps."""
+
+        def __init__(self, network: Network, total_steps: int, /, *, loss: Loss) -> None:
+            super().__init__(network, loss=loss)
+            self.total_steps = total_steps
+
+    recipe = tiny(tmp_path, "method.name=asking-method", "train.steps=5")
+    assert assemble(recipe, load_splits(recipe).train).method.total_steps == 5
