@@ -6,7 +6,7 @@ With E_ij = exp(s_ij / t), Neg_i the sum of E_ij over the negatives of anchor i,
     pull of a pair      q_ip = Neg_i / (Neg_i + E_ip)          d cost / d s_ip = -q_ip / t
     push of a negative  E_ij w_i, w_i = sum_p q_ip / Neg_i     d cost / d s_ij = E_ij w_i / t
 
-Positives are few, so they are found by sorting labels and handled one column at a time; only negatives need tiles.
+Positives are few and found by sorting labels; only negatives take work for every cell of a tile.
 """
 
 from __future__ import annotations
@@ -146,50 +146,54 @@ def _upper_tiles(scaled: Tensor, labels: Tensor, reach: int) -> Iterator[tuple[s
 def _rectangular(
     z: tuple[Tensor, ...], labels: Tensor, alike: Alike, temperature: float, wants: tuple[bool, ...]
 ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
-    """Any anchors against any references at any temperature: blocks of anchors, each row shifted by its maximum."""
+    """Any anchors against any references at any temperature, in blocks of anchors."""
     anchors, references = z[0], z[-1]
     scaled = anchors / temperature
-    logits = _logits(scaled, references, alike)
     block = anchors_per_tile(references)
     # The last column takes what the padding of `alike` writes.
-    buffer = scaled.new_empty(min(block, len(anchors)), len(references) + 1)
+    buffer = scaled.new_zeros(min(block, len(anchors)), len(references) + 1)
     of_anchors = torch.zeros_like(anchors) if wants[0] else None
     of_references = (of_anchors if len(z) == 1 else torch.zeros_like(references)) if wants[-1] else None
-    total, pulls = anchors.new_zeros(()), []
+    total = anchors.new_zeros(())
     for start in range(0, len(anchors), block):
         rows = slice(start, min(start + block, len(anchors)))
         part = Alike(alike.index[rows], alike.filled[rows], alike.paired[rows], alike.hidden)
         tile = buffer[: rows.stop - start]
-        negatives, shift = _negatives(tile, scaled[rows], references, part, temperature)
-        cost, pull = _pull(logits[rows], negatives.log() + shift, part)
+        logits, negatives, shift = _logits_and_negatives(tile, scaled[rows], references, part, temperature)
+        cost, pull = _pull(logits, negatives.log() + shift, part)
         total += cost
-        pulls.append(pull)
-        push = _push(pull, negatives)[:, None]
+        # From here on the tile is the derivative by s / t: negatives push, positives pull.
+        tile.mul_(_push(pull, negatives)[:, None]).scatter_(1, _place(part, len(references)), -pull)
         if of_anchors is not None:
-            of_anchors[rows] += torch.mm(tile[:, :-1], references).mul_(push / temperature)
+            of_anchors[rows] += torch.mm(tile[:, :-1], references).div_(temperature)
         if of_references is not None:
-            of_references.addmm_(tile[:, :-1].T, scaled[rows] * push)
-    pull = torch.cat(pulls)
-    if of_anchors is not None:
-        _add_pull(of_anchors, references, pull / temperature, alike)
-    if of_references is not None:
-        _add_pull_back(of_references, scaled, pull, alike)
+            of_references.addmm_(tile[:, :-1].T, scaled[rows])
     return total, ((of_anchors,) if len(z) == 1 else (of_anchors, of_references))
 
 
-def _negatives(
+def _logits_and_negatives(
     tile: Tensor, scaled: Tensor, references: Tensor, alike: Alike, temperature: float
-) -> tuple[Tensor, Tensor]:
-    """Fills the tile with exp(s / t - shift), 0 off the negatives, and gives its row sums and the shift."""
-    logits = tile[:, :-1]
-    torch.mm(scaled, references.T, out=logits)
-    tile.scatter_(1, torch.where(alike.filled, alike.index, len(references)), -math.inf)
+) -> tuple[Float[Tensor, "b k"], Float[Tensor, "b"], Float[Tensor, "b"]]:
+    """Fills the tile with exp(s / t - shift), 0 off the negatives; s / t of the positives, the row sums, the shift."""
+    cells, place = tile[:, :-1], _place(alike, len(references))
+    torch.mm(scaled, references.T, out=cells)
+    logits = tile.gather(1, place)
+    tile.scatter_(1, place, -math.inf)
     if alike.hidden is not None:
-        logits.masked_fill_(alike.hidden[None, :], -math.inf)
-    shift = logits.amax(1).clamp(min=-2 / temperature)  # a row without negatives has no maximum
-    # e^-64 is nothing beside the maximum's 1, and smaller still it would be a slow subnormal number.
-    torch.threshold_(logits.sub_(shift[:, None]), -LARGEST_LOGIT, -math.inf).exp_()
-    return logits.sum(1), shift
+        cells.masked_fill_(alike.hidden[None, :], -math.inf)
+    if 1 / temperature <= LARGEST_LOGIT:
+        shift = scaled.new_zeros(len(scaled))
+    else:
+        shift = cells.amax(1).clamp(min=-2 / temperature)  # a row without negatives has no maximum
+        # e^-64 is nothing beside the maximum's 1, and smaller still it would be a slow subnormal number.
+        torch.threshold_(cells.sub_(shift[:, None]), -LARGEST_LOGIT, -math.inf)
+    cells.exp_()
+    return logits, cells.sum(1), shift
+
+
+def _place(alike: Alike, padding: int) -> Int64[Tensor, "b k"]:
+    """Columns of the references alike, all padding in one column of its own."""
+    return torch.where(alike.filled, alike.index, padding)
 
 
 def _columns(alike: Alike, width: int) -> Iterator[slice]:
