@@ -6,8 +6,10 @@ ranking, best first, and equal similarities are equal keys whatever the order of
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float, Int32, Int64
@@ -16,10 +18,12 @@ from torch import Tensor
 from metriclab.core.errors import DivergedError
 from metriclab.core.rows import Rows
 
+T = TypeVar("T")
+
 STEP = 2.0**-20
 """Similarities are told apart in multiples of this."""
 
-EXCLUDED = 2**31 - 1
+EXCLUDED = 2**30 - 1
 """The key of a row that is not in the gallery of this query: behind all others."""
 
 TILE_CELLS = 2**23
@@ -28,7 +32,10 @@ TILE_CELLS = 2**23
 PART_CELLS = 2**21
 """Cells that are handed out at once: what follows may hold a hundred bytes for each."""
 
-_COLUMNS = 2**11
+_COLUMNS = 2**10
+
+_WIDE = 2**25
+"""Numbers of a gallery up to which a float64 copy of it is kept: 256 MB."""
 
 
 def ranking_keys(
@@ -52,8 +59,9 @@ def ranking_keys(
     tile_height, part_height = (max(1, cells // len(gallery)) for cells in (TILE_CELLS, PART_CELLS))
     buffer = torch.empty(min(tile_height, len(chosen)), len(gallery), dtype=torch.int32, device=chosen.device)
     items, columns = gallery.items.sort()
+    z = gallery.z.double() if gallery.z.numel() <= _WIDE else gallery.z
     for tile in torch.split(chosen, tile_height):
-        _fill_keys(buffer, queries.z[tile], gallery.z)
+        _fill_keys(buffer, queries.z[tile], z)
         parts = (torch.split(side, part_height) for side in (tile, buffer[: len(tile)]))
         for indices, keys in zip(*parts, strict=True):
             if gallery is queries:
@@ -67,10 +75,19 @@ def sort_rows(keys: Int32[Tensor, "b n"]) -> Int32[Tensor, "b n"]:
     if keys.device.type != "cpu":
         return keys.sort(dim=1).values
     # numpy sorts integers with vector instructions, about nine times faster than torch does on a CPU.
-    threads = torch.get_num_threads()
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(lambda part: part.numpy().sort(axis=1), keys.tensor_split(threads)))
+    in_threads(lambda part: keys[part].numpy().sort(axis=1), len(keys))
     return keys
+
+
+def in_threads(work: Callable[[slice], T], count: int) -> list[T]:
+    """What `work` makes of 0..count, cut in as many slices as torch has threads; numpy has none of its own."""
+    threads = torch.get_num_threads()
+    edges = [count * i // threads for i in range(threads + 1)]
+    slices = [slice(start, stop) for start, stop in itertools.pairwise(edges) if stop > start]
+    if len(slices) < 2:
+        return [work(part) for part in slices]
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(work, slices))
 
 
 def equal_range(
@@ -104,6 +121,8 @@ def check_finite(z: Float[Tensor, "n d"], name: str) -> None:
 def _fill_keys(keys: Int32[Tensor, "_b n"], queries: Float[Tensor, "b d"], gallery: Float[Tensor, "n d"]) -> None:
     # In float64 all kernels agree on the rounded similarity; in float32 the shape of a tile could break a tie.
     scaled = queries.double() / -STEP
+    products = scaled.new_empty(len(queries) * min(_COLUMNS, len(gallery)))
     for start in range(0, len(gallery), _COLUMNS):
-        part = slice(start, start + _COLUMNS)
-        keys[: len(queries), part] = (scaled @ gallery[part].double().T).round_()
+        part = gallery[start : start + _COLUMNS].double()
+        tile = products[: len(queries) * len(part)].view(len(queries), len(part))
+        keys[: len(queries), start : start + _COLUMNS] = torch.mm(scaled, part.T, out=tile).round_()

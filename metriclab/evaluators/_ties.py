@@ -35,34 +35,56 @@ class Tables:
 
 
 @dataclass(frozen=True, slots=True)
+class Tied:
+    """The matches that share their similarity with another gallery row, t of them, query by query, best first.
+
+    Attributes:
+        query, column: which of `RankedMatches`.
+        above: gallery rows before the group.
+        size: gallery rows in the group, two or more.
+        matches: matches in the group.
+        matches_above: matches before the group.
+    """
+
+    query: Int64[Tensor, "t"]
+    column: Int64[Tensor, "t"]
+    above: Int64[Tensor, "t"]
+    size: Int64[Tensor, "t"]
+    matches: Int64[Tensor, "t"]
+    matches_above: Int64[Tensor, "t"]
+
+
+@dataclass(frozen=True, slots=True)
 class RankedMatches:
-    """The matches of b queries, best first, each with the tie group it is in; padded to m on the right.
+    """The matches of b queries, best first, padded to m on the right.
 
     Attributes:
         real: false for the padding.
-        relevant: number of matches of each query in the whole gallery.
-        above: gallery rows before the group.
-        size: gallery rows in the group.
-        matches: matches in the group.
-        matches_above: matches before the group.
+        above: gallery rows that are nearer than the match.
+        tied: those of the matches that are in a tie group; the others stand alone at their similarity.
         tables: for rankings of this length.
     """
 
     real: Bool[Tensor, "b m"]
-    relevant: Int64[Tensor, "b"]
     above: Int64[Tensor, "b m"]
-    size: Int64[Tensor, "b m"]
-    matches: Int64[Tensor, "b m"]
-    matches_above: Int64[Tensor, "b m"]
+    tied: Tied
     tables: Tables
 
     @classmethod
-    def find(cls, ranked: Int32[Tensor, "b n"], keys: Int32[Tensor, "b m"], tables: Tables) -> RankedMatches:
-        """From the sorted keys of the whole gallery and those of the matches; `EXCLUDED` among the latter is none."""
+    def of(
+        cls, keys: Int32[Tensor, "b m"], above: Int64[Tensor, "b m"], size: Int64[Tensor, "b m"], tables: Tables
+    ) -> RankedMatches:
+        """From the ascending keys of the matches, `EXCLUDED` behind them, and what shares each one's similarity."""
         real = keys != EXCLUDED
-        above, end = (torch.searchsorted(ranked, keys, right=right) for right in (False, True))
-        matches_above, matches_end = _runs(keys)
-        return cls(real, real.sum(1), above, end - above, matches_end - matches_above, matches_above, tables)
+        query, column = ((size > 1) & real).nonzero(as_tuple=True)
+        first, matches = runs(query, keys[query, column])
+        tied = Tied(query, column, above[query, column], size[query, column], matches, column[first])
+        return cls(real, above, tied, tables)
+
+    @property
+    def relevant(self) -> Int64[Tensor, "b"]:
+        """Number of matches of each query in the whole gallery."""
+        return self.real.sum(1)
 
     @property
     def length(self) -> int:
@@ -71,7 +93,10 @@ class RankedMatches:
 
     def hits(self, depth: Int64[Tensor, "b"]) -> Float64[Tensor, "b"]:
         """Expected number of matches among the `depth` best rows."""
-        return self._sum(self._reach(depth).double() / self.size)
+        part = self._within(depth)
+        values = (part.above < depth[:, None]).double()
+        values[part.tied.query, part.tied.column] = part._reach(depth).double() / part.tied.size
+        return part._sum(values)
 
     def summed_precision(self, depth: Int64[Tensor, "b"]) -> Float64[Tensor, "b"]:
         """Expected sum of the precisions at each match among the `depth` best rows.
@@ -79,15 +104,19 @@ class RankedMatches:
         Given a match at position above + j, (j - 1)(matches - 1)/(size - 1) of the j - 1 rows before it in the group
         are expected to be matches: its precisions, summed over j, are a multiple of a difference of harmonic numbers.
         """
-        reach, harmonic = self._reach(depth), self.tables.harmonic
-        slope = (self.matches - 1).double() / (self.size - 1).clamp(min=1)
-        harmonics = harmonic[self.above + reach] - harmonic[self.above]
-        precisions = (self.matches_above + 1 - slope * (self.above + 1)) * harmonics + slope * reach
-        return self._sum(precisions / self.size)
+        part = self._within(depth)
+        column = torch.arange(1, part.above.shape[1] + 1, device=depth.device)
+        values = torch.where(part.above < depth[:, None], column / (part.above + 1).double(), 0)
+        tied, reach, harmonic = part.tied, part._reach(depth), self.tables.harmonic
+        slope = (tied.matches - 1).double() / (tied.size - 1)
+        harmonics = harmonic[tied.above + reach] - harmonic[tied.above]
+        precisions = (tied.matches_above + 1 - slope * (tied.above + 1)) * harmonics + slope * reach
+        values[tied.query, tied.column] = precisions / tied.size
+        return part._sum(values)
 
     def any_hit(self, depth: int) -> Float64[Tensor, "b"]:
         """Probability of a match among the `depth` best rows: one minus the hypergeometric chance of none."""
-        above, size, matches = self.above[:, 0], self.size[:, 0], self.matches[:, 0]
+        above, size, matches = self._best()
         drawn = (depth - above).clamp(min=0).minimum(size)
         others, log_factorial = (size - matches).clamp(min=0), self.tables.log_factorial
         log_none = log_factorial[others] - log_factorial[(others - drawn).clamp(min=0)]
@@ -96,7 +125,7 @@ class RankedMatches:
 
     def reciprocal_rank(self) -> Float64[Tensor, "b"]:
         """Expected reciprocal of the position of the best match."""
-        above, size, matches = self.above[:, 0], self.size[:, 0], self.matches[:, 0]
+        above, size, matches = self._best()
         result = 1 / (above + 1).double()
         tied = (size > matches).logical_and(self.real[:, 0]).nonzero().squeeze(1)
         shapes = torch.stack([above[tied], size[tied], matches[tied]], dim=1)
@@ -114,20 +143,37 @@ class RankedMatches:
         j = torch.arange(most, 0, -1, device=behind.device)
         return ((behind - log_all).exp() / (above + j)).sum()
 
-    def _reach(self, depth: Int64[Tensor, "b"]) -> Int64[Tensor, "b m"]:
-        """How many positions of the group are among the `depth` best rows."""
-        return (depth[:, None] - self.above).clamp(min=0).minimum(self.size)
+    def _best(self) -> tuple[Int64[Tensor, "b"], Int64[Tensor, "b"], Int64[Tensor, "b"]]:
+        """`above`, `size` and `matches` of the group of each query's best match."""
+        above, tied = self.above[:, 0], self.tied
+        first = tied.column == 0
+        size, matches = torch.ones_like(above), torch.ones_like(above)
+        size[tied.query[first]], matches[tied.query[first]] = tied.size[first], tied.matches[first]
+        return above, size, matches
+
+    def _within(self, depth: Int64[Tensor, "b"]) -> RankedMatches:
+        """Without the columns that no query reaches: at a small depth that is nearly all of them."""
+        reached = ((self.above < depth[:, None]) & self.real).any(0).nonzero()
+        columns = int(reached[-1]) + 1 if len(reached) else 1
+        if columns == self.above.shape[1]:
+            return self
+        kept = self.tied.column < columns
+        tied = Tied(*(getattr(self.tied, name)[kept] for name in Tied.__slots__))
+        return RankedMatches(self.real[:, :columns], self.above[:, :columns], tied, self.tables)
+
+    def _reach(self, depth: Int64[Tensor, "b"]) -> Int64[Tensor, "t"]:
+        """How many positions of each tied match's group are among the `depth` best rows."""
+        return (depth[self.tied.query] - self.tied.above).clamp(min=0).minimum(self.tied.size)
 
     def _sum(self, values: Float64[Tensor, "b m"]) -> Float64[Tensor, "b"]:
         return values.where(self.real, 0.0).sum(1)
 
 
-def _runs(ordered: Int32[Tensor, "b m"]) -> tuple[Int64[Tensor, "b m"], Int64[Tensor, "b m"]]:
-    """Where the run of equal values around each place begins, and where it ends (exclusive)."""
-    m = ordered.shape[1]
-    place = torch.arange(m, device=ordered.device)
-    change = ordered[:, 1:] != ordered[:, :-1]
-    opens, closes = (torch.nn.functional.pad(change, side, value=True) for side in ((1, 0), (0, 1)))
-    begin = place.where(opens, 0).cummax(1).values
-    end = (place + 1).where(closes, m).flip(1).cummin(1).values.flip(1)
-    return begin, end
+def runs(query: Int64[Tensor, "t"], keys: Int32[Tensor, "t"]) -> tuple[Int64[Tensor, "t"], Int64[Tensor, "t"]]:
+    """For each place in a list, where the run of its query and key begins, and how long it is."""
+    new = torch.ones_like(query, dtype=torch.bool)
+    new[1:] = (query[1:] != query[:-1]) | (keys[1:] != keys[:-1])
+    begin = new.nonzero().squeeze(1)
+    which = new.cumsum(0) - 1
+    length = torch.diff(begin, append=begin.new_tensor([len(query)]))
+    return begin[which], length[which]

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated
 
 import torch
 from annotated_types import Gt
-from jaxtyping import Float64, Int32, Int64
+from jaxtyping import Float64
 from torch import Tensor
 
 from metriclab.core.protocols import Score
 from metriclab.core.rows import Rows
-from metriclab.evaluators._ranking import EXCLUDED, equal_range, ranking_keys, sort_rows
-from metriclab.evaluators._ties import RankedMatches, Tables
+from metriclab.evaluators._matches import Alike, ranked_matches
+from metriclab.evaluators._ties import RankedMatches
 from metriclab.registry import register
 
 _RULES = (
@@ -26,11 +25,13 @@ _AT_DEPTH = {
     "r_at_{}": "Recall at {}: share of queries with a match among the {} nearest gallery rows, ",
     "p_at_{}": "Precision at {}: number of matches among the {} nearest gallery rows, divided by {}, ",
 }
-_DEFINITIONS = {
+_OF_THE_BEST = {
     "r_precision": "R-precision: share of matches among the R nearest gallery rows, R being the query's number of "
     "matches, ",
     "map_at_r": "MAP@R: precision at each match among the R nearest gallery rows, summed and divided by R, the "
     "query's number of matches, ",
+}
+_OF_ALL = {
     "map": "Mean average precision: mean of the precision at each match in the whole ranking, ",
     "mrr": "Mean reciprocal rank: one divided by the rank of the best match, ",
 }
@@ -48,12 +49,16 @@ class Retrieval:
 
     Args:
         k: depths of recall and precision; at depth 1 both are the same.
+        whole_ranking: also mean average precision and reciprocal rank, which depend on matches however far down; all
+            else depends on the best rows, and is found sooner without them.
     """
 
-    def __init__(self, *, k: tuple[Annotated[int, Gt(0)], ...] = (1, 5, 10)) -> None:
+    def __init__(self, *, k: tuple[Annotated[int, Gt(0)], ...] = (1, 5, 10), whole_ranking: bool = True) -> None:
         per_depth = {name.format(at): text.format(at, at, at) for name, text in _AT_DEPTH.items() for at in k}
+        texts = per_depth | _OF_THE_BEST | (_OF_ALL if whole_ranking else {})
         self.k = k
-        self.definitions = {name: text + _RULES for name, text in (per_depth | _DEFINITIONS).items()}
+        self.whole_ranking = whole_ranking
+        self.definitions = {name: text + _RULES for name, text in texts.items()}
 
     @torch.no_grad()
     def __call__(self, queries: Rows, gallery: Rows, /) -> dict[str, Score]:
@@ -68,11 +73,9 @@ class Retrieval:
         """
         values = {name: torch.full((len(queries),), torch.nan, dtype=torch.float64) for name in self.definitions}
         lone = torch.where(queries.labels < 0, torch.nan, 1.0).double().cpu()
-        tables = Tables.up_to(len(gallery), queries.z.device)
         alike = Alike.of(queries.labels, gallery.labels)
-        for indices, keys in ranking_keys(queries, gallery, alike.queries()):
-            matches = sort_rows(alike.keys(indices, keys))
-            ranked = RankedMatches.find(sort_rows(keys), matches, tables)
+        depth = None if self.whole_ranking else max(self.k, default=0)
+        for indices, ranked in ranked_matches(queries, gallery, alike, depth):
             found, place = ranked.relevant > 0, indices.cpu()
             lone[place] = (~found).double().cpu()
             for name, value in self._measure(ranked).items():
@@ -82,46 +85,13 @@ class Retrieval:
 
     def _measure(self, ranked: RankedMatches) -> dict[str, Float64[Tensor, "b"]]:
         relevant = ranked.relevant
-        everything = torch.full_like(relevant, ranked.length)
-        return {
+        measured = {
             **{f"r_at_{k}": ranked.any_hit(k) for k in self.k},
             **{f"p_at_{k}": ranked.hits(torch.full_like(relevant, k)) / k for k in self.k},
             "r_precision": ranked.hits(relevant) / relevant,
             "map_at_r": ranked.summed_precision(relevant) / relevant,
-            "map": ranked.summed_precision(everything) / relevant,
-            "mrr": ranked.reciprocal_rank(),
         }
-
-
-@dataclass(frozen=True, slots=True)
-class Alike:
-    """Which gallery rows have the label of each query, the query itself included.
-
-    Attributes:
-        labels: of the queries.
-        columns: gallery rows ordered by label.
-        begin, count: where in `columns` those of each query are.
-    """
-
-    labels: Int64[Tensor, "q"]
-    columns: Int64[Tensor, "n"]
-    begin: Int64[Tensor, "q"]
-    count: Int64[Tensor, "q"]
-
-    @classmethod
-    def of(cls, queries: Int64[Tensor, "q"], gallery: Int64[Tensor, "n"]) -> Alike:
-        """From the labels of both sides."""
-        ordered, columns = gallery.sort()
-        return cls(queries, columns, *equal_range(queries, ordered))
-
-    def queries(self) -> Int64[Tensor, "_"]:
-        """Queries of known label with a row alike, by how many there are: a tile is padded to its last query's."""
-        order = self.count.argsort()
-        return order[((self.labels >= 0) & (self.count > 0))[order]]
-
-    def keys(self, queries: Int64[Tensor, "b"], keys: Int32[Tensor, "b n"]) -> Int32[Tensor, "b _m"]:
-        """The keys of the rows alike, `EXCLUDED` where a query has fewer than the others."""
-        count = self.count[queries, None]
-        within = torch.arange(int(count.max()), device=count.device)
-        place = self.begin[queries, None] + within.minimum(count - 1)
-        return keys.gather(1, self.columns[place]).masked_fill_(within >= count, EXCLUDED)
+        if self.whole_ranking:
+            everything = torch.full_like(relevant, ranked.length)
+            measured |= {"map": ranked.summed_precision(everything) / relevant, "mrr": ranked.reciprocal_rank()}
+        return measured

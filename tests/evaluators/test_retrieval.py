@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from unittest.mock import patch
 
 import pytest
 import ranking_reference as reference
@@ -12,8 +13,9 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
 from metriclab.core.errors import DivergedError
+from metriclab.core.protocols import Score
 from metriclab.core.rows import Rows, rows
-from metriclab.evaluators import _ranking
+from metriclab.evaluators import _matches, _ranking
 from metriclab.evaluators.retrieval import Retrieval
 
 DEPTHS = (1, 2, 3, 5, 20)
@@ -21,13 +23,25 @@ retrieval = Retrieval(k=DEPTHS)
 METRICS = sorted(retrieval.definitions)
 
 
+of_the_best = Retrieval(k=DEPTHS, whole_ranking=False)
+
+
+def all_ways(queries: Rows, gallery: Rows) -> list[dict[str, Score]]:
+    """By sorting, and by looking near the matches alone; whole rankings, and the best rows alone."""
+    with patch.object(_matches, "FEW", 0):
+        sorting = [evaluator(queries, gallery) for evaluator in (retrieval, of_the_best)]
+    with patch.object(_matches, "FEW", 10**6), patch.object(_matches, "NEAR", 1e9):
+        return [*sorting, *(evaluator(queries, gallery) for evaluator in (retrieval, of_the_best))]
+
+
 def check(queries: Rows, gallery: Rows) -> None:
-    scores, expected = retrieval(queries, gallery), reference.retrieval(queries, gallery, DEPTHS)
-    assert set(scores) == {*expected, "lone_queries"}
-    for name, values in expected.items():
-        per_query = reference.vector(values)
-        torch.testing.assert_close(scores[name].per_query, per_query, equal_nan=True, rtol=0, atol=1e-9, msg=name)
-        assert scores[name].value == pytest.approx(float(per_query.nanmean()), abs=1e-9, nan_ok=True)
+    expected = reference.retrieval(queries, gallery, DEPTHS)
+    for scores in all_ways(queries, gallery):
+        assert set(scores) in ({*expected, "lone_queries"}, {*expected, "lone_queries"} - {"map", "mrr"})
+        for name in scores.keys() & expected.keys():
+            per_query = reference.vector(expected[name])
+            torch.testing.assert_close(scores[name].per_query, per_query, equal_nan=True, rtol=0, atol=1e-9, msg=name)
+            assert scores[name].value == pytest.approx(float(per_query.nanmean()), abs=1e-9, nan_ok=True)
 
 
 def classes(n: int, count: int, width: int = 16, noise: float = 1.0) -> Rows:
@@ -188,6 +202,38 @@ def test_the_order_of_rows_does_not_matter():
     for name in METRICS:
         assert second[name].value == pytest.approx(first[name].value, abs=1e-9)
         torch.testing.assert_close(second[name].per_query, first[name].per_query[order], rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(("noise", "width"), [(0.1, 3), (1.0, 16), (1e-6, 16), (1.0, 700)])
+@pytest.mark.parametrize("sampled", [1, 16])
+def test_every_way_finds_the_same(monkeypatch, noise, width, sampled):
+    monkeypatch.setattr(_matches, "_SAMPLED", sampled)
+    # Similarities that differ in the last bits, and copies of rows: within a class, and of two classes.
+    both = classes(300, 40, width, noise)
+    copies = Rows(
+        torch.cat([both.z, both.z[:60].roll(1, 0)]),
+        *(
+            torch.cat([values, values[:60] if name == "labels" else values[:60] + 10**9])
+            for name, values in ((name, getattr(both, name)) for name in ("labels", "items", "ids", "views"))
+        ),
+    )
+    for queries, gallery in ((copies, copies), (both, copies), (copies, both)):
+        whole, *others = all_ways(queries, gallery)
+        for other in others:
+            for name in other:
+                values = whole[name].per_query, other[name].per_query
+                torch.testing.assert_close(*values, equal_nan=True, rtol=0, atol=1e-12, msg=name)
+
+
+def test_where_matches_are_far_everything_is_sorted():
+    both = rows(torch.randn(400, 8), torch.arange(400) % 40)
+    with patch.object(_matches, "ranking_keys", wraps=_matches.ranking_keys) as sorting:
+        retrieval(both, both)
+    assert len(sorting.call_args.args[2]) > 300
+    near = classes(400, 40, 64, 0.02)
+    with patch.object(_matches, "ranking_keys", wraps=_matches.ranking_keys) as sorting:
+        retrieval(near, near)
+    assert len(sorting.call_args.args[2]) == 0
 
 
 @pytest.mark.parametrize(("tile", "part"), [(1, 1), (300, 100), (2000, 700)])
