@@ -38,6 +38,9 @@ class Images:
     def __len__(self) -> int:
         return self.pixels.shape[0]
 
+    def __getitem__(self, index: slice) -> Images:
+        return Images(self.pixels[index], self.sizes[index])
+
     def to(self, device: torch.device) -> Images:
         return Images(self.pixels.to(device, non_blocking=True), self.sizes.to(device, non_blocking=True))
 
@@ -72,18 +75,22 @@ class Batch:
         features = None if self.features is None else self.features[part]
         return Batch(views, self.labels[part], self.items[part], self.positions[part], self.step, features)
 
-    def rows(self, embeddings: Sequence[Float[Tensor, "n d"]], labels: Int64[Tensor, "n"]) -> Rows:
+    def rows(
+        self, embeddings: Sequence[Float[Tensor, "n d"]], labels: Int64[Tensor, "n"], *, first_view: int = 0
+    ) -> Rows:
         """Rows of several views of this batch, view by view, one raw embedding tensor a view.
 
         Args:
             embeddings: as many as there are views to make rows of, in the order of the views.
             labels: `batch.items` to tell images apart (self-supervised), `batch.labels` to tell classes apart.
+            first_view: index of the view that the first of them embeds. Rows of one image and one view have one id, and
+                no loss compares them.
         """
         return concatenate(
             [
                 rows(
                     z, labels, self.items, pack_ids(self.step, self.positions, view), torch.full_like(self.items, view)
                 )
-                for view, z in enumerate(embeddings)
+                for view, z in enumerate(embeddings, first_view)
             ]
         )

@@ -58,6 +58,9 @@ class Draws:
     items: Int64[Tensor, "n"]
     draws: Int64[Tensor, "n"]
 
+    def __getitem__(self, index: slice) -> Draws:
+        return Draws(self.seed, self.epoch, self.items[index], self.draws[index])
+
     def uniform(self, view: int, slot: int, count: int = 1) -> Float[Tensor, "n {count}"]:
         """Uniform numbers in [0, 1), independent between items, draws, views, slots and columns.
 

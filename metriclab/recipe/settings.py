@@ -32,6 +32,9 @@ class Train(BaseModel):
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the encoder and the head; similarities and losses are always float32."""
 
+    chunk: Count | None = None
+    """Images embedded at a time in training; the gradient is that of the whole batch, in the memory of a chunk."""
+
     clip_gradient: Annotated[float, Gt(0)] | None = None
     """Largest norm of the gradient of all parameters together; not clipped by default."""
 

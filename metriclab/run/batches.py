@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from metriclab.core import distributed
 from metriclab.core.batch import Batch, Images
-from metriclab.core.protocols import Dataset, Sampler
+from metriclab.core.protocols import Dataset, Sampler, Views
 from metriclab.core.random import Draws
 from metriclab.run.assemble import Training
 from metriclab.samplers import rank_slice
@@ -22,40 +22,70 @@ NEARLY_ALL = 0.9
 """A smaller share of the training images in an epoch is worth a word; a last batch alone leaves out fewer."""
 
 
-def batches(training: Training, start: int) -> Iterator[Batch]:
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """This rank's slice of one global batch, read and not yet seen by any view.
+
+    Attributes:
+        batch: who the images are, with their features where the method trains on those; it has no views.
+        largest: the longest slice that any rank has of this global batch.
+    """
+
+    batch: Batch
+    largest: int
+    images: Images | None
+    draws: Draws
+    views: Views
+    channels_last: bool
+
+    def __len__(self) -> int:
+        return len(self.batch)
+
+    def part(self, start: int, stop: int) -> Batch:
+        """Images start..stop with their views, which are the same in any cut and whenever they are made."""
+        batch = self.batch.slice(start, stop)
+        if self.images is None:
+            return batch
+        views = self.views(self.images[start:stop], self.draws[start:stop])
+        if self.channels_last:
+            views = tuple(view.contiguous(memory_format=torch.channels_last) for view in views)
+        return replace(batch, views=views)
+
+
+def batches(training: Training, start: int) -> Iterator[Loaded]:
     """This rank's slices of the global batches from step `start` on; images are read ahead in a thread.
 
     On every rank the same items are drawn with the same augmentation as in one process. Where the training has the
-    features of all items, batches have theirs and no views, and no image is read.
+    features of all items, no image is read.
     """
     assert training.sampler is not None
     labels, device, known = torch.from_numpy(training.data.labels), training.device, training.features
-    slices = _slices(training, training.sampler, start)
-    for slice_, views in _with_views(training, slices) if known is None else ((slice_, ()) for slice_ in slices):
-        items = torch.from_numpy(slice_.items)
+    for slice_, images in _with_images(training, _slices(training, training.sampler, start)):
+        items, drawn = (torch.from_numpy(part) for part in (slice_.items, slice_.draws))
         on_device, positions = items.to(device), torch.arange(slice_.start, slice_.start + len(items))
         features = None if known is None else known[on_device]
-        yield Batch(views, labels[items].to(device), on_device, positions.to(device), slice_.step, features)
+        batch = Batch((), labels[items].to(device), on_device, positions.to(device), slice_.step, features)
+        draws = Draws(training.settings.seed, slice_.epoch, on_device, drawn.to(device))
+        yield Loaded(batch, slice_.largest, images, draws, training.views, training.settings.channels_last)
 
 
-def _with_views(training: Training, slices: Iterator[_Slice]) -> Iterator[tuple[_Slice, tuple[Tensor, ...]]]:
-    seed, device = training.settings.seed, training.device
+def _with_images(training: Training, slices: Iterator[_Slice]) -> Iterator[tuple[_Slice, Images | None]]:
+    if training.features is not None:
+        yield from ((slice_, None) for slice_ in slices)
+        return
     with ThreadPoolExecutor(1, thread_name_prefix="metriclab-read") as reader:
         for slice_, read in _read_ahead(reader, training.data, slices):
-            items, drawn = (torch.from_numpy(part).to(device) for part in (slice_.items, slice_.draws))
-            views = training.views(_to_device(read.result(), device), Draws(seed, slice_.epoch, items, drawn))
-            if training.settings.channels_last:
-                views = tuple(view.contiguous(memory_format=torch.channels_last) for view in views)
-            yield slice_, views
+            yield slice_, _to_device(read.result(), training.device)
 
 
 class _Slice:
     """This rank's part of one global batch, before any image is read."""
 
-    __slots__ = ("draws", "epoch", "items", "start", "step")
+    __slots__ = ("draws", "epoch", "items", "largest", "start", "step")
 
-    def __init__(self, step: int, epoch: int, start: int, items: np.ndarray, draws: np.ndarray) -> None:
-        self.step, self.epoch, self.start, self.items, self.draws = step, epoch, start, items, draws
+    def __init__(self, step: int, epoch: int, start: int, items: np.ndarray, draws: np.ndarray, largest: int) -> None:
+        self.step, self.epoch, self.start = step, epoch, start
+        self.items, self.draws, self.largest = items, draws, largest
 
 
 def _slices(training: Training, sampler: Sampler, start: int) -> Iterator[_Slice]:
@@ -65,8 +95,9 @@ def _slices(training: Training, sampler: Sampler, start: int) -> Iterator[_Slice
         if epoch != epoch_of_order:
             epoch_of_order, order = epoch, epoch_order(sampler, training.settings.seed, epoch)
         items, draws = order[index]
-        part = rank_slice(len(items), distributed.rank(), distributed.world_size())
-        yield _Slice(step, epoch, part.start, items[part], draws[part])
+        ranks = distributed.world_size()
+        part = rank_slice(len(items), distributed.rank(), ranks)
+        yield _Slice(step, epoch, part.start, items[part], draws[part], -(-len(items) // ranks))
 
 
 def epoch_order(sampler: Sampler, seed: int, epoch: int) -> list[tuple[np.ndarray, np.ndarray]]:

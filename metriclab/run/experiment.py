@@ -19,6 +19,7 @@ from metriclab.run import checkpoint as checkpoints
 from metriclab.run.alarms import logged, stop_if_diverged, warnings_of
 from metriclab.run.assemble import Training, assemble, build_evaluators, make
 from metriclab.run.batches import coverage
+from metriclab.run.chunks import has_batch_statistics
 from metriclab.run.drift import drift_of, probe
 from metriclab.run.evaluate import embed, evaluating, measure, reading_of, values
 from metriclab.run.features import with_features
@@ -133,6 +134,13 @@ def _begin(recipe: Recipe, folder: RunFolder, *, resume: bool) -> Generator[Prog
     drawn = coverage(training)
     if drawn is not None:
         yield Progress("train", 0, training.steps, message=drawn)
+    if recipe.train.chunk is not None and has_batch_statistics(training.method):
+        text = (
+            f"BatchNorm takes its statistics of each chunk of {recipe.train.chunk} images, not of the batch, and its "
+            "running statistics move once a step; with encoder.freeze_batch_norm, or a network without BatchNorm, the "
+            "gradient is that of the whole batch"
+        )
+        yield Progress("train", 0, training.steps, message=text)
     if not has_labels(splits.test):
         text = "the test split has no labels: the run trains and saves its encoder, but nothing can be measured"
         yield Progress("train", 0, training.steps, message=text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +13,12 @@ from torch import Tensor, nn
 
 from metriclab.core import distributed
 from metriclab.core.batch import Batch
+from metriclab.core.errors import RecipeError
+from metriclab.core.protocols import Objective
+from metriclab.recipe import Train
 from metriclab.run.assemble import Training
-from metriclab.run.batches import batches
+from metriclab.run.batches import Loaded, batches
+from metriclab.run.chunks import step_in_chunks
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +31,7 @@ class Step:
         gradient_norm: of all parameters together, over all ranks, before clipping.
         learning_rate: of the first parameter group.
         metrics: the method's own.
-        batch: this rank's part of the batch.
+        batch: whose images this rank had; without their views.
         world: the outputs of all ranks, detached.
     """
 
@@ -40,44 +45,81 @@ class Step:
 
 
 def fit(training: Training, start: int = 0) -> Iterator[Step]:
-    """Trains from step `start` to the end."""
+    """Trains from step `start` to the end.
+
+    Raises:
+        RecipeError: where the device has not the memory for a step.
+    """
     method: Any = training.method  # a module that fits the protocol of methods
     optimizer = training.optimizer
     if optimizer is None:
         return
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     method.train()
-    for batch in batches(training, start):
-        seed_step(training.settings.seed, batch.step)
-        factor = training.schedule(batch.step)
+    for loaded in batches(training, start):
+        number = loaded.batch.step
+        factor = training.schedule(number)
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
-        with precision(training.settings.precision, training.device):
-            local = method(batch)
-        world = distributed.gather(local)
-        objective = method.objective(local, world)
-        objective.loss.backward()
+        with telling_of_memory(training.settings, number):
+            objective, world = backward(training, loaded)
         distributed.average_gradients(parameters)
         norm = clip_gradients(parameters, training.settings.clip_gradient)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         seen = distributed.map_tensors(torch.Tensor.detach, world)
         with torch.no_grad():
-            method.after_step(seen, batch.step)
+            method.after_step(seen, number)
         yield Step(
-            batch.step + 1,
+            number + 1,
             objective.loss.detach(),
             norm,
             optimizer.param_groups[0]["lr"],
             {name: value.detach() for name, value in objective.metrics.items()},
-            batch,
+            loaded.batch,
             seen,
         )
 
 
-def seed_step(seed: int, step: int) -> None:
-    """Seeds torch for one step, so that dropout and the like are the same after a resume."""
-    words = np.random.SeedSequence((seed, step, distributed.rank())).generate_state(2, np.uint32)
+def backward(training: Training, loaded: Loaded) -> tuple[Objective, Any]:
+    """The objective of one step and the outputs of all ranks; gradients are left in the parameters."""
+    method: Any = training.method
+    settings, number = training.settings, loaded.batch.step
+
+    def forward(index: int, start: int, stop: int) -> Any:
+        seed_step(settings.seed, number, index + 1)
+        with precision(settings.precision, training.device):
+            return method(loaded.part(start, stop))
+
+    if settings.chunk is not None and settings.chunk < loaded.largest:
+        return step_in_chunks(method, loaded, settings.chunk, forward, lambda: seed_step(settings.seed, number))
+    seed_step(settings.seed, number)
+    with precision(settings.precision, training.device):
+        local = method(loaded.part(0, len(loaded)))
+    world = distributed.gather(local)
+    objective: Objective = method.objective(local, world)
+    objective.loss.backward()  # type: ignore[no-untyped-call]
+    return objective, world
+
+
+@contextmanager
+def telling_of_memory(settings: Train, step: int) -> Iterator[None]:
+    """Says what helps where a GPU's memory is too small. Nothing is made smaller silently."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        chunk = settings.chunk
+        smaller = f"set train.chunk = {max(1, chunk // 2)}" if chunk else "set train.chunk = 64, or another number"
+        raise RecipeError(
+            f"step {step} does not fit the memory of the device: {str(error).splitlines()[0]}",
+            help=f"{smaller}: so many images are embedded at a time, with the gradient of the whole batch",
+        ) from error
+
+
+def seed_step(seed: int, step: int, chunk: int = 0) -> None:
+    """Seeds torch for one step, or for a chunk of it, so that dropout and the like can be repeated."""
+    key = (seed, step, distributed.rank(), chunk) if chunk else (seed, step, distributed.rank())
+    words = np.random.SeedSequence(key).generate_state(2, np.uint32)
     torch.manual_seed(int(words[0]) << 31 | int(words[1]) >> 1)
 
 
