@@ -18,6 +18,7 @@ from metriclab.core.batch_norm import synchronize_batch_norm
 from metriclab.core.errors import RecipeError
 from metriclab.core.network import Network
 from metriclab.core.protocols import Dataset, Evaluator, Sampler, Schedule, Views
+from metriclab.core.random import Draws
 from metriclab.recipe import Chosen, Recipe, Train
 from metriclab.run.weights import build_encoder
 
@@ -80,19 +81,21 @@ def assemble(recipe: Recipe, data: Dataset, *, initial: bool = True) -> Training
 
 @torch.no_grad()
 def try_one_image(method: nn.Module, views: Views, data: Dataset, device: torch.device) -> None:
-    """Sends one image all the way through, so that sizes that do not fit are found before anything is written.
+    """Sends one image all the way through, in every size, so that those that do not fit are found before all else.
 
     Raises:
         RecipeError: where the network cannot take what the views make.
     """
-    image = views.test(data.images(np.arange(1)).to(device))
-    try:
-        method.eval().embed(image)  # type: ignore[operator]  # of the method protocol
-    except RuntimeError as error:
-        raise RecipeError(
-            f"the encoder cannot take images of {image.shape[2]} x {image.shape[3]} pixels: {error}",
-            help="set a larger views.size",
-        ) from error
+    image, zero = data.images(np.arange(1)).to(device), torch.zeros(1, dtype=torch.int64, device=device)
+    sizes = {view.shape: view for view in (views.test(image), *views(image, Draws(0, 0, zero, zero)))}
+    for view in sizes.values():
+        try:
+            method.eval().embed(view)  # type: ignore[operator]  # of the method protocol
+        except RuntimeError as error:
+            raise RecipeError(
+                f"the encoder cannot take images of {view.shape[2]} x {view.shape[3]} pixels: {error}",
+                help="set a larger size in [views]",
+            ) from error
     method.train()
 
 

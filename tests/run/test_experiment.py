@@ -108,8 +108,19 @@ def test_a_select_that_is_no_metric_is_refused(tmp_path):
 def test_images_too_small_for_the_encoder_are_found_before_anything_is_written(tmp_path):
     with pytest.raises(RecipeError, match=r"the encoder cannot take images of 2 x 2 pixels") as caught:
         run(tiny(tmp_path, "encoder.model=test_convnext", "views.size=2"), tmp_path / "run")
-    assert caught.value.help == "set a larger views.size"
+    assert caught.value.help == "set a larger size in [views]"
     assert not (tmp_path / "run").exists()
+
+
+def test_small_crops_too_small_for_the_encoder_are_found_as_well(tmp_path):
+    crops = ("views.name=multi-crop", "views.size=32", "views.small_size=16")
+    with pytest.raises(RecipeError, match=r"the encoder cannot take images of 16 x 16 pixels"):
+        run(tiny(tmp_path, "encoder.model=test_convnext", *crops), tmp_path / "run")
+
+
+def test_views_of_several_sizes_train(tmp_path):
+    steps = run(tiny(tmp_path, "views.name=multi-crop", "views.size=10", "views.small_size=6"), tmp_path / "run")
+    assert steps[-1].done == 7
 
 
 def test_a_device_that_is_not_there_is_refused(tmp_path):

@@ -70,7 +70,7 @@ def test_padding_and_portions_do_not_matter(monkeypatch):
         for a, b in zip(whole, views(alone, draws(items[[row]])), strict=True):
             # Another width rounds coordinates differently, which white noise magnifies most.
             torch.testing.assert_close(a[[row]], b, rtol=0, atol=1e-4)
-    monkeypatch.setattr("metriclab.views.simclr.portions", lambda some, size: [slice(0, 4), slice(4, 8)])
+    monkeypatch.setattr("metriclab.views.augmentation.portions", lambda some, size: [slice(0, 4), slice(4, 8)])
     for a, b in zip(whole, views(some, draws(items)), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
 

@@ -1,0 +1,126 @@
+"""What may happen to an image in a view: the one plan that all random views are made by."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Annotated, NamedTuple
+
+import torch
+from annotated_types import Ge, Gt, Le
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from metriclab.core.batch import Images
+from metriclab.core.errors import RecipeError
+from metriclab.core.random import Draws
+from metriclab.views.blur import SIGMA, blur, gaussian_kernels
+from metriclab.views.colour import JITTER_COLUMNS, Colours, grayscale, no_colours, random_jitter, recolour_, solarize_
+from metriclab.views.geometry import CROP_TRIES, Pyramid, portions, pyramid, random_boxes, resample
+
+Pixels = Annotated[int, Ge(2)]
+AreaShare = Annotated[float, Gt(0), Le(1)]
+Degrees = Annotated[float, Ge(0), Le(180)]
+Strength = Annotated[float, Ge(0), Le(2.5)]
+Probability = Annotated[float, Ge(0), Le(1)]
+
+JITTER_PROBABILITY = 0.8
+
+_SLOT = 0
+_COLUMNS = [2 * CROP_TRIES + 2, 1, 1, JITTER_COLUMNS, 1, 1, 1, 1]
+"""Uniform numbers of a view: crop, flip, rotation, colour, grayscale, blur, its sigma, solarize.
+
+One drawing serves them all, and none moves when another is switched off."""
+
+
+class _Plan(NamedTuple):
+    """What is done to each of n samples in one view, in this order."""
+
+    boxes: Float[Tensor, "n 4"]
+    mirror: Bool[Tensor, "n"]
+    angle: Float[Tensor, "n"]
+    before: Float[Tensor, "n _k 3"]
+    hue: Float[Tensor, "n _t"]
+    after: Float[Tensor, "n _l 3"]
+    kernels: Float[Tensor, "n _m"]
+    inverted: Bool[Tensor, "n"]
+
+
+@dataclass(frozen=True, slots=True)
+class Augmentation:
+    """Random crop, flip, rotation, colour, grayscale, blur and solarisation, drawn for each image and view by itself.
+
+    Attributes:
+        size: height and width of a view, in pixels.
+        min_area, max_area: bounds of the share of an image's area that a crop covers.
+        flip, grayscale, blur, solarize: probabilities.
+        rotation: largest angle to either side, in degrees.
+        colour: strength of the change of brightness, contrast, saturation and hue.
+    """
+
+    size: int
+    min_area: float
+    max_area: float
+    flip: float
+    rotation: float
+    colour: float
+    grayscale: float
+    blur: float
+    solarize: float
+
+    @torch.no_grad()
+    def views(self, images: Images, draws: Draws, indices: Iterable[int]) -> tuple[Float[Tensor, "n c _h _w"], ...]:
+        """The views of these indices: each one is a pure function of the images, their draws and its index."""
+        channels = images.pixels.shape[1]
+        plans = [self._plan(draws.uniform(index, _SLOT, sum(_COLUMNS)), images.sizes, channels) for index in indices]
+        views: list[list[Tensor]] = [[] for _ in plans]
+        for part in portions(images, self.size):
+            source = pyramid(Images(images.pixels[part], images.sizes[part]), self.size)
+            for view, plan in zip(views, plans, strict=True):
+                view.append(self._view(source, _Plan(*(values[part] for values in plan))))
+        return tuple(torch.cat(view) for view in views)
+
+    def _plan(self, uniform: Float[Tensor, "n k"], sizes: Int64[Tensor, "n 2"], channels: int) -> _Plan:
+        crop, flip, rotation, colour, grays, blurred, sigma, inverted = torch.split(uniform, _COLUMNS, 1)
+        colours = no_colours(len(uniform), uniform.device)
+        if self.colour > 0:
+            colours = random_jitter(colour, self.colour, JITTER_PROBABILITY, channels)
+        after = colours.after
+        if self.grayscale > 0 and channels == 3:
+            after = torch.cat([after, grayscale(grays[:, 0] < self.grayscale)], 1)
+        return _Plan(
+            boxes=random_boxes(crop, sizes, self.min_area, self.max_area),
+            mirror=flip[:, 0] < self.flip,
+            angle=math.radians(self.rotation) * (2 * rotation[:, 0] - 1),
+            before=colours.before,
+            hue=colours.hue,
+            after=after,
+            kernels=gaussian_kernels(
+                SIGMA[0] + (SIGMA[1] - SIGMA[0]) * sigma[:, 0], blurred[:, 0] < self.blur, self.size
+            ),
+            inverted=inverted[:, 0] < self.solarize,
+        )
+
+    def _view(self, source: Pyramid, plan: _Plan) -> Float[Tensor, "n c s s"]:
+        # What can happen to no sample is left out.
+        x = resample(source, plan.boxes, self.size, plan.mirror, plan.angle if self.rotation > 0 else None)
+        x = recolour_(x, Colours(plan.before, plan.hue, plan.after))
+        if self.blur > 0:
+            x = blur(x, plan.kernels)
+        if self.solarize > 0:
+            x = solarize_(x, plan.inverted)
+        return x.clamp_(0, 1)
+
+
+def check_areas(views: str, smallest: tuple[str, float], largest: tuple[str, float]) -> None:
+    """Checks the bounds of the area of a crop, each a key of the recipe with its value.
+
+    Raises:
+        RecipeError: where the smallest is above the largest.
+    """
+    if smallest[1] > largest[1]:
+        raise RecipeError(
+            f"views '{views}': {smallest[0]} = {smallest[1]} is above {largest[0]} = {largest[1]}",
+            help=f"set {smallest[0]} to at most {largest[1]}",
+        )

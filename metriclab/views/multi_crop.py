@@ -1,0 +1,89 @@
+"""Large and small crops of an image."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated
+
+from annotated_types import Ge
+from jaxtyping import Float
+from torch import Tensor
+
+from metriclab.core.batch import Images
+from metriclab.core.random import Draws
+from metriclab.registry import register
+from metriclab.views.augmentation import (
+    AreaShare,
+    Augmentation,
+    Degrees,
+    Pixels,
+    Probability,
+    Strength,
+    check_areas,
+)
+from metriclab.views.geometry import central_view
+
+
+@register("views", "multi-crop")
+class MultiCropViews:
+    """Several large views of an image, as `simclr` makes them, then small views of small parts of it, which cost less.
+
+    The large views are bit for bit those of `simclr` with the same keys and draws; the small ones differ in size and in
+    the area of their crops alone. A network embeds each size in one pass. Losses over all views, as in the method
+    `simclr`, hold small views against each other too; the method `swav` learns the codes of the large ones from all.
+
+    Paper: Caron et al., Unsupervised Learning of Visual Features by Contrasting Cluster Assignments, NeurIPS 2020,
+    arXiv 2006.09882, section 3.3.
+
+    Args:
+        count: number of large views of an image.
+        size: height and width of a large view, in pixels.
+        min_area: smallest share of an image's area that a large crop may cover.
+        max_area: largest share.
+        small_count: number of small views of an image.
+        small_size: height and width of a small view, in pixels; an encoder may have a smallest one.
+        small_min_area: smallest share of an image's area that a small crop may cover.
+        small_max_area: largest share.
+        flip: probability of swapping left and right; 0 where that changes the class, as in text.
+        rotation: largest angle to either side, in degrees.
+        colour: strength of the change of brightness, contrast, saturation and hue, made with probability 0.8.
+        grayscale: probability of losing all colour.
+        blur: probability of a Gaussian blur with a sigma of 0.1 to 2 pixels.
+        solarize: probability of inverting the light half of the values (Grill et al., BYOL, NeurIPS 2020).
+
+    Raises:
+        RecipeError: where a smallest area is above the largest.
+    """
+
+    def __init__(
+        self,
+        *,
+        count: Annotated[int, Ge(1)] = 2,
+        size: Pixels = 32,
+        min_area: AreaShare = 0.14,
+        max_area: AreaShare = 1.0,
+        small_count: Annotated[int, Ge(1)] = 4,
+        small_size: Pixels = 16,
+        small_min_area: AreaShare = 0.05,
+        small_max_area: AreaShare = 0.14,
+        flip: Probability = 0.5,
+        rotation: Degrees = 0.0,
+        colour: Strength = 1.0,
+        grayscale: Probability = 0.2,
+        blur: Probability = 0.5,
+        solarize: Probability = 0.0,
+    ) -> None:
+        check_areas("multi-crop", ("min_area", min_area), ("max_area", max_area))
+        check_areas("multi-crop", ("small_min_area", small_min_area), ("small_max_area", small_max_area))
+        self.count = count + small_count
+        self.large_count = count
+        self.large = Augmentation(size, min_area, max_area, flip, rotation, colour, grayscale, blur, solarize)
+        self.small = replace(self.large, size=small_size, min_area=small_min_area, max_area=small_max_area)
+
+    def __call__(self, images: Images, draws: Draws, /) -> tuple[Float[Tensor, "n c _h _w"], ...]:
+        large = self.large.views(images, draws, range(self.large_count))
+        return (*large, *self.small.views(images, draws, range(self.large_count, self.count)))
+
+    def test(self, images: Images, /) -> Float[Tensor, "n c h w"]:
+        """The short side scaled to the size of a large view, the middle of the long side."""
+        return central_view(images, self.large.size)
