@@ -7,6 +7,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.stats import multivariate_normal
+from sklearn.covariance import ShrunkCovariance
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import precision_recall_fscore_support
 from test_evaluation_memory import LargestTensor
@@ -15,6 +17,7 @@ from metriclab.core.errors import DivergedError
 from metriclab.core.rows import Rows, rows
 from metriclab.evaluators import linear_probe
 from metriclab.evaluators._classification import classification
+from metriclab.evaluators._discriminant import discriminant, moments
 from metriclab.evaluators._fitting import halves, task
 from metriclab.evaluators.linear_probe import LinearProbe, logistic_regression, predict
 from metriclab.evaluators.mlp_probe import MLPProbe
@@ -191,3 +194,62 @@ def test_the_network_tells_what_no_line_can():
     linear, network = (probe(both, both)["accuracy"].value for probe in (LinearProbe(), MLPProbe()))
     assert linear < 0.7
     assert network > 0.9
+
+
+@pytest.mark.parametrize("shrinkage", [0.0, 0.3, 1.0])
+def test_the_analysis_is_the_most_probable_of_normal_classes(shrinkage):
+    examples = clustered(90, 3, noise=1.0)
+    x, y = examples.z.double(), examples.labels
+    around = x - torch.stack([x[y == label].mean(0) for label in range(3)])[y]
+    covariance = ShrunkCovariance(shrinkage=shrinkage, assume_centered=True).fit(around.numpy()).covariance_
+    means = np.stack([x[y == label].numpy().mean(0) for label in range(3)])
+    expected = np.stack([multivariate_normal(mean, covariance).logpdf(x.numpy()) for mean in means], 1) + np.log(1 / 3)
+    weights = discriminant(moments(x, y, 3), shrinkage)
+    logits = (x @ weights[:-1] + weights[-1]).numpy()
+    # Both up to what a row adds to all of its classes.
+    np.testing.assert_allclose(logits - logits[:, :1], expected - expected[:, :1], atol=1e-8)
+
+
+def test_classes_without_any_spread_go_to_the_nearest_mean():
+    x, y = torch.eye(3, dtype=torch.float64), torch.arange(3)
+    near = x + 0.2 * torch.rand(3, 3, dtype=torch.float64)
+    assert predict(discriminant(moments(x, y, 3), 0.1), near).tolist() == [0, 1, 2]
+
+
+class TestBeyondMostCells:
+    """Many rows of many classes, made of few by lowering the bound."""
+
+    @pytest.fixture(autouse=True)
+    def _low(self, monkeypatch):
+        monkeypatch.setattr(linear_probe, "MOST_CELLS", 100)
+
+        def no_iterations(*given):
+            raise AssertionError("this would take hours")
+
+        monkeypatch.setattr(linear_probe, "logistic_regression", no_iterations)
+
+    def test_it_takes_no_iterations_and_tells_classes_apart(self):
+        both = clustered(400, 20, noise=0.1)
+        assert LinearProbe()(both, both)["accuracy"].value == 1
+
+    def test_it_is_about_as_good_as_the_regression(self, monkeypatch):
+        queries, gallery = clustered(300, 6, noise=1.0, seed=2), clustered(300, 6, noise=1.0, seed=3)
+        closed_form = LinearProbe()(queries, gallery)["accuracy"].value
+        monkeypatch.undo()
+        assert closed_form == pytest.approx(LinearProbe()(queries, gallery)["accuracy"].value, abs=0.05)
+
+    def test_a_row_a_class_and_constant_rows_are_no_trouble(self):
+        alone = rows(torch.eye(20), torch.arange(20))
+        assert LinearProbe()(alone, rows(torch.eye(20), torch.arange(20)))["accuracy"].value == 1
+        both = rows(torch.ones(80, 3), torch.arange(80) % 4)
+        assert LinearProbe()(both, both)["accuracy"].value == pytest.approx(1 / 4)
+
+    def test_the_order_of_rows_changes_nothing(self):
+        both = clustered(90, 4, noise=1.0)
+        shuffled = both[torch.randperm(90)]
+        one, other = (LinearProbe()(side, side)["accuracy"].value for side in (both, shuffled))
+        assert one == other
+
+    def test_its_definition_says_so(self):
+        both = clustered(90, 4)
+        assert "by linear discriminant analysis in place of it" in LinearProbe()(both, both)["accuracy"].definition
