@@ -13,6 +13,7 @@ WIDTH, HEIGHT = 340, 200
 LEFT, RIGHT, TOP, BOTTOM = 48, 10, 12, 30
 COLOURS = 8
 MOST_POINTS = 300
+FEW_POINTS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,14 @@ def style(number: int) -> str:
     return f"s{number % COLOURS}{' dashed' if number % (2 * COLOURS) >= COLOURS else ''}"
 
 
-def lines(title: str, series: Sequence[Series], *, x_name: str, mark: Number | None = None) -> Markup:
+def lines(
+    title: str,
+    series: Sequence[Series],
+    *,
+    x_name: str,
+    mark: Number | None = None,
+    within: Sequence[Number] = (),
+) -> Markup:
     """Lines over a common x.
 
     Args:
@@ -76,22 +84,26 @@ def lines(title: str, series: Sequence[Series], *, x_name: str, mark: Number | N
         series: at least one, each of at least one finite point.
         x_name: what x is.
         mark: an x to mark by an upright line.
+        within: further values of y that the scale holds, so that several charts can share one.
     """
     thin = [one.thinned() for one in series]
     across = Scale.around([x for xs, _ in thin for x in xs], LEFT, WIDTH - RIGHT, share=0)
-    up = Scale.around([y for _, ys in thin for y in ys], HEIGHT - BOTTOM, TOP)
-    drawn = [_line(one, xs, ys, across, up) for one, (xs, ys) in zip(series, thin, strict=True)]
+    up = Scale.around([*within, *(y for _, ys in thin for y in ys)], HEIGHT - BOTTOM, TOP)
+    drawn = [part for one, (xs, ys) in zip(series, thin, strict=True) for part in _line(one, xs, ys, across, up)]
     if mark is not None and across.low <= mark <= across.high:
         drawn.insert(0, tag("line", x1=across(mark), x2=across(mark), y1=TOP, y2=HEIGHT - BOTTOM, class_="mark"))
     told = "; ".join(f"{one.name}: {one.ys[0]:.4g} to {one.ys[-1]:.4g}" for one in series)
     return figure(title, [*axes(across, up, x_name), *drawn], f"{title} over {x_name}. {told}.")
 
 
-def _line(one: Series, xs: Sequence[Number], ys: Sequence[Number], across: Scale, up: Scale) -> Markup:
+def _line(one: Series, xs: Sequence[Number], ys: Sequence[Number], across: Scale, up: Scale) -> list[Markup]:
     if len(xs) == 1:
-        return tag("circle", cx=across(xs[0]), cy=up(ys[0]), r=3.5, class_=f"dot {style(one.number)}")
-    points = " ".join(f"{across(x):g},{up(y):g}" for x, y in zip(xs, ys, strict=True))
-    return tag("polyline", points=points, class_=f"line {style(one.number)}")
+        return [tag("circle", cx=across(xs[0]), cy=up(ys[0]), r=3.5, class_=f"dot {style(one.number)}")]
+    places = [(across(x), up(y)) for x, y in zip(xs, ys, strict=True)]
+    points = " ".join(f"{x:g},{y:g}" for x, y in places)
+    # Few points are marked, so that lines can be told apart without colours.
+    marks = [shape(x, y, one.number, one.name, 2.6) for x, y in places] if len(places) <= FEW_POINTS else []
+    return [tag("polyline", points=points, class_=f"line {style(one.number)}"), *marks]
 
 
 def axes(across: Scale, up: Scale, x_name: str) -> list[Markup]:
@@ -193,7 +205,8 @@ def forest(title: str, rows: Sequence[Range], *, x_name: str, zero: bool = False
         x_name: what the values are.
         zero: whether 0 is in the picture, marked by a line.
     """
-    width, left, height = 720, 220, 28
+    # Names stand above the intervals, so that a phone shows the whole drawing at a size that can be read.
+    width, left, height = 480, 14, 42
     bottom = TOP + height * len(rows)
     ends = [end for row in rows for pair in row.intervals if pair for end in pair]
     values = [
@@ -204,13 +217,13 @@ def forest(title: str, rows: Sequence[Range], *, x_name: str, zero: bool = False
     ]
     across = Scale.around(values, left, width - 16)
     drawn = []
-    for x in across.ticks(6):
+    for x in across.ticks(5):
         drawn.append(tag("line", x1=across(x), x2=across(x), y1=TOP, y2=bottom, class_="grid"))
         drawn.append(tag("text", _tick(x), x=across(x), y=bottom + 16, class_="tick middle"))
     if zero:
         drawn.append(tag("line", x1=across(0), x2=across(0), y1=TOP, y2=bottom, class_="mark"))
     for at, row in enumerate(rows):
-        drawn += _forest_row(row, across, TOP + height * (at + 0.5))
+        drawn += _forest_row(row, across, TOP + height * (at + 0.7))
     drawn.append(tag("text", x_name, x=width - 16, y=bottom + 30, class_="tick end"))
     told = "; ".join(_told(row) for row in rows)
     return figure(title, drawn, f"{title}. {told}.", size=(width, bottom + 36))
@@ -222,7 +235,7 @@ def _told(row: Range) -> str:
 
 
 def _forest_row(row: Range, across: Scale, y: Number) -> list[Markup]:
-    drawn = [tag("text", short(row.name, 34), tag("title", row.name), x=12, y=y + 4, class_="name")]
+    drawn = [tag("text", short(row.name, 60), tag("title", row.name), x=0, y=y - 14, class_="name")]
     for order, pair in enumerate(row.intervals):
         if pair:
             kind = f"range{' thin' if order else ''} {style(row.number)}"

@@ -43,13 +43,17 @@ def _logged(file: Path) -> Iterator[dict[str, float]]:
 def curves_section(runs: Mapping[str, Curves], metric: str | None, best_step: int | None = None) -> Section | None:
     """A chart for each number that was logged and that changes, the loss and the metric first.
 
+    What was validated once has no curve; the metric alone is shown even then.
+
     Args:
         runs: by name.
         metric: that the report is about.
         best_step: marked in the charts of the validation split.
     """
-    names = list(dict.fromkeys(name for curves in runs.values() for name in curves if _changes(name, runs)))
-    first = [name for name in ("loss", f"val.{metric}") if name in names]
+    main = ("loss", f"val.{metric}")
+    names = list(dict.fromkeys(name for curves in runs.values() for name in curves))
+    first = [name for name in main if name in names]
+    names = [name for name in names if name in main or _changes(name, runs)]
     names = [*first, *(name for name in names if name not in first)]
     if not names:
         return None
@@ -65,8 +69,10 @@ def curves_section(runs: Mapping[str, Curves], metric: str | None, best_step: in
 
 
 def _changes(name: str, runs: Mapping[str, Curves]) -> bool:
-    values = {value for curves in runs.values() if name in curves for value in curves[name][1]}
-    return len(values) > 1 or name.startswith("val.")
+    found = [curves[name] for curves in runs.values() if name in curves]
+    if name.startswith("val."):
+        return any(len(steps) > 1 for steps, _ in found)
+    return len({value for _, values in found for value in values}) > 1
 
 
 def _chart(name: str, runs: Mapping[str, Curves], best_step: int | None) -> Markup:

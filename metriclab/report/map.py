@@ -27,9 +27,31 @@ def map_section(embedded: Embedded, known: Data, sizes: Sizes) -> Section | None
     wrong = (labels >= 0) & ~embedded.right[chosen, 0]
     points = [_point(x, y, not is_wrong) for (x, y), is_wrong in zip(places.tolist(), wrong.tolist(), strict=True)]
     images = sheet(known.queries, rows, sizes)
-    across, up = (f"{share:.0%}" for share in flat.share)
+    return section(
+        "map",
+        "Map of the embeddings",
+        _legend(),
+        _stage(points),
+        tag("p", class_="quiet says", id="map-says", aria_live="polite"),
+        tag("img", src=images.uri, alt="", hidden=True, id="map-sheet"),
+        _facts(rows, labels, embedded, known, images),
+        lead=_lead(len(rows), count, flat.share),
+    )
+
+
+def _lead(drawn: int, count: int, share: tuple[float, float]) -> str:
+    shown = f"{drawn:,} of the {count:,}" if drawn < count else f"All {count:,}"
+    return (
+        f"{shown} test images by the first two principal components of their embeddings, which hold {share[0]:.0%} "
+        f"and {share[1]:.0%} of the variance: what lies together here may be apart in other dimensions. Point at one "
+        "to see it with all others of its class, or move to it by the arrow keys."
+    )
+
+
+def _stage(points: list[Markup]) -> Markup:
+    """The drawing, and the card that follows the pointer."""
     told = (
-        f"Map of {len(rows):,} test images. Images of one class should lie together. "
+        f"Map of {len(points):,} test images. Images of one class should lie together. "
         "Arrow keys move from point to point."
     )
     drawing = tag(
@@ -43,36 +65,14 @@ def map_section(embedded: Embedded, known: Data, sizes: Sizes) -> Section | None
         class_="map",
         id="map-points",
     )
-    stage = tag(
-        "div",
-        drawing,
-        tag("div", tag("span", class_="picture"), tag("span", class_="words"), class_="card", hidden=True),
-        class_="stage",
-    )
-    shown = f"{len(rows):,} of {count:,}" if len(rows) < count else f"all {count:,}"
-    lead = (
-        f"The {shown} test images by the first two principal components of their embeddings, which hold {across} and "
-        f"{up} of the variance: what lies together here may be apart in other dimensions. Point at one to see it with "
-        "all others of its class, or move to it by the arrow keys."
-    )
-    key = tag(
-        "ul",
-        tag("li", _key(True), "nearest image is of the same class"),
-        tag("li", _key(False), "nearest image is of another class"),
-        class_="legend",
-    )
-    sprites = tag("img", src=images.uri, alt="", hidden=True, id="map-sheet")
-    says = tag("p", class_="quiet says", id="map-says", aria_live="polite")
-    return section(
-        "map",
-        "Map of the embeddings",
-        key,
-        stage,
-        says,
-        sprites,
-        _facts(rows, labels, embedded, known, images),
-        lead=lead,
-    )
+    card = tag("div", tag("span", class_="picture"), tag("span", class_="words"), class_="card", hidden=True)
+    return tag("div", drawing, card, class_="stage")
+
+
+def _legend() -> Markup:
+    same = tag("li", _key(True), "nearest image is of the same class")
+    other = tag("li", _key(False), "nearest image is of another class")
+    return tag("ul", same, other, class_="legend")
 
 
 def _places(points: np.ndarray) -> np.ndarray:

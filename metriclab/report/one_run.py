@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from metriclab.core.errors import RecipeError
-from metriclab.registry import suggest
 from metriclab.report.curves import curves_section, read_curves
 from metriclab.report.details import manifest_section, recipe_section
 from metriclab.report.embedded import Data, Embedded, embed_run, open_data
@@ -23,7 +21,7 @@ from metriclab.report.summary import (
     robustness_sections,
 )
 from metriclab.report.thumbnails import Sizes
-from metriclab.run.finished import FinishedRun
+from metriclab.run.finished import FinishedRun, require_metric
 from metriclab.run.store import RunFolder
 
 DEFAULT_METRIC = "retrieval.map_at_r"
@@ -106,7 +104,6 @@ class OneRun:
 
 def choose_metric(run: FinishedRun, wanted: str | None) -> str | None:
     """The metric that a report is about: the wanted one, else MAP@R, else the first; None where there is none."""
-    if wanted is not None and wanted not in run.metrics:
-        near = suggest(wanted, list(run.metrics)) or f"it has {', '.join(run.metrics) or 'none'}"
-        raise RecipeError(f"{run.path} has no metric {wanted}", help=near)
+    if wanted is not None:
+        require_metric(run, wanted)
     return wanted or next(iter(sorted(run.metrics, key=lambda name: name != DEFAULT_METRIC)), None)

@@ -5,22 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
-from jaxtyping import Float
-
 from metriclab.report.charts import Point, Range, forest, legend, scatter
 from metriclab.report.curves import curves_section, read_curves
 from metriclab.report.embedded import Data, embed_run, open_data
-from metriclab.report.gallery import Pictures, differing_queries, found_row, query_figure
+from metriclab.report.gallery import Pictures
 from metriclab.report.html import Cell, Markup, Section, join, section, short, table, tag
 from metriclab.report.labels import cost, label, metric_label, number
 from metriclab.report.one_run import DEFAULT_METRIC
+from metriclab.report.side_by_side import MOST, Answers, side_by_side_section
 from metriclab.report.thumbnails import Sizes
 from metriclab.run.compare import Entry, Mean, compare
 from metriclab.run.finished import FinishedRun, group
 from metriclab.run.statistics import Interval
 
-MOST_SIDE_BY_SIDE = 6
 _COSTS = (
     "train_seconds",
     "peak_memory_mb",
@@ -60,7 +57,7 @@ class SeveralRuns:
 
     @property
     def _shown(self) -> Sequence[Entry]:
-        return self.compared.entries[:MOST_SIDE_BY_SIDE]
+        return self.compared.entries[:MOST]
 
     def opening(self) -> Markup:
         """What was compared, and the verdicts."""
@@ -168,33 +165,17 @@ class SeveralRuns:
     def _side_by_side(self, sizes: Sizes) -> Section | None:
         if self.data is None:
             return None
-        runs = {entry.name: self.runs[entry.paths[0]] for entry in self._shown}
-        scores = {name: run.per_query(self.metric)[0] for name, run in runs.items()}
-        pictures = Pictures(self.data, sizes)
-        groups = [
-            tag("div", tag("h3", title), [self._query(row, scores, pictures) for row in rows], class_="group")
-            for title, rows in differing_queries(scores, self.data.queries.labels).items()
-        ]
-        if not groups:
-            return None
-        left_out = len(self.compared.entries) - len(self._shown)
-        lead = f"What the first run of each entry found for the same queries, with its {metric_label(self.metric)}. "
-        lead += "✓ is of the query's class, ✗ of another one."
-        lead += f" The {left_out} lowest entries are left out." if left_out else ""
-        return section("side-by-side", "Side by side", *groups, lead=lead)
-
-    def _query(self, row: int, scores: dict[str, Float[np.ndarray, "q"]], pictures: Pictures) -> Markup:
-        answers = [
-            tag(
-                "div",
-                tag("p", short(name, 40), tag("span", f"{scores[name][row]:.3f}")),
-                found_row(embedded, row, pictures),
-                class_="entry",
+        entries = [
+            Answers(
+                entry.name,
+                entry.seeds[0],
+                self.embedded[entry.name],
+                self.runs[entry.paths[0]].per_query(self.metric)[0],
             )
-            for name, embedded in self.embedded.items()
+            for entry in self._shown
         ]
-        spread = np.ptp([values[row] for values in scores.values()])
-        return tag("div", query_figure(row, pictures, f"differ by {spread:.3f}"), *answers, class_="answer")
+        left_out = len(self.compared.entries) - len(entries)
+        return side_by_side_section(entries, self.metric, Pictures(self.data, sizes), left_out=left_out)
 
     def _folders(self) -> Section:
         rows = [

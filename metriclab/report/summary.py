@@ -67,8 +67,15 @@ def metrics_section(result: Mapping[str, Any], notes: Notes) -> Section:
     ]
     lead = f"{result['protocol'][:1].upper()}{result['protocol'][1:]}, {result['items']['test']:,} images."
     if not any(tables):
-        lead += " The test images have no labels, so there is nothing to measure."
+        lead += f" {_nothing(found['trained'])}"
     return section("metrics", "Metrics", *tables, lead=lead)
+
+
+def _nothing(trained: Parts) -> str:
+    """Why there is no number."""
+    if any(part.get("lone_queries") for part in trained.values()):
+        return "No query has another image of its class to be held against, so there is nothing to measure."
+    return "The test images have no labels, so there is nothing to measure."
 
 
 def _evaluator(
@@ -99,6 +106,7 @@ def robustness_sections(result: Mapping[str, Any], notes: Notes) -> Iterator[Sec
 def _robustness(name: str, shown: Parts, definitions: Mapping[str, str], notes: Notes) -> Section:
     by_kind = {column: _curves(part) for column, part in shown.items()}
     used = [column for column in by_kind if by_kind[column]]
+    every = [y for curves in by_kind.values() for curve in curves.values() for _, y in curve]
     charts = []
     for kind in by_kind["trained"]:
         drawn = [
@@ -106,14 +114,15 @@ def _robustness(name: str, shown: Parts, definitions: Mapping[str, str], notes: 
             for at, column in enumerate(used)
             if kind in by_kind[column]
         ]
-        charts.append(lines(label(kind), drawn, x_name="severity"))
+        charts.append(lines(label(kind), drawn, x_name="severity", within=every))
     rows = [
         [join(label(metric), notes.mark(definitions.get(metric, ""))), *(number(p.get(metric)) for p in shown.values())]
         for metric in ("clean", "corrupted", "relative_drop")
         if metric in shown["trained"]
     ]
     means = table([name, *shown], rows, caption=f"{name}: means over corruptions and severities")
-    lead = "What is left of the metric when the queries are corrupted; severity 0 is the clean image."
+    metric = definitions.get("clean", "").partition(",")[0]  # "map_at_r of retrieval, clean queries; ..."
+    lead = f"{metric or 'The metric'} when the queries are corrupted; severity 0 is the clean image."
     return section(name, name.capitalize(), means, legend(used), tag("div", charts, class_="charts"), lead=lead)
 
 
@@ -138,7 +147,11 @@ def health_sections(result: Mapping[str, Any]) -> Iterator[Section]:
             rows = [[label(metric), *(number(p.get(metric)) for p in shown.values())] for metric in part]
             meant = [tag("div", tag("dt", label(metric)), tag("dd", texts.get(metric))) for metric in part]
             figures = table([name, *shown], rows, caption=f"{name} of the embeddings")
-            yield section(name, name.capitalize(), figures, tag("dl", meant, class_="meanings"))
+            lead = (
+                "Lower alignment and uniformity are better. An effective rank near 1 is a collapse. The farther "
+                "hubness is above 0, the more some images are found for nearly every query."
+            )
+            yield section(name, name.capitalize(), figures, tag("dl", meant, class_="meanings"), lead=lead)
 
 
 def costs_section(result: Mapping[str, Any]) -> Section:

@@ -188,6 +188,10 @@ def _notes(
         yield "the training images are not the same in all runs"
     if len({run.result["output"] for run in runs}) > 1:
         yield "entries are measured by different outputs (train.output): some by h, some by z"
+    single = [entry.name for entry in entries if len(entry.seeds) == 1]
+    if single:
+        have = "has one seed" if len(single) == 1 else "have one seed each"
+        yield f"no interval over seeds: {', '.join(single)} {have}; run it with other values of train.seed"
     if any(difference.over_seeds is None for difference in differences):
         yield "where two entries have fewer than two seeds in common, the verdict is on those models alone"
     if differences and smallest_p(classes) >= ERROR:

@@ -160,6 +160,28 @@ def refuse_twice(name: str, runs: Sequence[FinishedRun]) -> None:
         by_seed[run.seed] = run
 
 
+def require_metric(run: FinishedRun, metric: str) -> None:
+    """Checks that a run has a value of the metric.
+
+    Raises:
+        RecipeError: naming the run, and why it has none.
+    """
+    if metric in run.metrics:
+        return
+    evaluator, _, name = metric.partition(".")
+    if name not in run.result["metrics"].get(evaluator, {}):
+        near = suggest(metric, list(run.metrics)) or f"it has {', '.join(run.metrics) or 'none'}"
+        raise RecipeError(f"{run.path} has no metric {metric}", help=near)
+    images, lone = run.result["items"]["test"], run.metrics.get(f"{evaluator}.lone_queries")
+    reason = "its test split has no image of known class"
+    if lone:
+        reason = f"none of its {lone:,.0f} test queries of known class has another image of its class to find"
+    raise RecipeError(
+        f"{run.path} has no value of {metric}: {reason} (of {images:,} images)",
+        help=f"see `metriclab check {shlex.quote(str(run.path / 'recipe.toml'))} --data`, and run it again",
+    )
+
+
 def refuse_unlike(runs: Sequence[FinishedRun], metric: str) -> None:
     """Checks that runs were measured alike, and all have the metric.
 
@@ -168,9 +190,7 @@ def refuse_unlike(runs: Sequence[FinishedRun], metric: str) -> None:
             the metric.
     """
     for run in runs:
-        if metric not in run.metrics:
-            near = suggest(metric, list(run.metrics)) or f"it has {', '.join(run.metrics) or 'none'}"
-            raise RecipeError(f"{run.path} has no metric {metric}", help=near)
+        require_metric(run, metric)
     first, measured = runs[0], _measured(runs[0], metric)
     for run in runs[1:]:
         other = _measured(run, metric)

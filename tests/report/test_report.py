@@ -125,6 +125,36 @@ def test_a_comparison_has_its_verdict_intervals_and_differences(several):
         assert said in text, said
 
 
+def test_robustness_and_health_are_drawn_and_explained(tmp_path):
+    given = ("train.steps=2", "evaluate.1.name=robustness", "evaluate.1.severities=[1, 5]", "evaluate.2.name=health")
+    run(tiny(tmp_path, *given, 'evaluate.1.corruptions=["noise", "blur"]'), tmp_path / "run")
+    write_report([tmp_path / "run"], tmp_path / "report.html", images=False)
+    page = Page((tmp_path / "report.html").read_text())
+    told = [str(svg.get("aria-label")) for svg in page.of("svg")]
+    for kind in ("noise", "blur"):
+        (curve,) = (text for text in told if text.startswith(f"{kind} over severity. trained: "))
+        assert "raw pixels: " in curve
+    for said in (
+        "map_at_r of retrieval when the queries are corrupted",
+        "relative drop",
+        "An effective rank near 1 is",
+    ):
+        assert said in page.text, said
+
+
+def test_entries_to_see_side_by_side_can_be_chosen(runs, tmp_path, pictures):
+    given = ("data.name=folder", f"data.root='{pictures / 'manifest.csv'}'", "train.steps=1", "sampler.batch_size=8")
+    run(tiny(tmp_path, *given, "train.seed=3"), tmp_path / "short")
+    out = tmp_path / "report.html"
+    write_report([runs[0], runs[2], tmp_path / "short"], out)
+    page = Page(out.read_text())
+    boxes = [box for box in page.of("input") if box["type"] == "checkbox"]
+    assert [box["value"] for box in boxes] == ["0", "1", "2"]
+    assert {part["data-entry"] for part in page.of("div") if "data-entry" in part} == {"0", "1", "2"}
+    for said in ("One run of each entry, that of its lowest seed,", "seed 3 · ", "Entries shown"):
+        assert said in page.text, said
+
+
 def test_the_command_writes_the_file_and_says_how_large_it_is(runs, tmp_path):
     out = tmp_path / "page.html"
     done = CliRunner().invoke(main, ["report", str(runs[0]), "-o", str(out), "--no-images"], catch_exceptions=False)
@@ -210,6 +240,29 @@ def test_the_map_shows_the_image_under_the_pointer_and_by_keyboard(one):
         browser.evaluate("document.getElementById('map-points').focus()")
         browser.press("ArrowRight")
         assert browser.evaluate(shown)
+        assert browser.complaints == []
+
+
+@pytest.mark.slow
+def test_a_box_hides_its_entry_by_keyboard(runs, tmp_path, pictures):
+    given = ("data.name=folder", f"data.root='{pictures / 'manifest.csv'}'", "train.steps=1", "sampler.batch_size=8")
+    run(tiny(tmp_path, *given, "train.seed=3"), tmp_path / "short")
+    out = tmp_path / "report.html"
+    write_report([runs[0], runs[2], tmp_path / "short"], out)
+    seen = "[...document.querySelectorAll('.entry[data-entry=\"1\"]')].some(part => part.offsetHeight > 0)"
+    with Chromium(390, 844) as browser:
+        browser.open(out)
+        assert browser.evaluate(seen)
+        browser.evaluate("document.querySelector('.chooser input[value=\"1\"]').focus()")
+        browser.call(
+            "Input.dispatchKeyEvent", type="keyDown", key=" ", code="Space", text=" ", windowsVirtualKeyCode=32
+        )
+        browser.call("Input.dispatchKeyEvent", type="keyUp", key=" ", code="Space", windowsVirtualKeyCode=32)
+        assert not browser.evaluate(seen)
+        cut = (
+            "[...document.querySelectorAll('svg.chart')].filter(svg => svg.getBoundingClientRect().right > innerWidth)"
+        )
+        assert browser.evaluate(f"{cut}.length") == 0
         assert browser.complaints == []
 
 

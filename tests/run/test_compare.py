@@ -110,6 +110,9 @@ def test_one_seed_speaks_of_these_models_alone(three):
     assert "of other seeds it says nothing" in difference.sentence()
     assert comparison.entries[0].metrics["retrieval.map_at_r"].interval is None
     assert any("on those models alone" in note for note in comparison.notes)
+    said = "no interval over seeds: cool, hot have one seed each; run it with other values of train.seed"
+    assert said in comparison.notes
+    assert compared(three).notes == ()
 
 
 def test_a_difference_is_taken_over_the_seeds_that_both_have(three):
@@ -159,6 +162,31 @@ def test_runs_of_other_benchmarks_are_not_ranked(three, tmp_path):
     definitions = {"retrieval": {"map_at_r": "MAP@R (retrieval/2)."}}
     message = refused([three[0], finished(tmp_path / "newer", 0, 0.5, "head.width=17", definitions=definitions)])
     assert "the definition of retrieval.map_at_r is" in message
+
+
+def test_runs_of_other_data_are_not_ranked(three, tmp_path):
+    other = finished(tmp_path / "moved", 0, 0.5, "head.width=16", fingerprint={**BENCHMARK, "test": "beef"})
+    assert refused([three[0], other]) == (
+        f"{three[0]} and {other} are measured by different benchmarks and cannot be ranked: test is "
+        '"7e57" in the first and "beef" in the second\n'
+        "  help: compare runs that are tested on the same data by the same [[evaluate]] tables"
+    )
+
+
+@pytest.mark.parametrize(
+    ("lone", "reason"),
+    [
+        (240.0, "none of its 240 test queries of known class has another image of its class to find"),
+        (0.0, "its test split has no image of known class"),
+    ],
+)
+def test_a_metric_without_a_value_says_why(lone, reason, three, tmp_path):
+    metrics = {"retrieval": {"map_at_r": None, "lone_queries": lone}}
+    lost = finished(tmp_path / "lost", 0, 0.5, "head.width=16", metrics=metrics, items={"test": 240})
+    assert refused([three[0], lost]) == (
+        f"{lost} has no value of retrieval.map_at_r: {reason} (of 240 images)\n  help: see `metriclab check "
+        f"{lost}/recipe.toml --data`, and run it again"
+    )
 
 
 def test_bad_runs_have_their_messages(three, tmp_path):

@@ -1,6 +1,6 @@
 "use strict";
 
-// The page is complete without this: it adds the switch of the theme, sorting, and the map's images.
+// The page is complete without this: it adds the switch of the theme, sorting, the choice of entries, and the map's images.
 
 function theme() {
   const button = document.getElementById("theme");
@@ -155,8 +155,22 @@ class EmbeddingMap {
   }
 }
 
+// Which entries are seen side by side.
+function chooser(fieldset) {
+  const show = (box) => {
+    const parts = document.querySelectorAll(`.entry[data-entry="${box.value}"]`);
+    parts.forEach((part) => { part.hidden = !box.checked; });
+  };
+  fieldset.hidden = false;
+  fieldset.querySelectorAll("input").forEach((box) => {
+    box.addEventListener("change", () => show(box));
+    show(box);
+  });
+}
+
 theme();
 document.querySelectorAll("table").forEach(sortable);
+document.querySelectorAll(".chooser").forEach(chooser);
 document.querySelectorAll("#map-points").forEach((svg) => new EmbeddingMap(svg));
 
 // Notes are folded away; a link to one, and paper, unfold them.
