@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: run test slow plugins lint types fmt bench clean
+.PHONY: run test slow plugins lint types fmt docs bench clean
 
 run: .venv/installed
 	$(BIN)/metriclab run recipes/simclr.toml
@@ -30,11 +30,15 @@ fmt: .venv/installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+docs: .venv/installed
+	$(BIN)/python docs/generate.py
+
 bench: .venv/installed
 	$(INSTALL) -e ".[bench]"
 	$(BIN)/python benchmarks/nt_xent.py
 	$(BIN)/python benchmarks/xbm_step.py
 	$(BIN)/python benchmarks/loss_memory.py
+	$(BIN)/python benchmarks/retrieval.py
 
 clean:
 	rm -rf .venv

@@ -1,6 +1,6 @@
 """The public surface. What is not here is private and may change without notice."""
 
-from metriclab.core.apply_loss import apply_loss
+from metriclab.core.apply_loss import apply_loss, takes_miner
 from metriclab.core.batch import Batch, Images
 from metriclab.core.distributed import average_gradients, gather, process_group
 from metriclab.core.errors import DataError, DivergedError, MetriclabError, PluginError, RecipeError, StorageError
@@ -9,11 +9,13 @@ from metriclab.core.pair_loss import PairLoss, Term
 from metriclab.core.pairs import Pairs, compare
 from metriclab.core.protocols import Loss, Memory, Miner, Objective, Score, Subject
 from metriclab.core.random import Draws
-from metriclab.core.rows import Keys, Rows, rows
+from metriclab.core.rows import Keys, Rows, concatenate, rows
 from metriclab.registry import build, register
+from metriclab.registry.api_version import API_VERSION
 from metriclab.run.load import Embedder, load
 
 __all__ = [
+    "API_VERSION",
     "Batch",
     "DataError",
     "DivergedError",
@@ -41,9 +43,11 @@ __all__ = [
     "average_gradients",
     "build",
     "compare",
+    "concatenate",
     "gather",
     "load",
     "process_group",
     "register",
     "rows",
+    "takes_miner",
 ]

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 from typing import Any
 
 import click
 
 from metriclab import __version__
 from metriclab.core.errors import MetriclabError
+from metriclab.registry.entry import NO_PLUGINS
 
 COMMANDS = {
     "run": ("metriclab.cli.run_commands:run", "Train and measure what a recipe describes."),
     "check": ("metriclab.cli.recipe_commands:check", "Check a recipe, and with --data its data, without running it."),
     "compare": ("metriclab.cli.compare_commands:compare", "Compare runs, or run a suite of them and compare it."),
     "embed": ("metriclab.cli.run_commands:embed", "Embed images with the encoder of a run."),
+    "measure": ("metriclab.cli.measure_command:measure", "Measure embeddings that you already have."),
     "figures": ("metriclab.cli.figures_commands:figures", "Draw figures from the metrics of finished runs."),
     "report": ("metriclab.cli.report_commands:report", "Write a page about a run, or several, as one HTML file."),
     "list": ("metriclab.cli.registry_commands:list_components", "List the components that recipes can name."),
@@ -24,6 +27,11 @@ COMMANDS = {
         "metriclab.cli.registry_commands:plugins",
         "List the packages that bring components.",
     ),
+    "new-plugin": (
+        "metriclab.cli.new_plugin:new_plugin",
+        "Write an installable package with a component of your own.",
+    ),
+    "check-plugin": ("metriclab.cli.check_plugin:check_plugin", "Run the conformance kit over what a package brings."),
     "schema": ("metriclab.cli.recipe_commands:schema", "Print the JSON Schema of recipes, for editors."),
 }
 """Name -> where the command is, and its line of help."""
@@ -61,9 +69,13 @@ class LazyGroup(click.Group):
 
 @click.group("metriclab", cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="metriclab")
-def main() -> None:
+@click.option("--no-plugins", is_flag=True, help=f"Only built-in components exist; so does {NO_PLUGINS}=1.")
+@click.pass_context
+def main(ctx: click.Context, no_plugins: bool) -> None:
     """Metric learning assembled from recipes and measured by one harness."""
     show_messages()
+    if no_plugins:
+        _switch_plugins_off(ctx)
 
 
 def show_messages() -> None:
@@ -74,3 +86,17 @@ def show_messages() -> None:
         handler.setFormatter(logging.Formatter("%(message)s"))
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)
+
+
+def _switch_plugins_off(ctx: click.Context) -> None:
+    """By the environment, which the runs that a command starts inherit. It is as it was once the command has ended."""
+    before = os.environ.get(NO_PLUGINS)
+
+    def restore() -> None:
+        if before is None:
+            del os.environ[NO_PLUGINS]
+        else:
+            os.environ[NO_PLUGINS] = before
+
+    os.environ[NO_PLUGINS] = "1"
+    ctx.call_on_close(restore)

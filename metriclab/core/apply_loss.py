@@ -23,7 +23,7 @@ def apply_loss(
         local: this rank's rows.
         world: `gather(local)`.
         references: what the anchors are held against, the same on every rank; `world` by default.
-        mine: chooses among the pairs, for a loss that `check_miner_fits` accepts.
+        mine: chooses among the pairs, for a loss that `takes_miner`.
     """
     anchors = local if getattr(loss, "pairwise", False) else world
     references = world if references is None else references
@@ -33,14 +33,19 @@ def apply_loss(
     return mining(anchors, references, mine=mine)  # type: ignore[no-any-return]
 
 
+def takes_miner(loss: Loss) -> bool:
+    """Whether the loss is one over pairs, which can be told which of them to leave out."""
+    call = getattr(loss, "forward", loss)  # a module's own call hides its parameters
+    return "mine" in inspect.signature(call).parameters
+
+
 def check_miner_fits(loss: Loss, miner: Miner | None) -> None:
     """Checks that the loss can be given this miner; methods that take one call it when they are built.
 
     Raises:
         RecipeError: where the loss takes none.
     """
-    call = getattr(loss, "forward", loss)  # a module's own call hides its parameters
-    if miner is not None and "mine" not in inspect.signature(call).parameters:
+    if miner is not None and not takes_miner(loss):
         raise RecipeError(
             f"the loss {type(loss).__name__} takes no miner: it is no loss over pairs",
             help="remove [miner], or name a loss over pairs, such as contrastive",

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Annotated
 
 import torch
 
 from metriclab.core.errors import RecipeError
 from metriclab.core.protocols import Evaluator, Score
 from metriclab.core.rows import rows
-from metriclab.registry import build, load, suggest
+from metriclab.registry import TableOf, build, load, suggest
+
+InnerParameters = Annotated[dict[str, object], TableOf("evaluator", named_by="evaluator")]
+"""What a recipe may say of the evaluator that is named by the parameter `evaluator`."""
 
 
 def inner_evaluator(outer: str, name: str, parameters: Mapping[str, object]) -> Evaluator:

@@ -14,7 +14,7 @@ from metriclab.core.protocols import Score, Subject
 from metriclab.core.rows import Rows
 from metriclab.evaluators._corruptions import CORRUPTIONS, Corruption
 from metriclab.evaluators._fitting import halves
-from metriclab.evaluators._inner import inner_evaluator, require_metric
+from metriclab.evaluators._inner import InnerParameters, inner_evaluator, require_metric
 from metriclab.registry import register
 
 
@@ -43,7 +43,7 @@ class Robustness:
         *,
         evaluator: str = "retrieval",
         metric: str = "map_at_r",
-        parameters: dict[str, object] = {},  # noqa: B006  (a plain default, never changed)
+        parameters: InnerParameters = {},  # noqa: B006  (a plain default, never changed)
         corruptions: Annotated[tuple[Corruption, ...], MinLen(1)] = tuple(CORRUPTIONS),
         severities: Annotated[tuple[Annotated[int, Ge(1), Le(5)], ...], MinLen(1)] = (1, 2, 3, 4, 5),
     ) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Annotated
 
 import torch
 
 from metriclab.core.errors import RecipeError
 from metriclab.core.protocols import Dataset, Score, Subject
-from metriclab.evaluators._inner import inner_evaluator
-from metriclab.registry import build, load, register
+from metriclab.evaluators._inner import InnerParameters, inner_evaluator
+from metriclab.registry import TableOf, build, load, register
 
 
 @register("evaluator", "transfer")
@@ -29,9 +30,9 @@ class Transfer:
     def __init__(
         self,
         *,
-        data: dict[str, object],
+        data: Annotated[dict[str, object], TableOf("dataset")],
         evaluator: str = "retrieval",
-        parameters: dict[str, object] = {},  # noqa: B006  (a plain default, never changed)
+        parameters: InnerParameters = {},  # noqa: B006  (a plain default, never changed)
     ) -> None:
         self.name, self.parameters = _name(data), {key: value for key, value in data.items() if key != "name"}
         load("dataset", self.name)

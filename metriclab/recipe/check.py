@@ -10,10 +10,21 @@ from typing import Any
 from metriclab.recipe.check_train import check_train, usual
 from metriclab.recipe.document import Document
 from metriclab.recipe.problems import Place, Problem, RecipeProblems, show
-from metriclab.recipe.recipe import LABEL, Chosen, Recipe
+from metriclab.recipe.recipe import LABEL, REQUIRES, Chosen, Recipe
+from metriclab.recipe.requires import check_requires
 from metriclab.recipe.settings import Train
-from metriclab.registry import KINDS, ComponentParameter, Definition, Kind, UnknownName, entries, load, suggest
-from metriclab.registry.entry import NAME
+from metriclab.registry import (
+    KINDS,
+    ComponentParameter,
+    Definition,
+    Kind,
+    TableOf,
+    UnknownName,
+    entries,
+    load,
+    suggest,
+)
+from metriclab.registry.entry import NAME, plugins_are_off
 
 DEFAULTS: dict[str, Any] = {
     "views": {"name": "plain"},
@@ -51,12 +62,13 @@ def check(document: Document, path: Path, problems: Sequence[Problem] = ()) -> R
     evaluators, trackers = (checker.several(KINDS[name]) for name in ("evaluator", "tracker"))
     on_val = [chosen.label for chosen in evaluators if getattr(chosen.definition.factory, "wants", "rows") == "rows"]
     train, train_problems = check_train(document, on_val)
-    found = [*problems, *checker.problems, *train_problems]
+    required, missing_packages = check_requires(document)
+    found = [*problems, *missing_packages, *checker.problems, *train_problems]
     if found:
         raise RecipeProblems(_in_order(found, str(path)))
     assert train is not None
     components = {name: chosen for name, chosen in single.items() if chosen is not None}
-    return Recipe(path, components, evaluators, trackers, train)
+    return Recipe(path, components, evaluators, trackers, train, required)
 
 
 def _position(problem: Problem) -> tuple[bool, int, int]:
@@ -78,7 +90,7 @@ class _Checker:
 
     def top_level(self) -> None:
         for key, value in self.document.values.items():
-            if key in _TABLES:
+            if key in _TABLES or key == REQUIRES:
                 continue
             place = self.document.key(key)
             if key in Train.model_fields:
@@ -87,7 +99,7 @@ class _Checker:
                 near = suggest(key, _TABLES) or (f"did you mean '{KINDS[key].table}'?" if key in KINDS else None)
                 self.say(place, f"there is no table [{key}]", near or f"the tables are {', '.join(_TABLES)}")
             else:
-                near = suggest(key, [*Train.model_fields, "extends"])
+                near = suggest(key, [*Train.model_fields, "extends", REQUIRES])
                 self.say(place, f"'{key}' stands outside of any table", near or "write it below its [table]")
 
     def single(self, kind: Kind) -> Chosen | None:
@@ -140,6 +152,12 @@ class _Checker:
         label = self.label(params.pop(LABEL), *where) if kind.labelled and LABEL in params else name
         if definition is None:
             return None
+        filled = self.parameters(definition, params, *where)
+        assert isinstance(name, str)
+        return Chosen(kind.name, name, filled, definition, label)
+
+    def parameters(self, definition: Definition, params: dict[str, Any], *where: str | int) -> dict[str, Any]:
+        """A component's parameters, defaults filled in. They may have problems."""
         for key in [key for key, value in params.items() if isinstance(value, dict) and not _has(definition, key)]:
             self.nested(definition, key, params.pop(key), *where)
         filled, found = definition.check(params)
@@ -150,8 +168,20 @@ class _Checker:
             else:
                 place = self.document.value(*where, problem.parameter)
                 self.say(place, problem.message, problem.help or usual(parameter))
-        assert isinstance(name, str)
-        return Chosen(kind.name, name, filled, definition, label)
+        for parameter in definition.parameters:
+            if parameter.table_of is not None and isinstance(filled.get(parameter.name), dict):
+                self.table_of(parameter.table_of, filled, parameter.name, *where)
+        return filled
+
+    def table_of(self, inner: TableOf, params: Mapping[str, Any], key: str, *where: str | int) -> None:
+        """A parameter that is the table of another component."""
+        kind = KINDS[inner.kind]
+        if inner.named_by is None:
+            self.component(kind, params[key], *where, key)
+        elif isinstance(params[inner.named_by], str):
+            definition = self.definition(kind, params[inner.named_by], *where, key=inner.named_by)
+            if definition is not None:
+                self.parameters(definition, dict(params[key]), *where, key)
 
     def label(self, label: Any, *where: str | int) -> str:
         """What a component is called in results. It may have problems."""
@@ -160,19 +190,20 @@ class _Checker:
             self.say(self.document.value(*where, LABEL), f"{LABEL} = {show(label)} is no name for results", help)
         return str(label)
 
-    def definition(self, kind: Kind, name: Any, *where: str | int) -> Definition | None:
+    def definition(self, kind: Kind, name: Any, *where: str | int, key: str = "name") -> Definition | None:
         if name is None:
             help = f'add name = "..."; `metriclab list {kind.name}` shows the names'
             self.say(self.document.key(*where), f"{kind.header} has no name", help)
             return None
-        place = self.document.value(*where, "name")
+        place = self.document.value(*where, key)
         if not isinstance(name, str):
             self.say(place, f"the name of the {kind.name} must be text, not {show(name)}", "put it in quotes")
             return None
         try:
             return load(kind.name, name)
         except UnknownName as error:
-            self.say(place, error.message, _name_help(kind, name) or error.help)
+            known = None if plugins_are_off() else _name_help(kind, name)
+            self.say(place, error.message, known or error.help)
             return None
 
     def nested(self, definition: Definition, key: str, value: Mapping[str, Any], *where: str | int) -> None:

@@ -39,7 +39,7 @@ def usual(parameter: Parameter) -> str | None:
 
 
 def _values(document: Document, values: dict[str, Any]) -> Iterator[Problem]:
-    known = {parameter.name: parameter for parameter in _parameters()}
+    known = {parameter.name: parameter for parameter in parameters()}
     for key in values:
         if key in _ACCUMULATION:
             reason = "gradients summed over small batches see only the negatives of each: that is another loss"
@@ -77,7 +77,8 @@ def _selection(document: Document, values: dict[str, Any], evaluators: Sequence[
         yield place.problem(message, f"it has {', '.join(evaluators)}: set train.select to one of their metrics")
 
 
-def _parameters() -> list[Parameter]:
+def parameters() -> list[Parameter]:
+    """The keys of `[train]`."""
     hints = get_type_hints(Train, include_extras=True)
     return [
         Parameter(name, hints[name], field.default, field.description or "")

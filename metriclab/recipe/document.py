@@ -16,6 +16,9 @@ from metriclab.recipe.syntax import syntax_problem
 
 DEEP = ("tables or lists are nested more than 32 deep", "recipes are flat: a table holds the keys of one component")
 
+# A key of so many parts that tomllib, which takes time in the square of them, must not see it.
+_LONG_KEY = re.compile(r"""(?<![\w-])(?:(?:[A-Za-z0-9_-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){200}""")
+
 
 @dataclass(frozen=True, slots=True)
 class Document:
@@ -85,6 +88,8 @@ def parse(text: str, path: str) -> Document:
     """
     text = text.replace("\r\n", "\n")
     lines = Lines(text, path)
+    if long_key := _LONG_KEY.search(text):
+        raise RecipeProblems([lines.place(long_key.start()).problem(*DEEP)])
     try:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -143,10 +148,17 @@ def _load_base(path: Path, document: Document) -> Document:
         help = 'name one recipe, relative to this one: extends = "base.toml"'
         raise RecipeProblems([place.problem(f"'extends' must be the path of a recipe, got {show(name)}", help)])
     base_path = path.parent / name
-    if base_path.resolve() == path.resolve():
+    if _same(base_path, path):
         raise RecipeProblems([place.problem("the recipe extends itself", "name another recipe, or remove the line")])
     base = parse(read_text(base_path, place, name), str(base_path))
     if "extends" in base.values:
         help = f"extend {show(base.values['extends'])} instead, or copy its tables: extending goes one level deep"
         raise RecipeProblems([place.problem(f"{name!r} extends another recipe in its turn", help)])
     return base
+
+
+def _same(one: Path, other: Path) -> bool:
+    try:
+        return one.resolve() == other.resolve()
+    except (OSError, RuntimeError, ValueError):  # a link to itself, a zero byte: reading it says what is wrong
+        return False

@@ -54,12 +54,12 @@ class Problem:
     def __str__(self) -> str:
         path = _printable(self.path)
         place = path if self.line is None else f"{path}:{self.line}:{self.column}"
-        help = "" if self.help is None else f"help: {self.help}"
+        message, help = _printable(self.message), "" if self.help is None else f"help: {_printable(self.help)}"
         if self.source is None:
-            return f"{place}: {self.message}" + (help and f"\n  {help}")
+            return f"{place}: {message}" + (help and f"\n  {help}")
         source, caret = _excerpt(self.source, self.column)
         number = "" if self.line is None else str(self.line)
-        return f"{place}: {self.message}\n{number:>6} | {source}\n       | {caret} {help}".rstrip()
+        return f"{place}: {message}\n{number:>6} | {source}\n       | {caret} {help}".rstrip()
 
 
 class RecipeProblems(RecipeError):

@@ -15,6 +15,10 @@ LABEL = "as"
 """The key by which a recipe calls one of several components something else than its name. No parameter can have it."""
 
 
+REQUIRES = "requires"
+"""The key, outside of all tables, that lists the packages without which a recipe cannot run."""
+
+
 @dataclass(frozen=True, slots=True)
 class Chosen:
     """A component that a recipe names.
@@ -50,6 +54,7 @@ class Recipe:
         evaluators: in the order of the recipe.
         trackers: in the order of the recipe.
         train: the settings of the loop.
+        requires: packages that must be installed, as `metriclab-circle>=0.1`.
     """
 
     path: Path = field(compare=False)
@@ -57,11 +62,13 @@ class Recipe:
     evaluators: list[Chosen]
     trackers: list[Chosen]
     train: Train
+    requires: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """The recipe as plain data, table by table, None where a parameter is not set."""
         chosen = {KINDS[kind].table: chosen.as_dict() for kind, chosen in self.components.items()}
         return {
+            **({REQUIRES: list(self.requires)} if self.requires else {}),
             **chosen,
             "train": self.train.model_dump(),
             KINDS["evaluator"].table: [evaluator.as_dict() for evaluator in self.evaluators],
@@ -70,9 +77,12 @@ class Recipe:
 
     def to_toml(self) -> str:
         """The whole recipe as TOML; reading it gives an equal one."""
-        lists = {table: value for table, value in self.as_dict().items() if isinstance(value, list)}
-        tables = {table: value for table, value in self.as_dict().items() if table not in lists}
-        parts = [f"{table} = []\n" for table, entries in lists.items() if not entries]
+        whole = self.as_dict()
+        required = whole.pop(REQUIRES, None)
+        lists = {table: value for table, value in whole.items() if isinstance(value, list)}
+        tables = {table: value for table, value in whole.items() if table not in lists}
+        parts = [f"{REQUIRES} = {toml_value(required)}\n"] if required else []
+        parts += [f"{table} = []\n" for table, entries in lists.items() if not entries]
         parts += [_table(f"[{table}]", values) for table, values in tables.items()]
         parts += [_table(f"[[{table}]]", entry) for table, entries in lists.items() for entry in entries]
         return "\n".join(parts)

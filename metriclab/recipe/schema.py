@@ -6,7 +6,7 @@ from typing import Any
 
 from metriclab.core.errors import PluginError
 from metriclab.recipe.check import ASKED, DEFAULTS, REQUIRED
-from metriclab.recipe.recipe import LABEL
+from metriclab.recipe.recipe import LABEL, REQUIRES
 from metriclab.recipe.settings import Train
 from metriclab.registry import KINDS, Definition, Kind, entries, load
 from metriclab.registry.entry import NAME
@@ -27,6 +27,11 @@ def schema() -> dict[str, Any]:
         "type": "object",
         "properties": {
             "extends": {"type": "string", "description": "a recipe whose tables stand in for those left out here"},
+            REQUIRES: {
+                "type": "array",
+                "items": {"type": "string"},
+                "description": "packages that must be installed, such as metriclab-circle>=0.1",
+            },
             **tables,
             "train": _train(),
         },

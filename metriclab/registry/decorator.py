@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from metriclab.core.errors import PluginError, RecipeError
 from metriclab.registry.definition import Definition
-from metriclab.registry.entry import Entry, installed, refusal
+from metriclab.registry.entry import Entry, installed, plugins_are_off, refusal
 from metriclab.registry.registry import declared, definitions, import_failure, refused
 from metriclab.registry.signature import define
+from metriclab.registry.slow import noticing_slowness
 
 C = TypeVar("C")
 
@@ -54,11 +55,14 @@ def load_plugin_file(path: Path) -> None:
     """Imports a one-file plugin; what it registers can be named from then on. Loading it again replaces that.
 
     Raises:
-        RecipeError: where there is no such file.
+        RecipeError: where there is no such file, or plugins are switched off.
         PluginError: where its import fails, or it registers nothing.
     """
     if not path.is_file() or path.suffix != ".py":
         raise RecipeError(f"{path} is no plugin file", help="--plugin takes a Python file, ending in .py")
+    if plugins_are_off():
+        help = "leave out --no-plugins, and METRICLAB_NO_PLUGINS from the environment"
+        raise RecipeError(f"plugin file {path} is not imported: plugins are switched off", help=help)
     digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
     module = f"metriclab_plugin_{path.stem}_{digest}"
     spec = importlib.util.spec_from_file_location(module, path)
@@ -68,13 +72,34 @@ def load_plugin_file(path: Path) -> None:
     _plugin_files[module] = path.name
     sys.modules[module] = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(sys.modules[module])
+        with noticing_slowness(f"plugin file {path}"):
+            spec.loader.exec_module(sys.modules[module])
     except (Exception, SystemExit) as error:
         _forget(module)
         raise import_failure(f"plugin file {path}", error) from error
     if not any(entry.module == module for entry in declared.values()):
         help = 'put @register("loss", "my-name"), from metriclab.api, before a class or function'
         raise PluginError(f"plugin file {path} registers no component", help=help)
+
+
+def plugin_files() -> list[Path]:
+    """The one-file plugins whose components can be named."""
+    modules = dict.fromkeys(entry.module for entry in declared.values() if entry.module in _plugin_files)
+    return [_path_of(module) for module in modules]
+
+
+def match_plugin_files(files: Sequence[Path]) -> None:
+    """Loads what is missing of these and forgets all others: how another process follows the one it works for."""
+    for module in [module for module in _plugin_files if module in sys.modules]:
+        if _path_of(module) not in files:
+            _forget(module)
+    for file in files:
+        if file not in plugin_files():
+            load_plugin_file(file)
+
+
+def _path_of(module: str) -> Path:
+    return Path(str(sys.modules[module].__file__)).resolve()
 
 
 def _entry_of(kind: str, name: str, component: Any) -> Entry:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import Distribution, EntryPoint, distributions
 
+from metriclab.registry import api_version
 from metriclab.registry.kinds import BUILTIN, GROUP_PREFIX, KINDS
 
 NAME = re.compile(r"[a-z0-9-]+")
+NO_PLUGINS = "METRICLAB_NO_PLUGINS"
+"""The environment variable that switches plugins off; runs that this process starts inherit it."""
+
 UNREADABLE = "?"
 """Kind and name of what stands for an entry_points.txt that cannot be read."""
 
@@ -24,6 +29,7 @@ class Entry:
         target: where it is: `module:attribute`.
         package, version: its distribution's. A one-file plugin has its file's name and "file", a component that
             running code registered has its module's name and "code".
+        api: the version of `metriclab.api` that its distribution is written for.
     """
 
     kind: str
@@ -31,6 +37,7 @@ class Entry:
     target: str
     package: str
     version: str
+    api: int = api_version.API_VERSION
 
     def __str__(self) -> str:
         return f"{self.kind} '{self.name}'"
@@ -45,8 +52,22 @@ class Entry:
 
 
 def installed() -> tuple[Entry, ...]:
-    """All entries of all distributions on the path, also those that `refusal` refuses."""
-    return _installed(tuple(sys.path))
+    """All entries of all distributions on the path, also those that `refusal` refuses.
+
+    Without plugins, metriclab's own alone.
+    """
+    found = _installed(tuple(sys.path))
+    return tuple(filter(is_builtin, found)) if plugins_are_off() else found
+
+
+def plugins_are_off() -> bool:
+    """Whether only built-in components can be named, by `--no-plugins` or the variable `NO_PLUGINS`."""
+    return os.environ.get(NO_PLUGINS, "") not in ("", "0")
+
+
+def switched_off() -> tuple[Entry, ...]:
+    """The entries of distributions that would be there if plugins were not off."""
+    return tuple(entry for entry in _installed(tuple(sys.path)) if plugins_are_off() and not is_builtin(entry))
 
 
 def refusal(entry: Entry) -> str | None:
@@ -59,7 +80,7 @@ def refusal(entry: Entry) -> str | None:
         return "names are made of a-z, 0-9 and - only"
     if not is_builtin(entry) and (entry.kind, entry.name) in _taken(installed()):
         return "a built-in component has that name, and built-in ones cannot be replaced"
-    return None
+    return None if is_builtin(entry) else api_version.mismatch(entry.api)
 
 
 def is_builtin(entry: Entry) -> bool:
@@ -97,10 +118,11 @@ def _entries_of(distribution: Distribution) -> list[Entry]:
         return []
     try:
         points = [point for point in distribution.entry_points if point.group.startswith(GROUP_PREFIX)]
+        api = api_version.declared_version([point.name for point in points if point.group == api_version.GROUP])
     except Exception as error:
         return [Entry(UNREADABLE, UNREADABLE, str(error), package, version)]
-    return [_entry(point, package, version) for point in points]
+    return [_entry(point, package, version, api) for point in points if point.group != api_version.GROUP]
 
 
-def _entry(point: EntryPoint, package: str, version: str) -> Entry:
-    return Entry(point.group.removeprefix(GROUP_PREFIX), point.name, point.value, package, version)
+def _entry(point: EntryPoint, package: str, version: str, api: int) -> Entry:
+    return Entry(point.group.removeprefix(GROUP_PREFIX), point.name, point.value, package, version, api)

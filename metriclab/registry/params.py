@@ -37,6 +37,24 @@ class NotPlain(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class TableOf:
+    """Says, in `Annotated[dict[str, object], ...]`, that a parameter is the table of another component.
+
+    A recipe's check looks into it, too.
+
+    Attributes:
+        kind: of that component.
+        named_by: the parameter beside it that holds the component's name, where that is not the table's own `name`.
+    """
+
+    kind: str
+    named_by: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.kind} table" if self.named_by is None else f"{self.kind} parameters"
+
+
+@dataclass(frozen=True, slots=True)
 class Parameter:
     """One key of a component's table.
 
@@ -60,6 +78,11 @@ class Parameter:
     def type_text(self) -> str:
         """The type in words: `float > 0`, `"all" | "hardest"`, `list[int >= 1]`."""
         return type_text(self.annotation)
+
+    @property
+    def table_of(self) -> TableOf | None:
+        """The component whose table it is, if it is one."""
+        return _table_of(self.annotation)
 
     @property
     def choices(self) -> tuple[str, ...]:
@@ -113,7 +136,8 @@ def type_text(annotation: Any) -> str:
     """The type as a user of a recipe reads it. None is left out: TOML cannot say it."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        return " ".join(filter(None, [type_text(arguments[0]), _range_text(arguments[1:])]))
+        table = _table_of(annotation)
+        return " ".join(filter(None, [str(table or type_text(arguments[0])), _range_text(arguments[1:])]))
     if origin is Literal:
         return " | ".join(f'"{value}"' if isinstance(value, str) else str(value) for value in arguments)
     if origin in (Union, types.UnionType):
@@ -134,6 +158,11 @@ def _range_text(metadata: tuple[Any, ...]) -> str:
                 attribute, text = _SIGNS[type(limit)]
                 texts.append(text.format(getattr(limit, attribute)))
     return " and ".join(texts)
+
+
+def _table_of(annotation: Any) -> TableOf | None:
+    metadata = get_args(annotation)[1:] if get_origin(annotation) is Annotated else ()
+    return next((one for one in metadata if isinstance(one, TableOf)), None)
 
 
 def _literals(annotation: Any) -> tuple[Any, ...]:

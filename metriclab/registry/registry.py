@@ -10,13 +10,17 @@ import re
 from typing import Any
 
 from metriclab.core.errors import PluginError, RecipeError
+from metriclab.registry.api_version import API_VERSION
 from metriclab.registry.definition import Definition
-from metriclab.registry.entry import Entry, installed, is_builtin, normalized, refusal
+from metriclab.registry.entry import Entry, installed, is_builtin, normalized, plugins_are_off, refusal, switched_off
 from metriclab.registry.kinds import KINDS
 from metriclab.registry.problems import suggest
 from metriclab.registry.signature import define
+from metriclab.registry.slow import noticing_slowness
 
 _QUALIFIED = re.compile(r"(?:(?P<package>[A-Za-z0-9][A-Za-z0-9._-]*):)?(?P<name>[a-z0-9-]+)")
+
+_LONGEST_NAME = 80  # that a message repeats whole
 
 declared: dict[tuple[str, str, str], Entry] = {}
 """Components that no installed distribution brings, by (kind, name, package): of one-file plugins and running code."""
@@ -37,7 +41,7 @@ def entries(kind: str | None = None) -> list[Entry]:
     """
     if kind is not None and kind not in KINDS:
         raise RecipeError(f"there is no kind '{kind}'", help=suggest(kind, KINDS) or f"there are {', '.join(KINDS)}")
-    usable = [entry for entry in installed() if refusal(entry) is None] + list(declared.values())
+    usable = [entry for entry in installed() if refusal(entry) is None] + _declared()
     order = list(KINDS)
     found = [entry for entry in usable if kind in (None, entry.kind)]
     return sorted(found, key=lambda e: (order.index(e.kind), not is_builtin(e), e.name, e.package))
@@ -45,7 +49,7 @@ def entries(kind: str | None = None) -> list[Entry]:
 
 def candidates() -> list[Entry]:
     """Everything that wants to be a component, also what is refused or broken, by package, metriclab's own first."""
-    return sorted([*installed(), *declared.values()], key=lambda e: (not is_builtin(e), e.package, e.kind, e.name))
+    return sorted([*installed(), *_declared()], key=lambda e: (not is_builtin(e), e.package, e.kind, e.name))
 
 
 def load(kind: str, name: str) -> Definition:
@@ -96,7 +100,7 @@ def find(kind: str, name: str) -> Entry:
     match = _QUALIFIED.fullmatch(name)
     if match is None:
         help = "names are made of a-z, 0-9 and -, with the distribution and a colon before them where two share one"
-        raise UnknownName(f"'{name}' cannot name any {kind}", help=help)
+        raise UnknownName(f"'{_cut(name)}' cannot name any {kind}", help=help)
     found = [entry for entry in of_kind if _is_named(entry, match)]
     found = [entry for entry in found if is_builtin(entry)] or found
     if len(found) > 1:
@@ -108,12 +112,16 @@ def find(kind: str, name: str) -> Entry:
     for entry in installed():
         if entry.kind == kind and _is_named(entry, match):
             raise refused(entry, refusal(entry))
+    if plugins_are_off():
+        raise _unknown_without_plugins(kind, match, of_kind)
     raise _unknown(kind, match, of_kind)
 
 
 def refused(entry: Entry, reason: str | None) -> PluginError:
     """The error for an entry that `refusal` refuses."""
     help = f"its author must mend that; meanwhile do without it, or uninstall {entry.package}"
+    if entry.api > API_VERSION:
+        help = "upgrade metriclab-toolkit"
     return PluginError(f"{entry} of {entry.source} is refused: {reason}", help=help)
 
 
@@ -125,6 +133,13 @@ def import_failure(what: str, error: BaseException) -> PluginError:
 
 
 def _import(entry: Entry) -> Any:
+    if is_builtin(entry):
+        return _imported(entry)
+    with noticing_slowness(f"{entry} of {entry.source}"):
+        return _imported(entry)
+
+
+def _imported(entry: Entry) -> Any:
     module, _, attribute = entry.target.partition(":")
     try:
         component = importlib.import_module(module.strip())
@@ -135,16 +150,33 @@ def _import(entry: Entry) -> Any:
     return component
 
 
+def _declared() -> list[Entry]:
+    return [] if plugins_are_off() else list(declared.values())
+
+
 def _is_named(entry: Entry, match: re.Match[str]) -> bool:
     package = match["package"]
     return entry.name == match["name"] and (package is None or normalized(package) == normalized(entry.package))
 
 
 def _unknown(kind: str, match: re.Match[str], of_kind: list[Entry]) -> UnknownName:
-    message = f"there is no {kind} '{match.group()}'"
+    message = f"there is no {kind} '{_cut(match.group())}'"
     if match["package"] is not None:
         return UnknownName(message, help="`metriclab plugins` lists the packages that bring components")
     if not any(is_builtin(entry) for entry in installed()):
         return UnknownName(message, help="metriclab is on the path but not installed: install it with pip")
     names = [entry.name for entry in of_kind]
     return UnknownName(message, help=suggest(match["name"], names) or f"there are {', '.join(names) or 'none yet'}")
+
+
+def _unknown_without_plugins(kind: str, match: re.Match[str], of_kind: list[Entry]) -> UnknownName:
+    hidden = [e for e in (*switched_off(), *declared.values()) if e.kind == kind and _is_named(e, match)]
+    near = suggest(match["name"], [entry.name for entry in of_kind])
+    help = near or "leave out --no-plugins, and METRICLAB_NO_PLUGINS from the environment"
+    if hidden:
+        help = f"it is of {hidden[0].source}: leave out --no-plugins, and METRICLAB_NO_PLUGINS from the environment"
+    return UnknownName(f"there is no {kind} '{_cut(match.group())}' while plugins are switched off", help=help)
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}..."

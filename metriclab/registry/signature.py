@@ -41,6 +41,7 @@ def define(entry: Entry, component: Any) -> Definition:
         default = REQUIRED if parameter.default is parameter.empty else parameter.default
         text = documented.arguments.get(parameter.name, "")
         parameters.append(Parameter(parameter.name, annotation, default, text))
+    _check_tables(entry, parameters)
     model = _model(entry, parameters)
     definition = Definition(
         entry, component, given, tuple(parameters), components, documented.summary, documented.paper, model
@@ -118,6 +119,16 @@ def _asked(entry: Entry, parameter: inspect.Parameter, annotation: Any) -> Compo
             f"write `{form}` for a required one, or `{form} | None = None`",
         )
     return ComponentParameter(name, kinds[0], required=not optional)
+
+
+def _check_tables(entry: Entry, parameters: list[Parameter]) -> None:
+    """What is said to be the table of another component must be one that can be found."""
+    names = {parameter.name for parameter in parameters}
+    for parameter in parameters:
+        table = parameter.table_of
+        if table is not None and (table.kind not in KINDS or table.named_by not in {None, *names}):
+            reason = f"parameter '{parameter.name}' is said to be the table of what is not there: {table!r}"
+            _refuse(entry, reason, f"name one of {', '.join(KINDS)}, and a parameter beside it or none")
 
 
 def _model(entry: Entry, parameters: list[Parameter]) -> type[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,8 @@ from torch import Tensor, nn
 from metriclab.core.protocols import Loss
 from metriclab.core.rows import Rows
 from metriclab.core.tiles import forced_tile_cells
-from metriclab.testing.cases import Call, case, edges, evaluate, fresh, oblong, pairless, plain, square
+from metriclab.testing.cases import Call, case, edges, evaluate, fresh, oblong, pairless, plain, shuffle, square
+from metriclab.testing.checks import Check, check, run_all
 from metriclab.testing.loss_on_ranks import check_ranks
 from metriclab.testing.loss_signs import check_signs
 from metriclab.testing.meter import measure
@@ -20,9 +22,22 @@ CLOSE = 1e-9
 
 
 def check_loss(
-    loss: Loss, *, gradcheck: bool = True, signs: bool = True, by_label: bool = True, ranks: bool = True
+    loss: Loss,
+    *,
+    gradcheck: bool = True,
+    signs: bool = True,
+    by_label: bool = True,
+    unit: bool = True,
+    ranks: bool = True,
 ) -> None:
     """Checks a loss on the edge cases of the field, on any number of ranks.
+
+    It gives a scalar with a gradient, the same whatever the order of its rows, under autocast and under no_grad; both
+    are finite for identical, opposite, zero, very long and very short rows, a single row, no positives, no negatives,
+    and labels all unknown, in every precision; but a row that is NaN stays in sight. Zero rows get no gradient, rows of
+    unknown label have no influence, and with no pair a loss over pairs is 0. It writes into nothing it is given, keeps
+    state in buffers, takes rows of norm 1 as they come, draws positives together and pushes negatives apart, and gives
+    on 2 and 3 ranks what it gives in one process, without gathering anything itself.
 
     A loss marked `pairwise = True` is also called with fewer anchors than references, must not depend on the size of
     tiles, and must never hold a value for every pair at a time.
@@ -32,32 +47,55 @@ def check_loss(
         gradcheck: whether the gradient is that of the value; a loss may hold a part of it constant on purpose.
         signs: whether rows of one label attract each other and rows of different labels repel each other.
         by_label: whether only labels say who is alike, so that rows of unknown label have no influence at all.
+        unit: whether it takes rows as they come, of norm 1 already; a loss of another library may normalise again.
         ranks: whether to compare several ranks with one process (starts processes: seconds, once a session).
 
     Raises:
         AssertionError: saying what is wrong and how to see it.
     """
-    calls = [square, oblong] if getattr(loss, "pairwise", False) else [square]
-    for call in calls:
-        _check_result(loss, call)
-    _check_arguments(loss)
-    _check_state(loss)
-    for call in calls:
-        _check_edges(loss, call)
-        _check_order(loss, call)
-        if gradcheck:
-            _check_gradient(loss, call)
-        _check_modes(loss, call)
-        if by_label:
-            _check_unknown(loss, call)
-    if getattr(loss, "pairwise", False):
-        _check_pairless(loss)
-        _check_tiles(loss)
-        _check_memory(loss)
+    run_all(loss_checks(loss, gradcheck=gradcheck, signs=signs, by_label=by_label, unit=unit, ranks=ranks))
+
+
+def loss_checks(
+    loss: Loss,
+    *,
+    gradcheck: bool = True,
+    signs: bool = True,
+    by_label: bool = True,
+    unit: bool = True,
+    ranks: bool = True,
+) -> list[Check]:
+    """What `check_loss` runs, one by one."""
+    pairwise = bool(getattr(loss, "pairwise", False))
+    calls = [square, oblong] if pairwise else [square]
+    checks = [
+        check("scalar with a gradient", _for_each, _check_result, loss, calls),
+        check("arguments unchanged", _check_arguments, loss),
+        check("state saved", _check_state, loss),
+        check("edge cases", _for_each, _check_edges, loss, calls),
+        check("row order", _for_each, _check_order, loss, calls),
+        check("precisions", _for_each, _check_modes, loss, calls),
+    ]
+    if unit:
+        checks.append(check("rows taken as they come", _check_length, loss))
+    if gradcheck:
+        checks.append(check("gradcheck", _for_each, _check_gradient, loss, calls))
+    if by_label:
+        checks.append(check("unknown labels", _for_each, _check_unknown, loss, calls))
+    if pairwise:
+        checks.append(check("no pairs", _check_pairless, loss))
+        checks.append(check("tiles", _check_tiles, loss))
+        checks.append(check("memory", _check_memory, loss))
     if signs:
-        check_signs(loss)
+        checks.append(check("signs", check_signs, loss))
     if ranks:
-        check_ranks(loss)
+        checks.append(check("several ranks", check_ranks, loss))
+    return checks
+
+
+def _for_each(function: Callable[[Loss, Call], None], loss: Loss, calls: Sequence[Call]) -> None:
+    for call in calls:
+        function(loss, call)
 
 
 def _name(loss: Loss) -> str:
@@ -107,11 +145,21 @@ def _check_pairless(loss: Loss) -> None:
 def _check_order(loss: Loss, call: Call) -> None:
     given = plain()
     cut = 8 if call is oblong else len(given.z)  # anchors stay anchors
-    order = torch.cat([torch.arange(cut).flip(0).roll(3), cut + torch.arange(len(given.z) - cut).flip(0)])
+    order = torch.cat([shuffle(cut), cut + shuffle(len(given.z) - cut)])
     value, gradient = evaluate(loss, given, call)
     shuffled, of_shuffled = evaluate(loss, given[order], call)
     assert _same(shuffled, value), f"{_name(loss)} is {value} or {shuffled} by the order of its rows"
     assert _same(of_shuffled, gradient[order]), f"the gradient of {_name(loss)} depends on the order of the rows"
+
+
+def _check_length(loss: Loss) -> None:
+    given = plain().rows()
+    half = Rows(given.z / 2, given.labels, given.items, given.ids, given.views)
+    value, of_half = square(fresh(loss), given), square(fresh(loss), half)
+    assert not _same(of_half, value), (
+        f"{_name(loss)} normalises rows again: it is {value} for rows of norm 1, and of norm 1/2 too. Rows have norm 1 "
+        "already, and normalising a zero row again gives it a gradient of 1e12 or NaN: take `rows.z` as it comes"
+    )
 
 
 def _check_gradient(loss: Loss, call: Call) -> None:

@@ -11,7 +11,10 @@ from metriclab.core.apply_loss import apply_loss
 from metriclab.core.distributed import average_gradients, gather, mean
 from metriclab.core.protocols import Loss
 from metriclab.testing.cases import Case, case, fresh, plain
+from metriclab.testing.meter import measure
 from metriclab.testing.ranks import Share, pack, two_ranks
+
+GATHERS = "gathers by itself"
 
 
 def check_ranks(loss: Loss) -> None:
@@ -24,6 +27,10 @@ def check_ranks(loss: Loss) -> None:
     try:
         two_ranks(all_values_and_gradients, fresh(loss), cases)
     except AssertionError as error:
+        if GATHERS in str(error):
+            raise AssertionError(
+                f"{type(loss).__name__} {GATHERS}: the run hands a loss the rows of all ranks"
+            ) from error
         raise AssertionError(
             f"{type(loss).__name__}: {error}. On several ranks a loss with `pairwise = True` gets this rank's anchors "
             "and all references and returns ranks x local sum / global count, as PairLoss does; any other loss gets "
@@ -45,7 +52,10 @@ def value_and_gradients(share: Share, loss: Loss, given: Case) -> dict[str, Tens
     z = nn.Parameter(given.z.clone())
     part = share.of(len(z))
     local = replace(given, z=z[part], labels=given.labels[part], ids=given.ids[part]).rows()
-    value = apply_loss(loss, local, gather(local))
+    world = gather(local)
+    with measure() as meter:
+        value = apply_loss(loss, local, world)
+    assert not any("c10d" in name and "allreduce" not in name for name in meter.operators), GATHERS
     parameters = dict(loss.named_parameters()) if isinstance(loss, nn.Module) else {}
     parameters["embeddings"] = z
     gradients = torch.autograd.grad(value, list(parameters.values()), allow_unused=True)

@@ -14,6 +14,8 @@ from metriclab.core.distributed import gather
 from metriclab.core.protocols import Memory
 from metriclab.core.rows import Rows, concatenate, rows
 from metriclab.registry import build
+from metriclab.testing.cases import shuffle
+from metriclab.testing.checks import Check, check, refusal, run_all
 from metriclab.testing.pushes import FIELDS, held, pushed, pushes_for, same_rows
 from metriclab.testing.ranks import Share, pack, two_ranks
 
@@ -33,24 +35,51 @@ def check_memory(memory: Memory, *, ranks: bool = True) -> None:
     Raises:
         AssertionError: saying what is wrong and how to see it.
     """
+    run_all(memory_checks(memory, ranks=ranks))
+
+
+def memory_checks(memory: Memory, *, ranks: bool = True) -> list[Check]:
+    """What `check_memory` runs, one by one."""
     name = type(memory).__name__
-    assert isinstance(memory, nn.Module), f"{name} is no nn.Module: its state could not be saved"
-    _check_rows(name, memory, "as built")
+    if not isinstance(memory, nn.Module):
+        return refusal("state in buffers", f"{name} is no nn.Module: its state could not be saved")
+    as_built = check("rows as built", _check_rows, name, memory, "as built")
+    if not isinstance(memory.rows(), Rows):
+        return [as_built]
     pushes = pushes_for(memory)
-    _check_arguments(name, _copy(memory))
-    _check_copies(name, memory, pushes)  # before all that works on copies
-    for check in (_check_filling, _check_gradient, _check_finite, _check_eval, _check_order, _check_losses):
-        check(name, _copy(memory), pushes)
-    _check_saved(name, memory, pushes)
+    on_copies = {
+        "shapes, ids and origin of rows": _check_filling,
+        "no graph kept": _check_gradient,
+        "no NaN stored": _check_finite,
+        "nothing stored in eval": _check_eval,
+        "row order": _check_order,
+        "empty places": _check_losses,
+    }
+    checks = [
+        as_built,
+        check("arguments unchanged", _on_copy, _check_arguments, name, memory, pushes),
+        check("copies", _check_copies, name, memory, pushes),
+        *(check(what, _on_copy, function, name, memory, pushes) for what, function in on_copies.items()),
+        check("state saved", _check_saved, name, memory, pushes),
+    ]
     if ranks:
-        pack(memory)
-        try:
-            two_ranks(fill, _copy(memory), pushes, tolerance=0.0)
-        except AssertionError as error:
-            raise AssertionError(
-                f"{name} does not hold the same on several ranks: {error}. Every rank pushes the rows of all ranks, "
-                "in an order of its own: put them in the order of their ids"
-            ) from error
+        checks.append(check("several ranks", _check_ranks, name, memory, pushes))
+    return checks
+
+
+def _on_copy(function: Callable[[str, Any, list[Rows]], None], name: str, memory: Any, pushes: list[Rows]) -> None:
+    function(name, _copy(memory), pushes)
+
+
+def _check_ranks(name: str, memory: Any, pushes: list[Rows]) -> None:
+    pack(memory)
+    try:
+        two_ranks(fill, _copy(memory), pushes, tolerance=0.0)
+    except AssertionError as error:
+        raise AssertionError(
+            f"{name} does not hold the same on several ranks: {error}. Every rank pushes the rows of all ranks, "
+            "in an order of its own: put them in the order of their ids"
+        ) from error
 
 
 def fill(share: Share, memory: Any, pushes: list[Rows]) -> dict[str, Tensor]:
@@ -92,7 +121,7 @@ def _check_rows(name: str, memory: Any, when: str) -> None:
     assert not taken, f"{name} has an id {when} that rows() gives to others: take negative ones far from 0"
 
 
-def _check_arguments(name: str, memory: Any) -> None:
+def _check_arguments(name: str, memory: Any, pushes: list[Rows]) -> None:
     new = pushed(0, 7, memory.rows().width)
     before = copy.deepcopy(new)
     memory.push(new)
@@ -162,7 +191,7 @@ def _check_order(name: str, memory: Any, pushes: list[Rows]) -> None:
     other = _copy(memory)
     for step, new in enumerate(pushes):
         memory.push(new)
-        other.push(new[torch.arange(len(new)).flip(0).roll(step)])
+        other.push(new[shuffle(len(new))])
         same = same_rows(held(memory), held(other))
         assert same, (
             f"{name} holds something else after push {step} by the order of its rows, which differs between ranks: "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -13,7 +14,8 @@ from torch import Tensor, nn
 from metriclab.core.distributed import map_tensors
 from metriclab.core.pairs import Pairs, compare
 from metriclab.core.protocols import Miner
-from metriclab.testing.cases import Case, case, edges, plain
+from metriclab.testing.cases import Case, case, edges, plain, shuffle
+from metriclab.testing.checks import Check, check, run_all
 from metriclab.testing.mined_loss import RULE, check_ranks, check_tiles
 
 
@@ -32,25 +34,37 @@ def check_miner(miner: Miner, *, rounding: bool = True, device: bool = True, ran
     Raises:
         AssertionError: saying what is wrong and how to see it.
     """
-    for given in [*edges(), many()]:
-        for dtype in (torch.float64, torch.float32):
-            _check_masks(miner, given.to(dtype))
-    _check_nothing(miner)
+    run_all(miner_checks(miner, rounding=rounding, device=device, ranks=ranks))
+
+
+def miner_checks(miner: Miner, *, rounding: bool = True, device: bool = True, ranks: bool = True) -> list[Check]:
+    """What `check_miner` runs, one by one."""
     tied = [one for one in edges() if one.name in ("identical rows", "opposite rows")]
-    for given in [plain(), many(), *tied]:
-        _check_again(miner, given)
-        _check_order(miner, given)
-        _check_parts(miner, given)
-        _check_other_cells(miner, given)
-        if rounding:
-            _check_rounding(miner, given)
-    _check_precision(miner)
-    _check_broken(miner)
+    cases = [plain(), many(), *tied]
+    every = [given.to(dtype) for given in [*edges(), many()] for dtype in (torch.float64, torch.float32)]
+    checks = [
+        check("masks only shrink", _for_each, _check_masks, miner, every),
+        check("no rows", _check_nothing, miner),
+        check("pure function", _for_each, _check_again, miner, cases),
+        check("row order", _for_each, _check_order, miner, cases),
+        check("parts of the anchors", _for_each, _check_parts, miner, cases),
+        check("pairs alone looked at", _for_each, _check_other_cells, miner, cases),
+    ]
+    if rounding:
+        checks.append(check("rounding", _for_each, _check_rounding, miner, cases))
+    checks.append(check("precisions", _check_precision, miner))
+    checks.append(check("NaN in sight", _check_broken, miner))
     if device:
-        _check_device(miner)
-    check_tiles(_name(miner), miner, given=[plain(), many()])
+        checks.append(check("no values read on the host", _check_device, miner))
+    checks.append(check("tiles", check_tiles, _name(miner), miner, [plain(), many()]))
     if ranks:
-        check_ranks(_name(miner), miner, given=[plain(), many()])
+        checks.append(check("several ranks", check_ranks, _name(miner), miner, [plain(), many()]))
+    return checks
+
+
+def _for_each(function: Callable[[Miner, Case], None], miner: Miner, cases: Sequence[Case]) -> None:
+    for given in cases:
+        function(miner, given)
 
 
 def many() -> Case:
@@ -141,8 +155,8 @@ def _check_again(miner: Miner, given: Case) -> None:
 def _check_order(miner: Miner, given: Case) -> None:
     pairs = all_pairs(given)
     mined, n = miner(pairs), len(given.z)
-    forwards, backwards = torch.arange(n), torch.arange(n).flip(0).roll(3)
-    for what, order in (("anchors", (backwards, forwards)), ("references", (forwards, backwards))):
+    same_order, other = torch.arange(n), shuffle(n)
+    for what, order in (("anchors", (other, same_order)), ("references", (same_order, other))):
         same = _same(_cut(mined, *order), miner(_cut(pairs, *order)))
         assert same, f"{_name(miner)} chooses by the order of {what} on {given.name}: {RULE}; keep all that tie"
 

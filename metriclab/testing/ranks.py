@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from metriclab.core.distributed import local_group
+from metriclab.registry.decorator import match_plugin_files, plugin_files
 
 PATIENCE = 180
 """Seconds to wait for a rank before it is taken for stuck."""
@@ -121,7 +122,7 @@ class _Pool:
             self.workers.append(_start())
         connections = [connection for _, connection in self.workers[:ranks]]
         for rank, connection in enumerate(connections):
-            connection.send_bytes(pickle.dumps((rank, ranks, rendezvous, message)))
+            connection.send_bytes(pickle.dumps((rank, ranks, rendezvous, plugin_files(), message)))
         answers = [self._answer(connection, rank) for rank, connection in enumerate(connections)]
         failures = [f"rank {rank} of {ranks}:\n{text}" for rank, (text, _) in enumerate(answers) if text]
         if failures:
@@ -169,10 +170,11 @@ def serve(descriptor: int) -> None:
     connection = Connection(descriptor)
     while True:
         try:
-            rank, ranks, rendezvous, message = pickle.loads(connection.recv_bytes())
+            rank, ranks, rendezvous, files, message = pickle.loads(connection.recv_bytes())
         except EOFError:
             return
         try:
+            match_plugin_files(files)
             with local_group(rank, ranks, rendezvous):
                 function, arguments = pickle.loads(message)
                 answer = ("", function(Share(rank, ranks), *arguments))

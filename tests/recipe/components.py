@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Le
 
 from metriclab.core.protocols import Loss, Memory, Miner
-from metriclab.registry import register
+from metriclab.registry import TableOf, register
 
 
 @register("dataset", "dots")
@@ -98,6 +98,16 @@ def nearest(*, k: list[Annotated[int, Ge(1)]] = [1, 10]) -> Any:
 @register("evaluator", "spread")
 def spread() -> Any:
     """Measures spread."""
+
+
+@register("evaluator", "beyond")
+def beyond(
+    *,
+    data: Annotated[dict[str, object], TableOf("dataset")],
+    evaluator: str = "nearest",
+    parameters: Annotated[dict[str, object], TableOf("evaluator", named_by="evaluator")] = {},
+) -> Any:
+    """Looks at other data."""
 
 
 @register("tracker", "ink")

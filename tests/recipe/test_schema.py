@@ -72,6 +72,7 @@ def rules() -> dict[str, Any]:
         [],
         ["head.hidden=4", "evaluate.1.name=spread", "optimizer.groups.head=0.5", "encoder.params.depth=[1, 2]"],
         ["method.name=recalling", "memory.name=ring", "memory.size=3", "miner.name=sieve"],
+        ['requires=["packaging>=1"]'],
     ],
 )
 def test_good_recipes_fit(options: list[str], rules: dict[str, Any], base: Path) -> None:
@@ -102,6 +103,8 @@ def test_a_recipe_that_extends_another_may_leave_tables_out(rules: dict[str, Any
         ("train", {"seed": 1}),
         ("train", {"steps": 1, "accumulate": 2}),
         ("optimiser", {"name": "walk"}),
+        ("requires", "metriclab-circle"),
+        ("requires", [3]),
     ],
 )
 def test_mistakes_do_not_fit(table: str, value: Any, rules: dict[str, Any], base: Path) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from metriclab.core.errors import PluginError, RecipeError
 from metriclab.core.protocols import Loss, Memory, Miner
-from metriclab.registry import REQUIRED, Entry, build, load, register
+from metriclab.registry import REQUIRED, Entry, TableOf, build, load, register
 from metriclab.registry.signature import define
 from metriclab.registry.toml import toml_value
 
@@ -258,6 +258,24 @@ def test_a_default_that_is_no_plain_value_is_refused():
 
 def test_a_range_that_makes_no_sense_is_refused():
     assert "is refused: its defaults cannot be checked: Unable to apply constraint 'gt'" in refusal_of(bad_range)
+
+
+def test_a_table_of_another_component_reads_as_such():
+    def mine(*, data: Annotated[dict[str, object], TableOf("dataset")], name: str = "x") -> None: ...
+
+    (data, name) = definition_of(mine).parameters
+    assert (data.type_text, data.table_of, name.table_of) == ("dataset table", TableOf("dataset"), None)
+    assert "data of loss 'mine' must be dataset table, not 3" in str(definition_of(mine).check({"data": 3})[1][0])
+
+
+@pytest.mark.parametrize("table", [TableOf("datasets"), TableOf("dataset", named_by="nam")])
+def test_a_table_of_a_component_that_cannot_be_found_is_refused(table):
+    def mine(*, data: Annotated[dict[str, object], table], name: str = "x") -> None: ...
+
+    mine.__annotations__["data"] = Annotated[dict[str, object], table]
+    text = refusal_of(mine)
+    assert f"parameter 'data' is said to be the table of what is not there: {table!r}" in text
+    assert "help: name one of dataset, views," in text
 
 
 def test_a_class_without_its_own_constructor_is_told_what_to_write():

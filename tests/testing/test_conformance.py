@@ -1,26 +1,57 @@
-"""Every registered loss, miner and method keeps what the kit asks: a new component is tested by being registered."""
+"""Every registered component keeps what the kit asks: a new one is tested by being registered."""
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
-
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from metriclab.registry import build, load
-from metriclab.testing import check_loss, check_miner
+from metriclab.registry import build, entries, load
+from metriclab.registry.kinds import BUILTIN
+from metriclab.testing import check_loss, check_miner, component_checks
 
-LOSSES = sorted({point.name for point in entry_points(group="metriclab.loss")})
 REQUIRED = {"pml": {"loss": "MultiSimilarityLoss"}}
 """Parameters of losses that have no default for them."""
 
-MINERS = sorted({point.name for point in entry_points(group="metriclab.miner")})
+OTHERS = ("views", "sampler", "encoder", "head", "method", "optimizer", "schedule", "evaluator", "tracker", "dataset")
+PARAMETERS = {
+    ("sampler", "balanced"): {"classes_per_batch": 4, "per_class": 3},
+    ("encoder", "timm"): {"model": "test_resnet"},
+    ("evaluator", "mlp-probe"): {"rounds": 1, "hidden": 8},
+    ("evaluator", "robustness"): {"severities": [5], "corruptions": ["contrast", "noise"]},
+    ("evaluator", "transfer"): {"data": {"name": "synthetic", "size": 8, "classes": 3, "per_class": 4}},
+    ("dataset", "synthetic"): {"size": 8, "classes": 3, "per_class": 4},
+}
+"""For those that need some, or that take long without."""
+
+ELSEWHERE = {
+    ("method", "none"),  # does not train
+    ("dataset", "folder"),  # below
+    # Read files that have to be made first: see tests/datasets.
+    *(("dataset", name) for name in ("torchvision", "fashion-mnist", "cub200", "cars196", "sop", "in-shop")),
+}
+SLOW = {("dataset", "glyphs")}  # draws everything first
 
 
-@pytest.mark.parametrize("name", LOSSES)
+def names(kind):
+    """Of the built-in ones; packages that happen to be installed have tests of their own."""
+    return sorted(entry.name for entry in entries(kind) if entry.package == BUILTIN)
+
+
+def others():
+    return [
+        pytest.param(kind, name, marks=[pytest.mark.slow] if (kind, name) in SLOW else [])
+        for kind in OTHERS
+        for name in names(kind)
+        if (kind, name) not in ELSEWHERE
+    ]
+
+
+@pytest.mark.parametrize("name", names("loss"))
 def test_registered_loss(name):
     given = load("loss", name).given and (5, torch.arange(8))  # the width of the kit's rows, and their labels
-    check_loss(build("loss", name, *given, **REQUIRED.get(name, {})))
+    check_loss(build("loss", name, *given, **REQUIRED.get(name, {})), unit=name != "pml")
 
 
 @pytest.mark.parametrize(
@@ -41,7 +72,7 @@ def test_other_settings_of_built_in_losses(name, parameters):
     check_loss(build("loss", name, **parameters))
 
 
-@pytest.mark.parametrize("name", MINERS)
+@pytest.mark.parametrize("name", names("miner"))
 def test_registered_miner(name):
     check_miner(build("miner", name))
 
@@ -60,3 +91,21 @@ def test_registered_miner(name):
 )
 def test_other_settings_of_built_in_miners(name, parameters):
     check_miner(build("miner", name, **parameters))
+
+
+@pytest.mark.parametrize(("kind", "name"), others())
+def test_registered_component(kind, name):
+    ranks = {"ranks": False} if kind == "method" else {}  # its own tests compare ranks, with every loss and memory
+    for check in component_checks(kind, name, PARAMETERS.get((kind, name)), **ranks):
+        check.run()
+
+
+def test_a_folder_of_images(tmp_path):
+    generator = np.random.default_rng(0)
+    for place in range(24):
+        folder = tmp_path / "train" / "abc"[place % 3] if place < 12 else tmp_path / "test" / "abc"[place % 3]
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = generator.integers(0, 256, (10 + place % 3, 12, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{place}.png")
+    for check in component_checks("dataset", "folder", {"root": str(tmp_path), "val": 0.0, "size": 8}):
+        check.run()
