@@ -1,0 +1,65 @@
+"""Barlow Twins."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import Annotated
+
+import torch
+from annotated_types import Ge
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from metriclab.api import Batch, Embedded, Network, Objective, register
+from metriclab_barlow.embeddings import Outputs, centred, embed_views, off_diagonal, spread
+
+EPSILON = 1e-5
+"""Added to a variance before its root, as BatchNorm does, so that a constant dimension has a finite gradient."""
+
+
+@register("method", "barlow-twins")
+class BarlowTwins(nn.Module):
+    """The correlations between the dimensions of two views are made the identity: alike in each, unlike in others.
+
+    C_ij is the correlation, over the images of all ranks, of dimension i in one view and dimension j in the other. The
+    loss is the sum over i of (1 - C_ii)^2 plus `redundancy_weight` times the sum over i and j, unlike, of C_ij^2. With
+    more than two views it is the mean over all pairs of views. Logged are these two sums, `on_diagonal` (d after a
+    collapse) and `off_diagonal`, and `spread`, of unit embeddings, 0 after a collapse.
+
+    Paper: Zbontar et al., Barlow Twins: Self-Supervised Learning via Redundancy Reduction, ICML 2021, arXiv
+    2103.03230, equations 1 and 2.
+
+    Args:
+        network: encoder and head; the paper's is an MLP of three layers, and the wider z, the better.
+        redundancy_weight: factor of the correlations of different dimensions; lambda in the paper. Their number grows
+            with the square of z's width: 0.005 is for a width of 8192.
+
+    Raises:
+        RecipeError: at the first batch, where images have one view.
+    """
+
+    def __init__(self, network: Network, /, *, redundancy_weight: Annotated[float, Ge(0)] = 0.005) -> None:
+        super().__init__()
+        self.network = network
+        self.redundancy_weight = redundancy_weight
+
+    def forward(self, batch: Batch) -> Outputs:
+        return embed_views(self.network, batch, "barlow-twins")
+
+    def objective(self, local: Outputs, world: Outputs) -> Objective:
+        # Correlations are of all ranks' rows together: every rank computes the same loss, the mean of which is itself.
+        z = centred(world.z)
+        views = (z / (z.square().mean(0) + EPSILON).sqrt()).unbind(1)
+        pairs = list(combinations(views, 2))
+        correlations = [one.T @ other / len(one) for one, other in pairs]
+        on = torch.stack([(1 - matrix.diagonal()).square().sum() for matrix in correlations]).mean()
+        off = torch.stack([off_diagonal(matrix) for matrix in correlations]).mean()
+        metrics = {"on_diagonal": on, "off_diagonal": off, "spread": spread(world)}
+        return Objective(on + self.redundancy_weight * off, metrics)
+
+    def after_step(self, world: Outputs, step: int) -> None:
+        pass
+
+    def embed(self, images: Float[Tensor, "n c h w"]) -> Embedded:
+        embedded: Embedded = self.network(images)
+        return embedded

@@ -1,0 +1,56 @@
+"""What Barlow Twins and VICReg share: raw embeddings, image by image, so that they stay aligned across ranks."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from metriclab.api import Batch, Network, RecipeError
+
+
+class Outputs(NamedTuple):
+    """Embeddings of n images, not normalised.
+
+    Attributes:
+        z: in float32 or better.
+    """
+
+    z: Float[Tensor, "n views d"]
+
+
+def embed_views(network: Network, batch: Batch, method: str) -> Outputs:
+    """The head's output for each view of each image.
+
+    Raises:
+        RecipeError: for a batch of one view.
+    """
+    if len(batch.views) < 2:
+        raise RecipeError(
+            f"method '{method}' compares views of an image, and here an image has one view",
+            help="set views.count = 2",
+        )
+    z = torch.stack([view.z for view in network.views(batch.views)], dim=1)
+    return Outputs(z.to(torch.promote_types(z.dtype, torch.float32)))
+
+
+def centred(z: Float[Tensor, "n views d"]) -> Float[Tensor, "n views d"]:
+    """With mean 0 over the images, view by view."""
+    return z - z.mean(0)
+
+
+def off_diagonal(matrix: Float[Tensor, "d d"]) -> Float[Tensor, ""]:
+    """The sum of the squares of all cells but the diagonal."""
+    return (matrix - matrix.diagonal().diag()).square().sum()
+
+
+def spread(outputs: Outputs) -> Float[Tensor, ""]:
+    """The root of the summed variances of unit embeddings: 1 where they point everywhere, 0 where all are the same.
+
+    A run logs it by itself, and warns of a collapse by it, where a method has unit rows; these methods have none.
+    """
+    unit = normalize(outputs.z.detach().flatten(0, 1))
+    return (unit.square().sum(1).mean() - unit.mean(0).square().sum()).clamp(min=0).sqrt()
