@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -51,9 +50,14 @@ def process_group() -> Iterator[None]:
         dist.destroy_process_group()
 
 
+def meeting_place() -> Any:
+    """Where groups of processes of this machine meet, as long as it is kept; they are told its `port`."""
+    return dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
+
+
 @contextmanager
-def local_group(rank: int, ranks: int, rendezvous: Path) -> Iterator[None]:
-    """A gloo group of processes of this machine that meet in a new file: what tests over several ranks run in.
+def local_group(rank: int, ranks: int, port: int, name: str) -> Iterator[None]:
+    """A gloo group of processes that meet under a name of its own: what tests over several ranks run in.
 
     One rank alone needs no group and gets none.
     """
@@ -61,7 +65,9 @@ def local_group(rank: int, ranks: int, rendezvous: Path) -> Iterator[None]:
         yield
         return
     limit = timedelta(seconds=60)  # a rank that fails must not leave the others waiting for long
-    dist.init_process_group("gloo", init_method=rendezvous.as_uri(), rank=rank, world_size=ranks, timeout=limit)
+    server = dist.TCPStore("127.0.0.1", port, timeout=limit)  # type: ignore[attr-defined]
+    store = dist.PrefixStore(name, server)  # type: ignore[attr-defined]
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=ranks, timeout=limit)
     try:
         yield
     finally:

@@ -8,19 +8,17 @@ import os
 import pickle
 import subprocess
 import sys
-import tempfile
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from metriclab.core.distributed import local_group
+from metriclab.core.distributed import local_group, meeting_place
 from metriclab.registry.decorator import match_plugin_files, plugin_files
 
 PATIENCE = 180
@@ -111,18 +109,18 @@ class _Pool:
 
     def __init__(self) -> None:
         self.workers: list[Worker] = []
-        self.folder: tempfile.TemporaryDirectory[str] | None = None
+        self.place: Any = None
         self.calls = count()
 
     def run(self, message: bytes, ranks: int) -> list[Any]:
-        if self.folder is None:
-            self.folder = tempfile.TemporaryDirectory(prefix="metriclab-ranks-")
-        rendezvous = Path(self.folder.name) / f"call-{next(self.calls)}"
+        if self.place is None:
+            self.place = meeting_place()
+        group = self.place.port, f"call-{next(self.calls)}"
         while len(self.workers) < max(ranks, 3):  # three at once: they import torch side by side
             self.workers.append(_start())
         connections = [connection for _, connection in self.workers[:ranks]]
         for rank, connection in enumerate(connections):
-            connection.send_bytes(pickle.dumps((rank, ranks, rendezvous, plugin_files(), message)))
+            connection.send_bytes(pickle.dumps((rank, ranks, group, plugin_files(), message)))
         answers = [self._answer(connection, rank) for rank, connection in enumerate(connections)]
         failures = [f"rank {rank} of {ranks}:\n{text}" for rank, (text, _) in enumerate(answers) if text]
         if failures:
@@ -144,9 +142,7 @@ class _Pool:
             process.wait()
             connection.close()
         self.workers = []
-        if self.folder is not None:
-            self.folder.cleanup()
-            self.folder = None
+        self.place = None
 
 
 _pool = _Pool()
@@ -170,12 +166,12 @@ def serve(descriptor: int) -> None:
     connection = Connection(descriptor)
     while True:
         try:
-            rank, ranks, rendezvous, files, message = pickle.loads(connection.recv_bytes())
+            rank, ranks, group, files, message = pickle.loads(connection.recv_bytes())
         except EOFError:
             return
         try:
             match_plugin_files(files)
-            with local_group(rank, ranks, rendezvous):
+            with local_group(rank, ranks, *group):
                 function, arguments = pickle.loads(message)
                 answer = ("", function(Share(rank, ranks), *arguments))
             packed = pickle.dumps(answer)
