@@ -59,6 +59,9 @@ class Train(BaseModel):
     channels_last: bool = True
     """Memory layout of images in which most convolutional encoders are faster."""
 
+    compile: bool = False
+    """torch.compile of the encoder: minutes at the start and for each new size of batch, and needs a C++ compiler."""
+
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Auto takes a GPU where there is one."""
 

@@ -76,6 +76,8 @@ def assemble(recipe: Recipe, data: Dataset, *, initial: bool = True) -> Training
     schedule = make(recipe.components["schedule"], max(steps, 1))
     views: Views = make(recipe.components["views"])
     try_one_image(method, views, data, device)
+    if settings.compile:
+        method.get_submodule("network.encoder").compile()
     return Training(settings, device, data, views, sampler, method, optimizer, schedule, steps)
 
 

@@ -225,3 +225,12 @@ def test_a_method_that_asks_is_told_how_long_the_run_is(tmp_path):
 
     recipe = tiny(tmp_path, "method.name=asking-method", "train.steps=5")
     assert assemble(recipe, load_splits(recipe).train).method.total_steps == 5
+
+
+def test_the_encoder_is_compiled_where_the_recipe_wants_it(tmp_path, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compiled.append(module))
+    for wanted in ("false", "true"):
+        recipe = tiny(tmp_path, f"train.compile={wanted}")
+        training = assemble(recipe, load_splits(recipe).train)
+    assert compiled == [training.method.network.encoder]
