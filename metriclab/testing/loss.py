@@ -155,7 +155,8 @@ def _check_order(loss: Loss, call: Call) -> None:
 def _check_length(loss: Loss) -> None:
     given = plain().rows()
     half = Rows(given.z / 2, given.labels, given.items, given.ids, given.views)
-    value, of_half = square(fresh(loss), given), square(fresh(loss), half)
+    with torch.no_grad():
+        value, of_half = square(fresh(loss), given), square(fresh(loss), half)
     assert not _same(of_half, value), (
         f"{_name(loss)} normalises rows again: it is {value} for rows of norm 1, and of norm 1/2 too. Rows have norm 1 "
         "already, and normalising a zero row again gives it a gradient of 1e12 or NaN: take `rows.z` as it comes"
