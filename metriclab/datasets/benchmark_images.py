@@ -11,6 +11,7 @@ import numpy as np
 from metriclab.core.errors import DataError
 from metriclab.datasets.image_files import FileImages, ImageFiles
 from metriclab.datasets.listing import Listed
+from metriclab.datasets.once import once
 from metriclab.datasets.splits import Split, carve, require_split
 
 _SHOWN = 5  # missing files named in one message
@@ -108,8 +109,7 @@ def benchmark_split(
         StorageError: if the cache cannot be written.
     """
     require_split(split)
-    _check_lists(benchmark, listed, folder)
-    _check_files(benchmark, listed, folder)
+    files = once((benchmark.name, folder, size), lambda: _open(benchmark, listed, folder, size))
     classes = sorted({entry.label for entry in listed})
     trained = sorted({entry.label for entry in listed if entry.split == "train"})
     carved = carve(trained, {"val": val}, least=2, what="classes", place=str(folder)).tolist()
@@ -117,12 +117,17 @@ def benchmark_split(
     items = [item for item, entry in enumerate(listed) if splits.get(entry.label, "test") == split]
     numbers = {name: number for number, name in enumerate(classes)}
     labels = np.array([numbers[listed[item].label] for item in items], dtype=np.int64)
-    try:
-        files = ImageFiles([entry.path for entry in listed], size=size)
-    except DataError as error:  # whose repair would be to leave files out, which a benchmark must not
-        raise benchmark.error(error.message, error.files) from error
     names = [str(listed[item].path) for item in items]
     return FileImages(files, np.array(items, dtype=np.int64), labels, classes, names)
+
+
+def _open(benchmark: Benchmark, listed: Sequence[Listed], folder: Path, size: int) -> ImageFiles:
+    _check_lists(benchmark, listed, folder)
+    _check_files(benchmark, listed, folder)
+    try:
+        return ImageFiles([entry.path for entry in listed], size=size)
+    except DataError as error:  # whose repair would be to leave files out, which a benchmark must not
+        raise benchmark.error(error.message, error.files) from error
 
 
 def _check_lists(benchmark: Benchmark, listed: Sequence[Listed], folder: Path) -> None:

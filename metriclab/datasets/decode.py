@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
@@ -26,6 +30,13 @@ class UnreadableImageError(Exception):
     """Why one file gives no image."""
 
 
+class Decoded(NamedTuple):
+    """An image, and the height and width that its file has, before it is turned upright."""
+
+    pixels: UInt8[np.ndarray, "3 h w"]
+    original: tuple[int, int]
+
+
 def decode(path: Path, size: int) -> UInt8[np.ndarray, "3 h w"]:
     """The first frame of an image file, upright, in RGB.
 
@@ -35,16 +46,15 @@ def decode(path: Path, size: int) -> UInt8[np.ndarray, "3 h w"]:
     Raises:
         UnreadableImageError: for a file that is empty, cut short, damaged, no image, too large or has no known scale.
     """
+    with giving_reasons(), path.open("rb") as file:
+        return decode_file(file, size).pixels
+
+
+@contextlib.contextmanager
+def giving_reasons() -> Iterator[None]:
+    """Turns whatever goes wrong with an image file into an UnreadableImageError."""
     try:
-        if path.stat().st_size == 0:
-            raise UnreadableImageError("the file is empty")
-        with Image.open(path, formats=_FORMATS) as image:
-            if image.width * image.height > MOST_PIXELS:
-                raise UnreadableImageError(f"{image.width} x {image.height} pixels are more than {MOST_PIXELS:,}")
-            image.draft(None, _target(image.size, size))  # lets the JPEG decoder skip what reducing would throw away
-            upright = _to_rgb(ImageOps.exif_transpose(image), image.format or "")
-        reduced = upright.resize(_target(upright.size, size), Image.Resampling.BICUBIC)
-        return np.ascontiguousarray(np.asarray(reduced).transpose(2, 0, 1))
+        yield
     except UnreadableImageError:
         raise
     except UnidentifiedImageError as error:
@@ -55,6 +65,29 @@ def decode(path: Path, size: int) -> UInt8[np.ndarray, "3 h w"]:
         raise UnreadableImageError(error.strerror or str(error)) from error
     except Exception as error:  # decoders meet damage with nearly every exception there is
         raise UnreadableImageError(f"it cannot be decoded ({type(error).__name__}: {error})") from error
+
+
+@giving_reasons()
+def decode_file(file: BinaryIO, size: int) -> Decoded:
+    """The same, of a file open at its beginning."""
+    if os.fstat(file.fileno()).st_size == 0:
+        raise UnreadableImageError("the file is empty")
+    with Image.open(file, formats=_FORMATS) as image:
+        if image.width * image.height > MOST_PIXELS:
+            raise UnreadableImageError(f"{image.width} x {image.height} pixels are more than {MOST_PIXELS:,}")
+        width, height = image.size
+        image.draft(None, _target(image.size, size))  # lets the JPEG decoder skip what reducing would throw away
+        upright = _to_rgb(ImageOps.exif_transpose(image), image.format or "")
+    reduced = upright.resize(_target(upright.size, size), Image.Resampling.BICUBIC)
+    return Decoded(np.ascontiguousarray(np.asarray(reduced).transpose(2, 0, 1)), (height, width))
+
+
+@giving_reasons()
+def decoded_bytes(path: Path, size: int) -> int:
+    """How many bytes an image has once decoded, by its header alone."""
+    with Image.open(path, formats=_FORMATS) as image:
+        width, height = _target(image.size, size)
+    return 3 * width * height
 
 
 def _target(size: tuple[int, int], short: int) -> tuple[int, int]:

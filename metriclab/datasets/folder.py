@@ -15,6 +15,7 @@ from metriclab.core.batch import Images
 from metriclab.core.errors import DataError
 from metriclab.datasets.image_files import FileImages, ImageFiles, OnError
 from metriclab.datasets.listing import Listed, list_images
+from metriclab.datasets.once import once
 from metriclab.datasets.splits import SPLITS, Split, carve, require_split
 from metriclab.registry import register
 
@@ -29,7 +30,9 @@ class Folder:
     image, or each class, falls into it by a hash of its own name, so that new files move no others (in small classes
     one at each border, where a split would get too few). Each class gives at least two images to each split, or stays
     in train if it has too few for that. Images without a class have label -1; where others have one, they stay in
-    train. Files are decoded once, to upright RGB, into the cache.
+    train. Files are decoded once, to upright RGB, into the cache, which `metriclab data` builds ahead, lists and
+    removes. Views are made of what is cached: detail beyond `size` is lost to them, and the log says for how many
+    images.
 
     Args:
         root: folder of images, or a `.csv` file with the columns path, label and perhaps split; paths in it start at
@@ -59,16 +62,8 @@ class Folder:
         on_error: OnError = "error",
     ) -> None:
         require_split(split)
-        listed = list_images(Path(root))
-        classes = sorted({entry.label for entry in listed} - {""})
-        if len(classes) == 1:
-            raise DataError(
-                f"{root}: all images are of one class, {classes[0]!r}",
-                help="give it two classes or more, or put all images into one folder to train without classes",
-            )
-        listed = _carved(listed, {"val": val, "test": test}, disjoint, root)
-        _check_singletons(listed, root)
-        files = ImageFiles([entry.path for entry in listed], size=size, on_error=on_error)
+        key = ("folder", root, size, val, test, disjoint, on_error)
+        listed, classes, files = once(key, lambda: _open(root, size, {"val": val, "test": test}, disjoint, on_error))
         mine = [item for item, entry in enumerate(listed) if entry.split == split]
         readable = [item for item in mine if files.readable[item]]
         if len(readable) < len(mine):
@@ -90,6 +85,22 @@ class Folder:
 
     def images(self, items: Int64[np.ndarray, "m"], /) -> Images:
         return self._images.images(items)
+
+
+def _open(
+    root: str, size: int, fractions: dict[str, float], disjoint: bool, on_error: OnError
+) -> tuple[list[Listed], list[str], ImageFiles]:
+    """What all splits share: every image with its split, the classes, and the files."""
+    listed = list_images(Path(root))
+    classes = sorted({entry.label for entry in listed} - {""})
+    if len(classes) == 1:
+        raise DataError(
+            f"{root}: all images are of one class, {classes[0]!r}",
+            help="give it two classes or more, or put all images into one folder to train without classes",
+        )
+    listed = _carved(listed, fractions, disjoint, root)
+    _check_singletons(listed, root)
+    return listed, classes, ImageFiles([entry.path for entry in listed], size=size, on_error=on_error)
 
 
 def _carved(listed: list[Listed], fractions: dict[str, float], disjoint: bool, root: str) -> list[Listed]:

@@ -12,6 +12,7 @@ from metriclab.core.errors import DataError
 from metriclab.datasets.decode import SUFFIXES
 from metriclab.datasets.splits import SPLITS
 
+_SUFFIXES = frozenset(SUFFIXES)
 _ENDINGS = f"files are taken for images if they end in {' '.join(SUFFIXES)}"
 
 
@@ -64,37 +65,52 @@ def list_images(root: Path) -> list[Listed]:
 
 
 def _list_split(root: Path, folder: Path, split: str) -> Iterator[Listed]:
-    loose = sorted(entry for entry in folder.iterdir() if _is_image(entry))
+    loose = sorted(entry.name for entry in _scan(folder) if _is_image(entry))
     classes = _subfolders(folder)
     if not loose and not classes:
         raise DataError(f"{folder}: the folder holds no image", help=_ENDINGS)
     if loose and classes:
         raise DataError(
-            f"{folder}: the image {loose[0].name!r} lies beside the class folder {classes[0].name!r}",
+            f"{folder}: the image {loose[0]!r} lies beside the class folder {classes[0].name!r}",
             help="move loose images into class folders, or elsewhere",
         )
-    for path in loose:
-        yield Listed(path, path.relative_to(root).as_posix(), "", split)
+    prefix = "" if folder == root else f"{folder.relative_to(root).as_posix()}/"
+    for name in loose:
+        yield Listed(folder / name, f"{prefix}{name}", "", split)
     for subfolder in classes:
-        paths = sorted(_walk(subfolder))
-        if not paths:
+        names = sorted(_walk(subfolder, ""), key=lambda name: name.split("/"))
+        if not names:
             raise DataError(f"{subfolder}: the class folder holds no image", help=f"fill or remove it; {_ENDINGS}")
-        for path in paths:
-            yield Listed(path, path.relative_to(root).as_posix(), subfolder.name, split)
+        label = subfolder.name
+        for name in names:
+            yield Listed(subfolder / name, f"{prefix}{label}/{name}", label, split)
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    return sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    return sorted(folder / entry.name for entry in _scan(folder) if entry.is_dir() and not entry.name.startswith("."))
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    for parent, _, names in os.walk(folder):
-        yield from (path for name in names if _is_image(path := Path(parent, name)))
+def _walk(folder: Path, prefix: str) -> Iterator[str]:
+    """Images in a folder and below, by their path from it; links to folders are not followed."""
+    for entry in _scan(folder):
+        if entry.is_dir(follow_symlinks=False):
+            yield from _walk(folder / entry.name, f"{prefix}{entry.name}/")
+        elif _is_image(entry):
+            yield f"{prefix}{entry.name}"
 
 
-def _is_image(path: Path) -> bool:
+def _scan(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError as error:
+        raise DataError(f"{folder}: {error.strerror}", help="check that you may read it") from error
+
+
+def _is_image(entry: os.DirEntry[str]) -> bool:
     # Hidden files are such as macOS's ._photo.jpg, which hold no image.
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+    name = entry.name
+    return name[name.rfind(".") :].lower() in _SUFFIXES and not name.startswith(".") and entry.is_file()
 
 
 def _read_manifest(path: Path) -> list[Listed]:

@@ -15,6 +15,7 @@ from metriclab.core.batch import Images
 from metriclab.core.errors import DataError, RecipeError
 from metriclab.datasets.arrays import ArrayImages
 from metriclab.datasets.image_files import FileImages, ImageFiles
+from metriclab.datasets.once import once
 from metriclab.datasets.splits import Split, carve, require_split
 from metriclab.registry import register
 
@@ -111,7 +112,7 @@ class Torchvision:
             self._images = ArrayImages(pixels, labels, classes, names)
         else:
             paths = [Path(path) for path in getattr(raw, source.images)]
-            files = ImageFiles(paths, size=size or 256)
+            files = once(("torchvision", dataset, root, offered, size), lambda: ImageFiles(paths, size=size or 256))
             self._images = FileImages(files, items, labels[items], classes, [str(paths[item]) for item in items])
         self.labels, self.classes, self.names = self._images.labels, classes, self._images.names
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from metriclab.core.protocols import Dataset
+from metriclab.datasets.once import one_look
 from metriclab.recipe import Chosen, Recipe
 from metriclab.run.assemble import classes_of, make
 from metriclab.run.files import digest_of
@@ -32,7 +33,8 @@ class Splits:
 def load_splits(recipe: Recipe) -> Splits:
     """The recipe's data set."""
     chosen = recipe.components["dataset"]
-    return Splits(make(chosen, "train"), make(chosen, "val"), make(chosen, "test"))
+    with one_look():
+        return Splits(make(chosen, "train"), make(chosen, "val"), make(chosen, "test"))
 
 
 def benchmark(recipe: Recipe, splits: Splits) -> dict[str, Any]:

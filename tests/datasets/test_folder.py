@@ -9,8 +9,10 @@ import pytest
 from pictures import classes, fill, picture
 
 from metriclab.core.errors import DataError
-from metriclab.datasets import image_files
+from metriclab.datasets import image_build
 from metriclab.datasets.folder import Folder
+from metriclab.datasets.image_files import used_files
+from metriclab.datasets.once import one_look
 
 pytestmark = pytest.mark.usefixtures("cache")
 SPLITS = ("train", "val", "test")
@@ -165,13 +167,23 @@ def test_files_are_decoded_once_until_one_changes(root, monkeypatch):
     classes(root, cats=6, dogs=6)
     before = Folder("train", root=str(root)).fingerprint
     decoded = []
-    decode = image_files.decode
-    monkeypatch.setattr(image_files, "decode", lambda path, size: decoded.append(path) or decode(path, size))
+    decode = image_build.decode_file
+    monkeypatch.setattr(image_build, "decode_file", lambda file, size: decoded.append(file) or decode(file, size))
     assert Folder("train", root=str(root)).fingerprint == before
     assert decoded == []
     picture(999).save(Folder("train", root=str(root)).names[0])
     assert Folder("train", root=str(root)).fingerprint != before
-    assert len(decoded) == 12
+    assert len(decoded) == 1
+
+
+def test_splits_that_are_opened_together_look_at_the_disk_once(root):
+    classes(root, cats=20, dogs=20)
+    alone = {split: data.fingerprint for split, data in open_all(root).items()}
+    with used_files() as used, one_look():
+        together = {split: data.fingerprint for split, data in open_all(root).items()}
+        assert Folder("test", root=str(root), size=8).fingerprint not in together.values()
+    assert together == alone
+    assert [files.size for files in used] == [256, 8]
 
 
 def error_of(root, split="train", **options):

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import os
 from pathlib import Path
 
@@ -36,7 +35,8 @@ def test_bad_files_are_named_with_the_reason_and_the_way_out(broken, cache):
         "  ROOT/cats/void.png: the file is empty\n"
         '  help: repair or remove them, or set data.on_error = "skip" to go on without them and get a list of them'
     )
-    assert os.listdir(cache / "images") == []
+    # What could be decoded is kept for the next try.
+    assert len(list((cache / "images").glob("*/pixels"))) == 1
 
 
 def test_one_bad_file_is_the_whole_message(broken):
@@ -88,11 +88,11 @@ def test_a_file_that_vanished(tmp_path, cache):
         ImageFiles([tmp_path / "gone.png"], size=32)
 
 
-@pytest.mark.parametrize("ending", ["pixels", "npz"])
-def test_a_cache_cut_short_is_made_again(tmp_path, cache, ending):
+@pytest.mark.parametrize("file", ["pixels", "index.npz"])
+def test_a_cache_cut_short_is_made_again(tmp_path, cache, file):
     paths = fill(tmp_path / "flat", 5)
     expected = ImageFiles(paths, size=32).images(np.arange(5)).pixels
-    (path,) = (cache / "images").glob(f"*.{ending}")
+    (path,) = (cache / "images").glob(f"*/{file}")
     path.write_bytes(path.read_bytes()[:-20])
     assert torch.equal(ImageFiles(paths, size=32).images(np.arange(5)).pixels, expected)
 
@@ -103,24 +103,3 @@ def test_a_cache_that_cannot_be_written(tmp_path, cache, monkeypatch):
     with pytest.raises(StorageError, match=r"cannot be written \(No space left on device\)\n  help: .*METRICLAB_CACHE"):
         ImageFiles(paths, size=32)
     assert os.listdir(cache / "images") == []
-
-
-def _digests(paths, queue):
-    files = ImageFiles(paths, size=32)
-    queue.put((files.digests.tobytes(), files.images(np.arange(len(paths))).pixels.numpy().tobytes()))
-
-
-@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")  # from Python 3.12 on; no lock is shared
-def test_two_processes_may_build_at_once(tmp_path, cache):
-    paths = fill(tmp_path / "flat", 60)
-    context = multiprocessing.get_context("fork")
-    queue = context.Queue()
-    builders = [context.Process(target=_digests, args=(paths, queue)) for _ in range(3)]
-    for builder in builders:
-        builder.start()
-    found = {queue.get(timeout=60) for _ in builders}
-    for builder in builders:
-        builder.join()
-    assert len(found) == 1
-    assert found == {(ImageFiles(paths, size=32).digests.tobytes(), next(iter(found))[1])}
-    assert len(os.listdir(cache / "images")) == 2
