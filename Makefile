@@ -39,6 +39,11 @@ bench: .venv/installed
 	$(BIN)/python benchmarks/xbm_step.py
 	$(BIN)/python benchmarks/loss_memory.py
 	$(BIN)/python benchmarks/retrieval.py
+	$(BIN)/python benchmarks/views.py
+	$(BIN)/python benchmarks/first_step.py
+	$(BIN)/python benchmarks/simclr.py
+	$(BIN)/python benchmarks/equal_time.py
+	$(BIN)/python benchmarks/data.py
 
 clean:
 	rm -rf .venv
