@@ -16,6 +16,7 @@ from metriclab.registry.entry import NO_PLUGINS
 COMMANDS = {
     "run": ("metriclab.cli.run_commands:run", "Train and measure what a recipe describes."),
     "check": ("metriclab.cli.recipe_commands:check", "Check a recipe, and with --data its data, without running it."),
+    "data": ("metriclab.cli.data_commands:data", "Decode images ahead of runs; list and remove such caches."),
     "compare": ("metriclab.cli.compare_commands:compare", "Compare runs, or run a suite of them and compare it."),
     "embed": ("metriclab.cli.run_commands:embed", "Embed images with the encoder of a run."),
     "measure": ("metriclab.cli.measure_command:measure", "Measure embeddings that you already have."),

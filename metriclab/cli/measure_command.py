@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -181,7 +181,8 @@ def _show(scores: Mapping[str, Mapping[str, Score]], queries: Rows, gallery: Row
 
 def _shared_end(texts: Sequence[str]) -> str:
     """The rules that all definitions end with, from a comma on; nothing where they share none."""
-    end = os.path.commonprefix([text[::-1] for text in texts])[::-1]
+    alike = takewhile(lambda letters: len(set(letters)) == 1, zip(*map(reversed, texts), strict=False))
+    end = "".join(letters[0] for letters in alike)[::-1]
     return end.partition(", ")[2] if len(texts) > 1 else ""
 
 

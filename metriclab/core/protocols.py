@@ -191,6 +191,9 @@ class Evaluator(Protocol):
 
     One that needs the encoder itself says so by an attribute `wants = "encoder"` (default "rows"): it is called with
     a `Subject` in place of both, and at the end of a run alone, not on val.
+
+    One that takes long may also say how far it is, by a method `steps(queries, gallery)`: a generator that yields the
+    share done and returns what a call returns.
     """
 
     def __call__(self, queries: Rows, gallery: Rows, /) -> Mapping[str, Score]: ...

@@ -8,11 +8,10 @@ looks at, or all of them.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,17 +19,17 @@ from jaxtyping import Bool, Int32, Int64
 from torch import Tensor
 
 from metriclab.core.rows import Rows
-from metriclab.evaluators import _ranking
 from metriclab.evaluators._ranking import (
     EXCLUDED,
     STEP,
     check_finite,
-    equal_pairs,
     equal_range,
     in_threads,
     ranking_keys,
     sort_rows,
+    tile_height,
 )
+from metriclab.evaluators._screen import NEAR, Similarities, bounds, span
 from metriclab.evaluators._ties import RankedMatches, Tables, Tied, runs
 
 _LAST = 2 * EXCLUDED + 1
@@ -38,15 +37,6 @@ _LAST = 2 * EXCLUDED + 1
 
 FEW = 256
 """Matches of a query up to which looking near them may pay."""
-
-NEAR = 1 / 8
-"""Share of the gallery that a query's matches may reach into before sorting everything is cheaper."""
-
-_SAMPLED = 16
-"""One in so many similarities is looked at to guess which of them are the best."""
-
-_DOTS = 2**20
-"""Numbers of which float64 copies are held at a time, for products one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +95,7 @@ def ranked_matches(
     left = [chosen[len(few) :]]
     if len(few):
         screen = _Screen(queries, gallery, alike, depth, tables)
-        for tile in torch.split(few, max(1, _ranking.TILE_CELLS // len(gallery))):
+        for tile in torch.split(few, tile_height(len(gallery))):
             if screen.pays:
                 found, ranked, deep = screen.look(tile)
                 left.append(deep)
@@ -156,7 +146,7 @@ def _best(codes: Int32[Tensor, "b n"], depth: Int64[Tensor, "b"]) -> Int32[Tenso
     if codes.device.type != "cpu":
         return codes
     rows, least = codes.numpy(), depth.tolist()
-    parts = in_threads(lambda part: [_best_one(rows[i], least[i]) for i in _range(part)], len(rows))
+    parts = in_threads(lambda part: [_best_one(rows[i], least[i]) for i in span(part)], len(rows))
     found = list(chain.from_iterable(parts))
     best = np.full((len(rows), max(map(len, found))), _LAST, dtype=np.int32)
     for row, one in zip(best, found, strict=True):
@@ -165,19 +155,11 @@ def _best(codes: Int32[Tensor, "b n"], depth: Int64[Tensor, "b"]) -> Int32[Tenso
 
 
 def _best_one(codes: np.ndarray, least: int) -> np.ndarray:
-    for bound in _bounds(codes[::_SAMPLED], least):
+    for bound in bounds(codes, least):
         best: np.ndarray = codes[codes <= bound | 1]  # of a tie, all
         if len(best) >= least:
             return best
     return codes
-
-
-def _bounds(sample: np.ndarray, least: int) -> Iterator[Any]:
-    """From tight to loose, what probably at least so many of the values are not above of which this is a sample."""
-    wanted = 2 * least // _SAMPLED + 4
-    while wanted < len(sample):
-        yield np.partition(sample, wanted - 1)[wanted - 1]
-        wanted *= 4
 
 
 def _end(
@@ -215,14 +197,9 @@ class _Screen:
 
     def __init__(self, queries: Rows, gallery: Rows, alike: Alike, depth: int | None, tables: Tables) -> None:
         self.queries, self.gallery, self.alike, self.depth, self.tables = queries, gallery, alike, depth, tables
-        self.items, self.columns = gallery.items.sort()
-        self.single = gallery.z.float()
+        self.similar = Similarities(queries, gallery)
         self.most = max(1, int(NEAR * len(gallery)))
         self.asked, self.left = 0, 0
-        width = gallery.z.shape[1]
-        # Higham & Mary (SIAM J. Sci. Comput. 2019): d products of float32 numbers whose absolute values sum to at most
-        # one are off by less than 8 sqrt(d) units with a probability of 1 - 1e-13, and by less than d for certain.
-        self.margin = (min(width, 8 * math.sqrt(width)) + 4) * 2.0**-24 + STEP
 
     @property
     def pays(self) -> bool:
@@ -233,7 +210,7 @@ class _Screen:
         columns, real = self.alike.rows(tile)
         if self.gallery is self.queries:
             real = real & (self.gallery.items[columns] != self.queries.items[tile, None])
-        keys, order = self._keys(tile, columns).masked_fill_(~real, EXCLUDED).sort(1)
+        keys, order = self.similar.keys(tile, columns).masked_fill_(~real, EXCLUDED).sort(1)
         near = self._near(tile, keys)
         self.asked += len(tile)
         found = torch.tensor([one is not None for one in near])
@@ -243,18 +220,10 @@ class _Screen:
         return tile[found], ranked, tile[~found]
 
     def _near(self, tile: Tensor, keys: Int32[Tensor, "b m"]) -> list[_Near | None]:
-        # Into a buffer of its own type, which autocast leaves alone.
-        similarities = self.single.new_empty(len(tile), len(self.gallery))
-        torch.mm(self.queries.z[tile].float(), self.single.T, out=similarities)
-        if self.gallery is self.queries:
-            row, place = equal_pairs(self.queries.items[tile], self.items)
-            similarities[row, self.columns[place]] = -torch.inf
+        rows = self.similar.rough(tile)
         at = (keys.double() * -STEP).numpy()
         relevant = (keys != EXCLUDED).sum(1).tolist()
-        rows = similarities.numpy()
-        parts = in_threads(
-            lambda part: [self._near_one(rows[i], at[i, : relevant[i]]) for i in _range(part)], len(rows)
-        )
+        parts = in_threads(lambda part: [self._near_one(rows[i], at[i, : relevant[i]]) for i in span(part)], len(rows))
         return list(chain.from_iterable(parts))
 
     def _near_one(self, similarities: np.ndarray, at: np.ndarray) -> _Near | None:
@@ -268,10 +237,10 @@ class _Screen:
         values = similarities[columns]
         order = values.argsort()
         values = values[order]
-        low = values.searchsorted((at - self.margin).astype(np.float32), side="left")
-        high = values.searchsorted((at + self.margin).astype(np.float32), side="right")
+        low = values.searchsorted((at - self.similar.margin).astype(np.float32), side="left")
+        high = values.searchsorted((at + self.similar.margin).astype(np.float32), side="right")
         count, above = high - low, len(values) - high
-        further = at <= floor + self.margin
+        further = at <= floor + self.similar.margin
         count[further], above[further] = 0, len(similarities)
         end = count.cumsum()
         total = int(end[-1])
@@ -282,13 +251,13 @@ class _Screen:
 
     def _candidates(self, similarities: np.ndarray, at: np.ndarray) -> tuple[float, np.ndarray]:
         """The rows of interest, and the similarity up to which others are left out."""
-        last = at[-1] - 2 * self.margin
+        last = at[-1] - 2 * self.similar.margin
         if self.depth is not None:
             least = max(self.depth, len(at))
-            for bound in _bounds(-similarities[::_SAMPLED], least):
-                floor = max(last, -float(bound))
+            for bound in bounds(similarities, least, largest=True):
+                floor = max(last, float(bound))
                 (columns,) = (similarities > np.float32(floor)).nonzero()
-                if np.count_nonzero(similarities[columns] > floor + 2 * self.margin) >= least or floor == last:
+                if np.count_nonzero(similarities[columns] > floor + 2 * self.similar.margin) >= least or floor == last:
                     return floor, columns
         return last, (similarities > np.float32(last)).nonzero()[0]
 
@@ -306,21 +275,7 @@ class _Screen:
             other = (columns != matches[real][match]).nonzero().squeeze(1)
             match, columns = match[other], columns[other]
             query, own = real.nonzero()[:, 0], keys[real]
-            found = self._keys(tile[query[match]], columns[:, None]).squeeze(1)
+            found = self.similar.keys(tile[query[match]], columns[:, None]).squeeze(1)
             above[real] += torch.bincount(match[found < own[match]], minlength=len(own))
             size[real] += torch.bincount(match[found == own[match]], minlength=len(own))
         return RankedMatches.of(keys, above, size, self.tables)
-
-    def _keys(self, queries: Int64[Tensor, "p"], columns: Int64[Tensor, "p m"]) -> Int32[Tensor, "p m"]:
-        """The keys of some gallery rows for each query, as `ranking_keys` has them."""
-        count, width = columns.shape[1], self.gallery.z.shape[1]
-        parts = max(1, _DOTS // (count * width))
-        products = [
-            (self.gallery.z[c].double() @ self.queries.z[q].double()[:, :, None]).squeeze(2)
-            for q, c in zip(torch.split(queries, parts), torch.split(columns, parts), strict=True)
-        ]
-        return (torch.cat(products) / -STEP).round_().int()
-
-
-def _range(part: slice) -> range:
-    return range(part.start, part.stop)

@@ -29,13 +29,17 @@ EXCLUDED = 2**30 - 1
 TILE_CELLS = 2**23
 """Cells whose similarities are taken at once: 32 MB of keys."""
 
+LEAST_HEIGHT = 32
+"""Queries that are taken at once though their cells be up to four times as many: fewer are not worth reading a large
+gallery for."""
+
 PART_CELLS = 2**21
 """Cells that are handed out at once: what follows may hold a hundred bytes for each."""
 
 _COLUMNS = 2**10
 
-_WIDE = 2**25
-"""Numbers of a gallery up to which a float64 copy of it is kept: 256 MB."""
+WIDE = 2**25
+"""Numbers of a gallery up to which a copy of it in another precision is kept: 256 MB in float64."""
 
 
 def ranking_keys(
@@ -56,18 +60,28 @@ def ranking_keys(
         check_finite(rows.z, name)
     if len(chosen) == 0 or len(gallery) == 0:
         return
-    tile_height, part_height = (max(1, cells // len(gallery)) for cells in (TILE_CELLS, PART_CELLS))
-    buffer = torch.empty(min(tile_height, len(chosen)), len(gallery), dtype=torch.int32, device=chosen.device)
+    height = tile_height(len(gallery))
+    buffer = torch.empty(min(height, len(chosen)), len(gallery), dtype=torch.int32, device=chosen.device)
     items, columns = gallery.items.sort()
-    z = gallery.z.double() if gallery.z.numel() <= _WIDE else gallery.z
-    for tile in torch.split(chosen, tile_height):
+    z = gallery.z.double() if gallery.z.numel() <= WIDE else gallery.z
+    for tile in torch.split(chosen, height):
         _fill_keys(buffer, queries.z[tile], z)
-        parts = (torch.split(side, part_height) for side in (tile, buffer[: len(tile)]))
+        parts = (torch.split(side, part_height(len(gallery))) for side in (tile, buffer[: len(tile)]))
         for indices, keys in zip(*parts, strict=True):
             if gallery is queries:
                 row, place = equal_pairs(queries.items[indices], items)
                 keys[row, columns[place]] = EXCLUDED
             yield indices, keys
+
+
+def tile_height(gallery: int) -> int:
+    """How many queries to take at once against so many rows."""
+    return max(1, TILE_CELLS // gallery, min(LEAST_HEIGHT, 4 * TILE_CELLS // gallery))
+
+
+def part_height(gallery: int) -> int:
+    """How many queries to hand out at once against so many rows."""
+    return max(1, PART_CELLS // gallery)
 
 
 def sort_rows(keys: Int32[Tensor, "b n"]) -> Int32[Tensor, "b n"]:
@@ -110,7 +124,8 @@ def equal_pairs(
 
 def check_finite(z: Float[Tensor, "n d"], name: str) -> None:
     """Raises a DivergedError where an embedding of these rows is not finite."""
-    broken = int((~z.isfinite().all(dim=1)).sum())
+    parts = torch.split(z, max(1, PART_CELLS // max(1, z.shape[1])))
+    broken = sum(int((~part.isfinite().all(dim=1)).sum()) for part in parts)
     if broken:
         raise DivergedError(
             f"{broken} of {len(z)} embeddings of the {name} are not finite (NaN or infinite): they have no ranking",

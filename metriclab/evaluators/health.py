@@ -12,7 +12,8 @@ from torch import Tensor
 
 from metriclab.core.protocols import Score
 from metriclab.core.rows import Rows
-from metriclab.evaluators._ranking import EXCLUDED, PART_CELLS, check_finite, ranking_keys
+from metriclab.evaluators._ranking import EXCLUDED, PART_CELLS, check_finite
+from metriclab.evaluators._screen import nearest
 from metriclab.registry import register
 
 
@@ -120,12 +121,13 @@ def effective_rank(z: Float[Tensor, "n d"]) -> float:
 def occurrences(queries: Rows, gallery: Rows, k: int) -> Float64[Tensor, "n"]:
     """How many queries have each gallery row among their k nearest; ties at the last place share what is left."""
     found = torch.zeros(len(gallery), dtype=torch.float64, device=gallery.z.device)
-    for _, keys in ranking_keys(queries, gallery, torch.arange(len(queries), device=queries.z.device)):
+    everything, among = torch.arange(len(queries), device=queries.z.device), torch.ones_like(gallery.labels).bool()
+    for _, columns, keys in nearest(queries, gallery, everything, k, among):
         depth = min(k, keys.shape[1])
         last = keys.topk(depth, dim=1, largest=False).values[:, -1:]
         sure, tied = keys < last, (keys == last) & (last != EXCLUDED)
         left = (depth - sure.sum(1, keepdim=True)) / tied.sum(1, keepdim=True).clamp(min=1)
-        found += (sure + tied * left.double()).sum(0)
+        found.index_add_(0, columns.flatten(), (sure + tied * left.double()).flatten())
     return found
 
 

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from metriclab.core.protocols import Score
 from metriclab.core.rows import Rows
-from metriclab.evaluators._ranking import EXCLUDED, STEP, ranking_keys
+from metriclab.core.stepwise import Stepwise, drained
+from metriclab.evaluators._ranking import EXCLUDED, STEP, equal_range
+from metriclab.evaluators._screen import nearest
 from metriclab.registry import register
 
 _EQUAL_VOTES = 1 - 1e-9
@@ -54,20 +56,27 @@ class NearestNeighbours:
         Raises:
             DivergedError: where an embedding is not finite.
         """
+        return drained(self.steps(queries, gallery))
+
+    @torch.no_grad()
+    def steps(self, queries: Rows, gallery: Rows, /) -> Stepwise[dict[str, Score]]:
+        """As a call, a few queries at a time."""
         correct = torch.full((len(queries),), torch.nan, dtype=torch.float64)
         lone = torch.where(queries.labels < 0, torch.nan, 1.0).double().cpu()
         classes, codes = torch.unique(gallery.labels, return_inverse=True)
         known = (queries.labels >= 0) & torch.isin(queries.labels, classes)
-        for indices, keys in ranking_keys(queries, gallery, known.nonzero().squeeze(1)):
-            keys.masked_fill_(gallery.labels < 0, EXCLUDED)
+        chosen, done = known.nonzero().squeeze(1), 0
+        found = _others_alike(queries, gallery) > 0
+        for indices, columns, keys in nearest(queries, gallery, chosen, self.k, gallery.labels >= 0):
             own = torch.searchsorted(classes, queries.labels[indices])
-            found = ((keys != EXCLUDED) & (codes == own[:, None])).any(1)
-            votes = self._votes(keys, codes, len(classes))
+            votes = self._votes(keys, codes[columns], len(classes))
             winners = (votes >= votes.amax(1, keepdim=True) * _EQUAL_VOTES).double()
             share = (winners / winners.sum(1, keepdim=True)).gather(1, own[:, None]).squeeze(1)
             place = indices.cpu()
-            correct[place] = share.where(found, torch.nan).cpu()
-            lone[place] = (~found).double().cpu()
+            correct[place] = share.where(found[indices], torch.nan).cpu()
+            lone[place] = (~found[indices]).double().cpu()
+            done += len(indices)
+            yield done / len(chosen)
         return {
             "accuracy": Score(float(correct.nanmean()), correct, self.definition),
             "lone_queries": Score(
@@ -78,7 +87,7 @@ class NearestNeighbours:
             ),
         }
 
-    def _votes(self, keys: Int32[Tensor, "b n"], codes: Int64[Tensor, "n"], classes: int) -> Float64[Tensor, "b c"]:
+    def _votes(self, keys: Int32[Tensor, "b n"], codes: Int64[Tensor, "b n"], classes: int) -> Float64[Tensor, "b c"]:
         k = min(self.k, keys.shape[1])
         nearest, columns = keys.topk(min(k + 1, keys.shape[1]), dim=1, largest=False)
         last = nearest[:, k - 1 : k]
@@ -88,9 +97,20 @@ class NearestNeighbours:
         cut = (nearest[:, k:] == last).any(1) & (last != EXCLUDED).squeeze(1)
         among_cut = cut[:, None] & (nearest[:, :k] == last)
         votes = weights.new_zeros(len(keys), classes)
-        votes.scatter_add_(1, codes[columns[:, :k]], weights.where(~among_cut, 0.0))
+        votes.scatter_add_(1, codes.gather(1, columns[:, :k]), weights.where(~among_cut, 0.0))
         some = cut.nonzero().squeeze(1)
         left = (weights * among_cut).sum(1)[some, None]
         tied = keys[some] == last[some]
-        votes[some] = votes[some].scatter_add_(1, codes.expand(len(some), -1), tied * left / tied.sum(1, keepdim=True))
+        votes[some] = votes[some].scatter_add_(1, codes[some], tied * left / tied.sum(1, keepdim=True))
         return votes
+
+
+def _others_alike(queries: Rows, gallery: Rows) -> Int64[Tensor, "q"]:
+    """How many gallery rows have the label of each query; in leave-one-out, of other items."""
+    alike = equal_range(queries.labels, gallery.labels.sort().values)[1]
+    if gallery is not queries:
+        return alike
+    labels, items = (torch.unique(side, return_inverse=True)[1] for side in (queries.labels, queries.items))
+    _, both, own = torch.unique(labels * len(items) + items, return_inverse=True, return_counts=True)
+    others: Tensor = alike - own[both]
+    return others

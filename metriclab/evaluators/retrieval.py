@@ -11,6 +11,7 @@ from torch import Tensor
 
 from metriclab.core.protocols import Score
 from metriclab.core.rows import Rows
+from metriclab.core.stepwise import Stepwise, drained
 from metriclab.evaluators._matches import Alike, ranked_matches
 from metriclab.evaluators._ties import RankedMatches
 from metriclab.registry import register
@@ -43,7 +44,7 @@ class Retrieval:
     """Recall, precision, R-precision, MAP@R, mean average precision and reciprocal rank, exact for any size.
 
     Ties count by their expected value, so a constant model scores chance. Memory beyond the rows stays under about
-    300 MB, whatever the number of queries.
+    400 MB, whatever the number of queries, for galleries of up to a million rows.
 
     Paper: K. Musgrave, S. Belongie, S.-N. Lim. A Metric Learning Reality Check. ECCV 2020 (MAP@R).
 
@@ -71,15 +72,23 @@ class Retrieval:
         Raises:
             DivergedError: where an embedding is not finite.
         """
+        return drained(self.steps(queries, gallery))
+
+    @torch.no_grad()
+    def steps(self, queries: Rows, gallery: Rows, /) -> Stepwise[dict[str, Score]]:
+        """As a call, a few queries at a time."""
         values = {name: torch.full((len(queries),), torch.nan, dtype=torch.float64) for name in self.definitions}
         lone = torch.where(queries.labels < 0, torch.nan, 1.0).double().cpu()
         alike = Alike.of(queries.labels, gallery.labels)
         depth = None if self.whole_ranking else max(self.k, default=0)
+        done, total = 0, len(alike.queries())
         for indices, ranked in ranked_matches(queries, gallery, alike, depth):
             found, place = ranked.relevant > 0, indices.cpu()
             lone[place] = (~found).double().cpu()
             for name, value in self._measure(ranked).items():
                 values[name][place] = value.where(found, torch.nan).cpu()
+            done += len(indices)
+            yield done / total
         scores = {name: Score(float(value.nanmean()), value, self.definitions[name]) for name, value in values.items()}
         return {**scores, "lone_queries": Score(float(lone.nansum()), lone, _LONE)}
 

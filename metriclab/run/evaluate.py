@@ -16,6 +16,7 @@ from metriclab.core import distributed
 from metriclab.core.network import Embedded
 from metriclab.core.protocols import Change, Dataset, Evaluator, Score, Subject, Views
 from metriclab.core.rows import Rows, rows
+from metriclab.core.stepwise import Stepwise
 from metriclab.run.assemble import Training
 from metriclab.run.fit import precision
 from metriclab.run.splits import is_disjoint
@@ -163,6 +164,14 @@ def measure(
         elif subject is not None:
             scores[name] = evaluator(subject)  # type: ignore[call-arg, arg-type]  # what it says it wants
     return scores
+
+
+def steps_of(evaluator: Evaluator, queries: Rows, gallery: Rows) -> Stepwise[Mapping[str, Score]]:
+    """What an evaluator of rows measures, saying how far it is where the evaluator does."""
+    steps: Callable[[Rows, Rows], Stepwise[Mapping[str, Score]]] | None = getattr(evaluator, "steps", None)
+    if steps is None:
+        return evaluator(queries, gallery)
+    return (yield from steps(queries, gallery))
 
 
 def wants_encoder(evaluator: object) -> bool:

@@ -8,22 +8,23 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from metriclab.core.rows import rows
-from metriclab.evaluators import _ranking
+from metriclab.evaluators import _ranking, _screen
 from metriclab.evaluators.knn import NearestNeighbours
 from metriclab.evaluators.retrieval import Retrieval
 
 
 class LargestTensor(TorchDispatchMode):
-    """Bytes of the largest tensor that any operation returned."""
+    """Bytes of the largest tensor that any operation made."""
 
-    def __init__(self) -> None:
+    def __init__(self, *there: torch.Tensor) -> None:
         super().__init__()
+        self.there = {tensor.untyped_storage().data_ptr() for tensor in there}
         self.bytes = 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
-        tensors = (leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor))
-        self.bytes = max([self.bytes, *(tensor.untyped_storage().nbytes() for tensor in tensors)])
+        made = (leaf.untyped_storage() for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor))
+        self.bytes = max([self.bytes, *(storage.nbytes() for storage in made if storage.data_ptr() not in self.there)])
         return result
 
 
@@ -34,8 +35,27 @@ def test_no_tensor_outgrows_the_tile(monkeypatch, evaluator, count, constant):
     n, width, cells = 300, 4, 2**12
     monkeypatch.setattr(_ranking, "TILE_CELLS", cells)
     monkeypatch.setattr(_ranking, "PART_CELLS", cells // 4)
+    monkeypatch.setattr(_ranking, "LEAST_HEIGHT", 1)
     both = rows(torch.ones(n, width) if constant else torch.randn(n, width), torch.arange(n) % count)
     with LargestTensor() as largest:
         evaluator(both, both)
     assert largest.bytes <= 8 * cells
     assert largest.bytes < n * n
+
+
+@pytest.mark.parametrize("evaluator", [Retrieval(), Retrieval(whole_ranking=False), NearestNeighbours(k=20)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("count", [10, 2000])
+def test_no_tensor_comes_near_a_large_gallery(monkeypatch, evaluator, dtype, count):
+    n, width, cells = 4000, 256, 2**14
+    monkeypatch.setattr(_ranking, "TILE_CELLS", cells)
+    monkeypatch.setattr(_ranking, "PART_CELLS", cells)
+    for module in (_ranking, _screen):
+        monkeypatch.setattr(module, "WIDE", cells)
+    monkeypatch.setattr(_ranking, "_COLUMNS", 64)
+    monkeypatch.setattr(_screen, "_DOTS", cells)
+    gallery = rows(torch.randn(n, width, dtype=dtype), torch.arange(n) % count)
+    queries = rows(torch.randn(20, width, dtype=dtype), torch.arange(20) % count)
+    with LargestTensor(gallery.z) as largest:
+        evaluator(queries, gallery)
+    assert largest.bytes <= gallery.z.nbytes / 8

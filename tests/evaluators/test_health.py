@@ -12,7 +12,7 @@ from test_evaluation_memory import LargestTensor
 
 from metriclab.core.errors import DivergedError
 from metriclab.core.rows import Rows, rows
-from metriclab.evaluators import _ranking, health
+from metriclab.evaluators import _ranking, _screen, health
 from metriclab.evaluators.health import Health, alignment, effective_rank, occurrences, skewness, uniformity
 
 
@@ -67,9 +67,10 @@ def test_the_figures_are_those_of_their_definitions(repeats, ties, cells, monkey
     both = drawn(24, repeats=repeats, ties=ties)
     torch.testing.assert_close(alignment(both), alignment_of(both), equal_nan=True, rtol=0, atol=1e-6)
     assert uniformity(both, 2.0) == pytest.approx(uniformity_of(both, 2.0), abs=1e-6)
-    for k in (1, 4, 100):
+    gallery = drawn(9, ties=ties)
+    for k, near in ((1, 0), (4, 0), (100, 0), (1, 1e9), (4, 1e9), (100, 1e9)):
+        monkeypatch.setattr(_screen, "NEAR", near)
         torch.testing.assert_close(occurrences(both, both, k), occurrences_of(both, both, k))
-        gallery = drawn(9, ties=ties)
         torch.testing.assert_close(occurrences(both, gallery, k), occurrences_of(both, gallery, k))
 
 
@@ -136,6 +137,7 @@ def test_broken_features_are_named():
 def test_no_tensor_outgrows_the_tile(monkeypatch):
     n, cells = 300, 2**12
     monkeypatch.setattr(_ranking, "TILE_CELLS", cells)
+    monkeypatch.setattr(_ranking, "LEAST_HEIGHT", 1)
     monkeypatch.setattr(_ranking, "PART_CELLS", cells // 4)
     monkeypatch.setattr(health, "PART_CELLS", cells // 4)
     both = rows(torch.randn(n, 4), torch.arange(n) % 7)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from unittest.mock import patch
 
 import pytest
 import ranking_reference as reference
@@ -12,15 +13,17 @@ from hypothesis import strategies as st
 
 from metriclab.core.errors import DivergedError
 from metriclab.core.rows import Rows, rows
-from metriclab.evaluators import _ranking
+from metriclab.evaluators import _ranking, _screen
 from metriclab.evaluators.knn import NearestNeighbours
 
 
 def check(queries: Rows, gallery: Rows, k: int, temperature: float) -> None:
-    accuracy = NearestNeighbours(k=k, temperature=temperature)(queries, gallery)["accuracy"]
     expected = reference.vector(reference.knn(queries, gallery, k, temperature))
-    torch.testing.assert_close(accuracy.per_query, expected, equal_nan=True, rtol=0, atol=1e-9)
-    assert accuracy.value == pytest.approx(float(expected.nanmean()), abs=1e-9, nan_ok=True)
+    for near, sampled in ((0, 16), (1e9, 16), (1e9, 1)):  # by sorting, and by looking at a few rows alone
+        with patch.object(_screen, "NEAR", near), patch.object(_screen, "SAMPLED", sampled):
+            accuracy = NearestNeighbours(k=k, temperature=temperature)(queries, gallery)["accuracy"]
+        torch.testing.assert_close(accuracy.per_query, expected, equal_nan=True, rtol=0, atol=1e-9)
+        assert accuracy.value == pytest.approx(float(expected.nanmean()), abs=1e-9, nan_ok=True)
 
 
 points = st.lists(
@@ -50,6 +53,21 @@ def test_without_ties(k, temperature):
     both = rows(torch.randn(5, 8)[labels] + torch.randn(60, 8), labels)
     check(both, both, k, temperature)
     check(rows(torch.randn(20, 8), torch.arange(20) % 5), both, k, temperature)
+
+
+@pytest.mark.parametrize("cells", [1, 2**12])
+def test_screening_a_large_gallery_finds_what_sorting_does(monkeypatch, cells):
+    monkeypatch.setattr(_ranking, "TILE_CELLS", 8 * cells)
+    monkeypatch.setattr(_ranking, "PART_CELLS", cells)
+    labels = torch.arange(900) % 30 - 1
+    # Some rows in many copies, whose queries have too many ties to look at.
+    z = torch.where(torch.arange(900)[:, None] % 4 > 0, torch.randn(900, 6), torch.ones(1, 6))
+    both = rows(z, labels, torch.arange(900) // 2)
+    for queries in (both, both[:40]):
+        screened = NearestNeighbours(k=7)(queries, both)["accuracy"]
+        with patch.object(_screen, "NEAR", 0):
+            sorted_ = NearestNeighbours(k=7)(queries, both)["accuracy"]
+        torch.testing.assert_close(screened.per_query, sorted_.per_query, equal_nan=True, rtol=0, atol=1e-12)
 
 
 def test_a_constant_model_scores_chance():

@@ -15,7 +15,7 @@ from sklearn.metrics import average_precision_score
 from metriclab.core.errors import DivergedError
 from metriclab.core.protocols import Score
 from metriclab.core.rows import Rows, rows
-from metriclab.evaluators import _matches, _ranking
+from metriclab.evaluators import _matches, _ranking, _screen
 from metriclab.evaluators.retrieval import Retrieval
 
 DEPTHS = (1, 2, 3, 5, 20)
@@ -207,7 +207,7 @@ def test_the_order_of_rows_does_not_matter():
 @pytest.mark.parametrize(("noise", "width"), [(0.1, 3), (1.0, 16), (1e-6, 16), (1.0, 700)])
 @pytest.mark.parametrize("sampled", [1, 16])
 def test_every_way_finds_the_same(monkeypatch, noise, width, sampled):
-    monkeypatch.setattr(_matches, "_SAMPLED", sampled)
+    monkeypatch.setattr(_screen, "SAMPLED", sampled)
     # Similarities that differ in the last bits, and copies of rows: within a class, and of two classes.
     both = classes(300, 40, width, noise)
     copies = Rows(
@@ -288,3 +288,28 @@ def test_every_score_says_how_it_is_defined():
         assert isinstance(score.value, float)
         assert (score.per_query.dtype, score.per_query.device.type) == (torch.float64, "cpu")
         assert ("at 7" in score.definition) == ("at_7" in name)
+
+
+def test_the_error_of_a_sum_that_swallows_its_small_terms_is_within_the_margin():
+    # One large product first, and then many that are each below half a unit of the sum.
+    z = torch.full((384,), 1.72e-4)
+    z[0] = math.sqrt(1 - 383 * 1.72e-4**2)
+    others = torch.randn(200, 384)
+    others[:, 0] = -others[:, 0].abs()
+    labels = torch.cat([torch.tensor([0, 0, 1]), torch.arange(200) + 2])
+    both = rows(torch.cat([z.expand(3, -1), others]), labels)
+    for scores in all_ways(both, both):
+        assert scores["r_at_1"].value == 0.5
+
+
+def test_a_lower_precision_of_products_moves_nothing():
+    both = classes(400, 40, 64, 0.5)
+    expected = retrieval(both, both)
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        found = retrieval(both, both)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    for name in expected:
+        torch.testing.assert_close(found[name].per_query, expected[name].per_query, equal_nan=True, rtol=0, atol=0)

@@ -1,0 +1,314 @@
+"""`metriclab measure`: embeddings from files, the numbers that evaluators give, and errors that name the file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+import safetensors.torch
+import torch
+from click.testing import CliRunner
+
+from metriclab.cli import main
+from metriclab.core.errors import DataError, StorageError
+from metriclab.core.rows import rows
+from metriclab.core.stepwise import drained
+from metriclab.evaluators.knn import NearestNeighbours
+from metriclab.evaluators.retrieval import Retrieval
+from metriclab.run import stored
+from metriclab.run.evaluate import steps_of
+from metriclab.run.export import writer_for
+from metriclab.run.stored import Source, read_rows, unit
+
+N, CLASSES = 60, 5
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def drawn(n: int = N) -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(n)
+    labels = np.arange(n) % CLASSES
+    centres = np.random.default_rng(0).normal(size=(CLASSES, 6))
+    return (centres[labels] + generator.normal(size=(n, 6))).astype(np.float32), labels
+
+
+def measured(*arguments: str) -> dict:
+    done = CliRunner().invoke(main, ["measure", *arguments, "--json"], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)
+
+
+def refused(*arguments: str) -> str:
+    done = CliRunner().invoke(main, ["measure", *arguments], catch_exceptions=False)
+    assert done.exit_code in (2, 3), done.output
+    return done.stderr
+
+
+def expected(z: np.ndarray, labels: np.ndarray, **parameters) -> dict[str, float]:
+    both = rows(torch.from_numpy(z), torch.from_numpy(labels))
+    return {name: score.value for name, score in Retrieval(**parameters)(both, both).items()}
+
+
+def test_every_format_gives_what_the_evaluator_gives(folder):
+    z, labels = drawn()
+    np.save("z.npy", z)
+    np.save("labels.npy", labels)
+    np.save("columns.npy", np.asfortranarray(z))
+    np.save("swapped.npy", z.astype(">f4"))
+    np.save("wide.npy", z.astype(np.float64))
+    np.savez("both.npz", embeddings=z, labels=labels)
+    np.savez("other.npz", features=z, y=labels)
+    safetensors.numpy.save_file({"embeddings": z, "labels": labels}, "both.safetensors")
+    Path("labels.txt").write_text("".join(f"{label}\n" for label in labels))
+    Path("names.txt").write_text("".join(f"class {label}\n" for label in labels))
+    want = expected(z, labels, k=(1, 3))
+    for arguments in (
+        *([name, "--labels", "labels.npy"] for name in ("z.npy", "columns.npy", "swapped.npy", "wide.npy")),
+        *(["z.npy", "--labels", name] for name in ("labels.txt", "names.txt", "both.safetensors", "other.npz")),
+        ["both.npz"],
+        ["other.npz", "--labels", "labels.npy"],
+        ["both.safetensors"],
+    ):
+        found = measured(*arguments, "--set", "k=[1, 3]")
+        assert found["metrics"]["retrieval"] == pytest.approx(want, abs=1e-9), arguments
+        assert found["protocol"] == "leave-one-out"
+        assert (found["queries"], found["gallery"], found["width"], found["classes"]) == (N, N, 6, CLASSES)
+        assert "Recall at 3" in found["definitions"]["retrieval"]["r_at_3"]
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".safetensors", ".parquet"])
+def test_what_embed_writes_is_measured_by_the_folders_of_its_images(suffix, folder):
+    z, labels = drawn()
+    writer_for(Path(f"z{suffix}"))(z, [f"photos/class {label}/{i}.jpg" for i, label in enumerate(labels)])
+    assert measured(f"z{suffix}", "--by-folder")["metrics"]["retrieval"] == pytest.approx(expected(z, labels))
+
+
+def test_queries_look_among_a_gallery_and_names_mean_the_same_on_both_sides(folder):
+    (z, labels), (others, of_others) = drawn(), drawn(40)
+    np.savez("queries.npz", embeddings=z, labels=np.array([f"c{label}" for label in labels]))
+    np.savez("gallery.npz", embeddings=others)
+    Path("names.txt").write_text("".join(f"c{label}\n" if label != 3 else "\n" for label in of_others))
+    found = measured("queries.npz", "--gallery", "gallery.npz", "--gallery-labels", "names.txt")
+    of_others = np.where(of_others == 3, -1, of_others)
+    sides = [rows(torch.from_numpy(x), torch.from_numpy(y)) for x, y in ((z, labels), (others, of_others))]
+    want = {name: score.value for name, score in Retrieval()(*sides).items()}
+    assert found["metrics"]["retrieval"] == pytest.approx(want)
+    assert want["lone_queries"] == N / CLASSES
+    assert (found["protocol"], found["gallery"]) == ("queries against a gallery", 40)
+
+
+def test_rows_of_one_item_do_not_match_each_other(folder):
+    z, labels = drawn()
+    z, labels, items = np.concatenate([z, z]), np.concatenate([labels, labels]), np.concatenate([np.arange(N)] * 2)
+    np.savez("twice.npz", embeddings=z, labels=labels, items=items)
+    np.save("z.npy", z)
+    np.save("labels.npy", labels)
+    np.save("items.npy", items)
+    both = rows(torch.from_numpy(z), torch.from_numpy(labels), torch.from_numpy(items))
+    want = Retrieval()(both, both)["map_at_r"].value
+    assert measured("twice.npz")["metrics"]["retrieval"]["map_at_r"] == pytest.approx(want)
+    beside = measured("z.npy", "--labels", "labels.npy", "--items", "items.npy")
+    assert beside["metrics"]["retrieval"]["map_at_r"] == pytest.approx(want)
+
+
+def test_several_evaluators_each_with_parameters_of_its_own(folder):
+    z, labels = drawn()
+    np.savez("both.npz", embeddings=z, labels=labels)
+    names = ("retrieval", "knn", "linear-probe", "health")
+    chosen = [word for name in names for word in ("--evaluator", name)]
+    found = measured("both.npz", *chosen, "--set", "knn.k=3", "--set", "retrieval.whole_ranking=false")
+    assert tuple(found["metrics"]) == names
+    assert "the 3 nearest" in found["definitions"]["knn"]["accuracy"]
+    assert "mrr" not in found["metrics"]["retrieval"]
+    np.save("z.npy", z)
+    assert measured("z.npy", "--evaluator", "health")["metrics"]["health"]["alignment"] is None
+
+
+def test_the_table_has_the_numbers_and_tells_their_rules_once(folder):
+    z, labels = drawn()
+    np.savez("both.npz", embeddings=z, labels=labels)
+    done = CliRunner().invoke(main, ["measure", "both.npz", "--set", "k=1"], env={"COLUMNS": "200"})
+    assert done.exit_code == 2  # a list is meant
+    done = CliRunner().invoke(main, ["measure", "both.npz", "--set", "k=[1]"], env={"COLUMNS": "200"})
+    assert "60 rows against each other, 6 dimensions, 5 classes" in done.stdout
+    assert f"{expected(z, labels)['map_at_r']:.4f}" in done.stdout
+    assert done.stdout.count("all of them averaged over the queries") == done.stdout.count("(retrieval/1)") == 1
+    quiet = CliRunner().invoke(main, ["measure", "both.npz", "-q"], env={"COLUMNS": "200"})
+    assert "map_at_r" in quiet.stdout
+    assert "averaged" not in quiet.stdout
+
+
+@pytest.mark.parametrize("evaluator", [Retrieval(), NearestNeighbours(k=3)])
+def test_steps_tell_the_share_done_and_end_with_what_a_call_gives(evaluator, monkeypatch):
+    monkeypatch.setattr("metriclab.evaluators._ranking.TILE_CELLS", 8 * N)
+    monkeypatch.setattr("metriclab.evaluators._ranking.PART_CELLS", 4 * N)
+    z, labels = drawn()
+    both = rows(torch.from_numpy(z), torch.from_numpy(labels))
+    seen = []
+
+    def followed():
+        scores = yield from steps_of(evaluator, both, both)
+        return scores
+
+    steps = followed()
+    try:
+        while True:
+            seen.append(next(steps))
+    except StopIteration as end:
+        scores = end.value
+    assert len(seen) > 5
+    assert seen == sorted(seen)
+    assert seen[-1] == 1.0
+    assert {name: score.value for name, score in scores.items()} == {
+        name: score.value for name, score in evaluator(both, both).items()
+    }
+
+
+def test_an_evaluator_without_steps_is_called():
+    z, labels = drawn()
+    both = rows(torch.from_numpy(z), torch.from_numpy(labels))
+    assert drained(steps_of(lambda queries, gallery, /: {"rows": (len(queries), len(gallery))}, both, both)) == {
+        "rows": (N, N)
+    }
+
+
+def test_unit_rows_are_mapped_and_not_copied(folder):
+    z, labels = drawn()
+    z /= np.linalg.norm(z, axis=1, keepdims=True)
+    z[7] = 0
+    safetensors.numpy.save_file({"embeddings": z, "labels": labels}, "z.safetensors")
+    np.save("z.npy", z)
+    np.save("labels.npy", labels)
+    for source in (Source(Path("z.npy"), Path("labels.npy")), Source(Path("z.safetensors"))):
+        queries, gallery = read_rows(source)
+        assert gallery is queries
+        assert resident_maps(source.embeddings, queries.z)
+        torch.testing.assert_close(queries.z, torch.from_numpy(z), rtol=0, atol=0)
+
+
+def resident_maps(path: Path, z: torch.Tensor) -> bool:
+    """Whether the tensor's memory is the mapped file, by the kernel's own list."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        parts = line.split(maxsplit=5)
+        start, end = (int(place, 16) for place in parts[0].split("-"))
+        if start <= z.data_ptr() < end:
+            return len(parts) == 6 and parts[5] == str(path.absolute())
+    raise AssertionError("no map holds it")
+
+
+def test_large_rows_of_other_norms_are_normalised_on_the_disk(folder, monkeypatch):
+    monkeypatch.setattr(stored, "_IN_MEMORY", 10)
+    monkeypatch.setattr(stored, "_PART", 32)
+    z = torch.randn(50, 6, dtype=torch.float64) * 3
+    made = unit(z, Path("z"))
+    assert made.dtype == torch.float32
+    torch.testing.assert_close(made, torch.nn.functional.normalize(z).float(), rtol=0, atol=1e-7)
+    assert not resident_maps(Path("z"), made)  # it has no name
+    monkeypatch.setattr("tempfile.TemporaryFile", full_disk)
+    with pytest.raises(StorageError, match="no room for the normalised embeddings"):
+        unit(z, Path("z"))
+
+
+def full_disk(prefix: str):
+    return open("/dev/full", "wb", buffering=0)
+
+
+def test_half_precision_is_raised(folder):
+    z, labels = drawn()
+    for dtype in (torch.float16, torch.bfloat16):
+        half = torch.from_numpy(z).to(dtype)
+        safetensors.torch.save_file({"embeddings": half, "labels": torch.from_numpy(labels)}, "half.safetensors")
+        want = expected(half.float().numpy(), labels)
+        assert measured("half.safetensors")["metrics"]["retrieval"] == pytest.approx(want)
+
+
+def save(**arrays) -> str:
+    z, labels = drawn()
+    np.savez("x.npz", **{"embeddings": z, "labels": labels, **arrays})
+    return "x.npz"
+
+
+@pytest.mark.parametrize(
+    ("arrays", "text"),
+    [
+        ({"embeddings": np.zeros(4, np.float32)}, "embeddings have shape (4,), expected (rows, dimensions)"),
+        ({"embeddings": np.zeros((0, 4), np.float32)}, "embeddings have shape (0, 4)"),
+        ({"embeddings": np.zeros((4, 2), np.int8)}, "embeddings are int8, not floating-point numbers"),
+        ({"embeddings": np.full((N, 2), np.nan)}, "60 of 60 embeddings are not finite, the first is row 0"),
+        ({"labels": np.zeros(4, np.int64)}, "there are 4 labels for the 60 embeddings of x.npz"),
+        ({"items": np.zeros(4, np.int64)}, "there are 4 items for the 60 embeddings of x.npz"),
+        ({"items": np.zeros(N, np.float32)}, "expected whole numbers"),
+        ({"items": np.array(["a"] * N)}, "items are not whole numbers"),
+        ({"labels": np.zeros(N, np.float32)}, "labels are float32 of shape (60,), expected whole numbers or names"),
+        ({"labels": np.zeros((N, 2), np.int64)}, "labels are int64 of shape (60, 2)"),
+        ({"labels": np.full(N, 2**64 - 1, np.uint64)}, "labels are uint64"),
+        ({"labels": np.full(N, -1)}, "no row of x.npz has a label"),
+        ({"labels": np.arange(N)}, "no two rows of x.npz have the same label"),
+        ({"labels": np.zeros(N, np.int64), "items": np.zeros(N, np.int64)}, "no two rows of x.npz have the same label"),
+    ],
+)
+def test_what_is_wrong_with_arrays_is_told(arrays, text, folder):
+    assert text in refused(save(**arrays))
+
+
+def test_what_is_wrong_with_files_is_told(folder):
+    z, labels = drawn()
+    np.save("z.npy", z)
+    np.save("objects.npy", np.array([{}, []], dtype=object), allow_pickle=True)
+    np.savez("two.npz", a=z, b=z)
+    np.savez("gallery.npz", embeddings=z[:, :4], labels=labels)
+    np.savez("others.npz", embeddings=z, labels=labels + 100)
+    np.savez("named.npz", embeddings=z, labels=np.array([f"c{label}" for label in labels]))
+    np.savez("bare.npz", embeddings=z)
+    for name in ("cut.npy", "cut.npz", "cut.safetensors", "cut.parquet"):
+        Path(name).write_bytes(b"no such thing")
+    for name in ("missing.npy", "z.csv"):
+        assert name in refused(name)
+    for name in ("objects.npy", "cut.npy", "cut.npz", "cut.safetensors", "cut.parquet"):
+        assert f"{name} cannot be read" in refused(name)
+    assert "has no array 'embeddings'; it holds a (60, 6), b (60, 6)" in refused("two.npz")
+    fine = save()
+    assert "x.npz has 6 dimensions, gallery.npz 4" in refused(fine, "--gallery", "gallery.npz")
+    assert "no label of x.npz is among those of others.npz" in refused(fine, "--gallery", "others.npz")
+    assert "are numbers on one side and names on the other" in refused(fine, "--gallery", "named.npz")
+    assert "no row of bare.npz has a label" in refused(fine, "--gallery", "bare.npz")
+    assert "every row would find itself" in refused(fine, "--gallery", "./x.npz")
+    assert "has no paths to take folders from" in refused("z.npy", "--by-folder")
+    assert "evaluator 'retrieval' measures nothing without labels" in refused("z.npy")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--evaluator", "retrievel"], "did you mean 'retrieval'?"),
+        (["--evaluator", "robustness"], "wants the encoder itself"),
+        (["--set", "kk=[1]"], "has no parameter 'kk'"),
+        (["--set", "knn.k=1"], "write --set retrieval.k=..."),
+        (["--set", "k"], "is not key=value"),
+        (["--evaluator", "retrieval", "--evaluator", "knn", "--set", "k=[1]"], "--set knn.k=..."),
+        (["--by-folder", "--labels", "x.npz"], "exclude each other"),
+        (["--gallery-labels", "x.npz"], "needs a --gallery"),
+    ],
+)
+def test_what_is_wrong_with_options_is_told(arguments, text, folder):
+    assert text in refused(save(), *arguments)
+
+
+def test_a_bar_is_drawn_on_terminals(folder):
+    from rich.console import Console
+
+    from metriclab.cli.measure_command import _measured
+
+    sides = read_rows(Source(Path(save())))
+    with open("bar.txt", "w") as file:
+        _measured({"retrieval": Retrieval()}, *sides, Console(file=file, force_terminal=True, width=100))
+    assert "retrieval" in Path("bar.txt").read_text()
+    with pytest.raises(DataError):
+        read_rows(Source(Path("x.npz")), Source(Path("x.npz")))
