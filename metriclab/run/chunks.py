@@ -41,11 +41,11 @@ def step_in_chunks(
     with torch.no_grad():
         cached = [forward(*part) for part in parts]
     local = distributed.map_tensors(_leaf, _joined(cached))
-    kept = [(buffer, buffer.clone()) for buffer in _moving_buffers(method)]
     reseed()
     world = distributed.gather(local)
     objective = method.objective(local, world)
     objective.loss.backward()
+    kept = [(buffer, buffer.clone()) for buffer in _moving_buffers(method)]
     gradients = [leaf.grad for leaf in _tensors(local)]
     done = [0] * len(gradients)
     for part in parts:

@@ -134,11 +134,12 @@ def _begin(recipe: Recipe, folder: RunFolder, *, resume: bool) -> Generator[Prog
     drawn = coverage(training)
     if drawn is not None:
         yield Progress("train", 0, training.steps, message=drawn)
-    if recipe.train.chunk is not None and has_batch_statistics(training.method):
+    chunk = recipe.train.chunk
+    rows = training.sampler.batch_size // distributed.world_size() if training.sampler is not None else 0
+    if chunk is not None and chunk < rows and has_batch_statistics(training.method):
         text = (
-            f"BatchNorm takes its statistics of each chunk of {recipe.train.chunk} images, not of the batch, and its "
-            "running statistics move once a step; with encoder.freeze_batch_norm, or a network without BatchNorm, the "
-            "gradient is that of the whole batch"
+            f"BatchNorm takes its statistics of each chunk of {chunk} images, not of the batch; with "
+            "encoder.freeze_batch_norm, or a network without BatchNorm, the gradient is that of the whole batch"
         )
         yield Progress("train", 0, training.steps, message=text)
     if not has_labels(splits.test):

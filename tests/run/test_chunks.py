@@ -127,7 +127,7 @@ def test_dropout_draws_alike_in_both_passes(tmp_path):
     assert not torch.equal(seen[0] == 0, seen[1] == 0)
 
 
-def test_running_statistics_move_once_and_batch_norm_is_told_of(tmp_path):
+def test_running_statistics_move_in_one_pass_and_batch_norm_is_told_of(tmp_path):
     recipe = tiny(tmp_path, "train.steps=1")
     counted = gradients(recipe, 8)
     names = [name for name in counted if name.endswith("num_batches_tracked")]

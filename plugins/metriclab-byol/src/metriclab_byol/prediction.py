@@ -64,7 +64,7 @@ def predict(
     """
     count = len(projections)
     predicted = predictor(torch.cat(list(projections))).chunk(count)
-    unit = batch.rows([z.detach() for z in targets], labels=batch.items).z.view(count, len(batch), -1)
+    unit = batch.rows([z.detach() for z in targets], labels=batch.items).z.unflatten(0, (count, len(batch)))
     # Rolled along the views, a view meets each of the others once, and never itself.
     others = torch.stack([unit.roll(shift, 0) for shift in range(1, count)])
     return Outputs(
