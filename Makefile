@@ -10,7 +10,7 @@ run: .venv/installed
 	$(BIN)/metriclab run recipes/simclr.toml
 
 test: .venv/installed-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 slow: .venv/installed-test
 	$(BIN)/python -m pytest -m slow --durations=10
@@ -44,6 +44,8 @@ bench: .venv/installed
 	$(BIN)/python benchmarks/simclr.py
 	$(BIN)/python benchmarks/equal_time.py
 	$(BIN)/python benchmarks/data.py
+	$(BIN)/python benchmarks/scale.py
+	$(BIN)/python benchmarks/ranks.py
 
 clean:
 	rm -rf .venv
