@@ -97,10 +97,11 @@ def test_the_gradient_is_that_of_the_whole_batch(tmp_path, method, chunk):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "encoder", [EXACT, ["encoder.model=resnet18", "encoder.freeze_batch_norm=true", "views.size=32"]]
+    "encoder",
+    [EXACT, ["encoder.model=resnet18", "encoder.freeze_batch_norm=true", "views.size=32", "head.batch_norm=false"]],
 )
 def test_it_is_at_64_images(tmp_path, encoder):
-    recipe = tiny(tmp_path, *encoder, "head.batch_norm=false", "sampler.batch_size=64")
+    recipe = tiny(tmp_path, *encoder, "sampler.batch_size=64")
     assert_same(gradients(recipe, None), gradients(recipe, 16))
 
 
