@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from metriclab.core import distributed
 from metriclab.core.batch_norm import SynchronizedBatchNorm
 from metriclab.core.protocols import Objective
+from metriclab.run.assemble import Training
 from metriclab.run.batches import Loaded
 
 
@@ -64,10 +65,17 @@ def step_in_chunks(
     return objective, world
 
 
-def has_batch_statistics(method: nn.Module) -> bool:
-    """Whether a training network holds a layer that mixes the images of a batch."""
+def batch_statistics(training: Training) -> str | None:
+    """What chunks mean for layers that mix the images of a batch, in words; None where there are none, or no chunks."""
+    chunk, sampler = training.settings.chunk, training.sampler
     layers = (nn.modules.batchnorm._BatchNorm, SynchronizedBatchNorm)
-    return any(isinstance(module, layers) and module.training for module in method.modules())
+    mixing = any(isinstance(module, layers) and module.training for module in training.method.modules())
+    if chunk is None or sampler is None or chunk >= sampler.batch_size / distributed.world_size() or not mixing:
+        return None
+    return (
+        f"BatchNorm takes its statistics of each chunk of {chunk} images, not of the batch; with "
+        "encoder.freeze_batch_norm, or a network without BatchNorm, the gradient is that of the whole batch"
+    )
 
 
 def _parts(loaded: Loaded, chunk: int) -> Iterator[tuple[int, int, int]]:

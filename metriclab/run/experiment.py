@@ -19,7 +19,7 @@ from metriclab.run import checkpoint as checkpoints
 from metriclab.run.alarms import logged, stop_if_diverged, warnings_of
 from metriclab.run.assemble import Training, assemble, build_evaluators, make
 from metriclab.run.batches import coverage
-from metriclab.run.chunks import has_batch_statistics
+from metriclab.run.chunks import batch_statistics
 from metriclab.run.drift import drift_of, probe
 from metriclab.run.evaluate import embed, evaluating, measure, reading_of, values
 from metriclab.run.features import with_features
@@ -131,17 +131,9 @@ def _begin(recipe: Recipe, folder: RunFolder, *, resume: bool) -> Generator[Prog
             yield Progress("train", 0, training.steps, message=change)
     # Not before everything is built: a recipe that cannot run leaves no folder behind.
     distributed.on_first_rank(lambda: _write_down(folder, recipe, now, resume))
-    drawn = coverage(training)
-    if drawn is not None:
-        yield Progress("train", 0, training.steps, message=drawn)
-    chunk = recipe.train.chunk
-    rows = training.sampler.batch_size // distributed.world_size() if training.sampler is not None else 0
-    if chunk is not None and chunk < rows and has_batch_statistics(training.method):
-        text = (
-            f"BatchNorm takes its statistics of each chunk of {chunk} images, not of the batch; with "
-            "encoder.freeze_batch_norm, or a network without BatchNorm, the gradient is that of the whole batch"
-        )
-        yield Progress("train", 0, training.steps, message=text)
+    for text in (coverage(training), batch_statistics(training)):
+        if text is not None:
+            yield Progress("train", 0, training.steps, message=text)
     if not has_labels(splits.test):
         text = "the test split has no labels: the run trains and saves its encoder, but nothing can be measured"
         yield Progress("train", 0, training.steps, message=text)

@@ -14,7 +14,7 @@ from metriclab.core.errors import RecipeError
 from metriclab.recipe import Recipe
 from metriclab.run.assemble import Training, assemble
 from metriclab.run.batches import batches
-from metriclab.run.chunks import has_batch_statistics
+from metriclab.run.chunks import batch_statistics
 from metriclab.run.fit import backward, fit, telling_of_memory
 from metriclab.run.splits import load_splits
 from run.tiny import run, tiny
@@ -139,8 +139,8 @@ def test_running_statistics_move_in_one_pass_and_batch_norm_is_told_of(tmp_path)
         message.startswith("BatchNorm takes its statistics of each chunk of 8 images, not of the batch")
         for message in messages
     )
-    exact = assemble(tiny(tmp_path, *EXACT), load_splits(recipe).train)
-    assert not has_batch_statistics(exact.method)
+    for without in ([*EXACT, "train.chunk=8"], [], ["train.chunk=16"]):
+        assert batch_statistics(assemble(tiny(tmp_path, *without), load_splits(recipe).train)) is None
 
 
 def test_a_run_in_chunks_is_the_run_without(tmp_path):
