@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int32, Int64
+from jaxtyping import Bool, Float32, Int32, Int64
 from torch import Tensor
 
 from metriclab.core.rows import Rows
@@ -27,10 +27,12 @@ from metriclab.evaluators._ranking import (
     in_threads,
     ranking_keys,
     sort_rows,
-    tile_height,
 )
-from metriclab.evaluators._screen import NEAR, Similarities, bounds, span
+from metriclab.evaluators._screen import NEAR, Near, Similarities, groups, ranges, slab_height
 from metriclab.evaluators._ties import RankedMatches, Tables, Tied, runs
+
+_SAMPLED = 16
+"""One in so many codes is looked at to guess which of them are the best."""
 
 _LAST = 2 * EXCLUDED + 1
 """The code of what is no candidate: the largest of all."""
@@ -95,14 +97,8 @@ def ranked_matches(
     left = [chosen[len(few) :]]
     if len(few):
         screen = _Screen(queries, gallery, alike, depth, tables)
-        for tile in torch.split(few, tile_height(len(gallery))):
-            if screen.pays:
-                found, ranked, deep = screen.look(tile)
-                left.append(deep)
-                if len(found):
-                    yield found, ranked
-            else:
-                left.append(tile)
+        for slab in torch.split(few, slab_height(len(gallery), int(alike.count[few[-1]]))):
+            yield from screen.look(slab, left)
     for indices, keys in ranking_keys(queries, gallery, torch.cat(left)):
         yield indices, _by_sorting(keys, *alike.rows(indices), depth, tables)
 
@@ -146,7 +142,7 @@ def _best(codes: Int32[Tensor, "b n"], depth: Int64[Tensor, "b"]) -> Int32[Tenso
     if codes.device.type != "cpu":
         return codes
     rows, least = codes.numpy(), depth.tolist()
-    parts = in_threads(lambda part: [_best_one(rows[i], least[i]) for i in span(part)], len(rows))
+    parts = in_threads(lambda part: list(map(_best_one, rows[part], least[part])), len(rows))
     found = list(chain.from_iterable(parts))
     best = np.full((len(rows), max(map(len, found))), _LAST, dtype=np.int32)
     for row, one in zip(best, found, strict=True):
@@ -155,11 +151,20 @@ def _best(codes: Int32[Tensor, "b n"], depth: Int64[Tensor, "b"]) -> Int32[Tenso
 
 
 def _best_one(codes: np.ndarray, least: int) -> np.ndarray:
-    for bound in bounds(codes, least):
+    for bound in _bounds(codes, least):
         best: np.ndarray = codes[codes <= bound | 1]  # of a tie, all
         if len(best) >= least:
             return best
     return codes
+
+
+def _bounds(codes: np.ndarray, least: int) -> Iterator[Any]:
+    """From tight to loose, what probably at least so many of the codes are not above."""
+    sample = codes[::_SAMPLED]
+    wanted = 2 * least // _SAMPLED + 4
+    while wanted < len(sample):
+        yield np.partition(sample, wanted - 1)[wanted - 1]
+        wanted *= 4
 
 
 def _end(
@@ -174,108 +179,97 @@ def _end(
     return low
 
 
-class _Near(NamedTuple):
-    """What one query's float32 similarities say.
-
-    Attributes:
-        above: rows that are surely nearer than each of its matches; all rows for one that is of no interest.
-        open: how many rows are too close to each to be sure, the match itself among them.
-        columns: which rows these are, match by match.
-    """
-
-    above: np.ndarray
-    open: np.ndarray
-    columns: np.ndarray
-
-
 class _Screen:
-    """Finds the few gallery rows on which the places of the matches depend.
-
-    Attributes:
-        pays: whether it did so far: false once most queries had to be left for sorting.
-    """
+    """Finds the few gallery rows on which the places of the matches depend."""
 
     def __init__(self, queries: Rows, gallery: Rows, alike: Alike, depth: int | None, tables: Tables) -> None:
         self.queries, self.gallery, self.alike, self.depth, self.tables = queries, gallery, alike, depth, tables
         self.similar = Similarities(queries, gallery)
         self.most = max(1, int(NEAR * len(gallery)))
-        self.asked, self.left = 0, 0
 
-    @property
-    def pays(self) -> bool:
-        return 2 * self.left <= self.asked
-
-    def look(self, tile: Int64[Tensor, "b"]) -> tuple[Int64[Tensor, "f"], RankedMatches, Int64[Tensor, "l"]]:
-        """The queries whose matches it places, their matches, and the queries that are left."""
-        columns, real = self.alike.rows(tile)
+    def look(self, slab: Int64[Tensor, "b"], left: list[Tensor]) -> Iterator[tuple[Int64[Tensor, "f"], RankedMatches]]:
+        """Those of the queries for which it pays, with their matches; the others are put into `left`."""
+        columns, real = self.alike.rows(slab)
         if self.gallery is self.queries:
-            real = real & (self.gallery.items[columns] != self.queries.items[tile, None])
-        keys, order = self.similar.keys(tile, columns).masked_fill_(~real, EXCLUDED).sort(1)
-        near = self._near(tile, keys)
-        self.asked += len(tile)
-        found = torch.tensor([one is not None for one in near])
-        self.left += int((~found).sum())
-        kept = [one for one in near if one is not None]
-        ranked = self._settle(tile[found], keys[found], columns.gather(1, order)[found], kept)
-        return tile[found], ranked, tile[~found]
-
-    def _near(self, tile: Tensor, keys: Int32[Tensor, "b m"]) -> list[_Near | None]:
-        rows = self.similar.rough(tile)
-        at = (keys.double() * -STEP).numpy()
-        relevant = (keys != EXCLUDED).sum(1).tolist()
-        parts = in_threads(lambda part: [self._near_one(rows[i], at[i, : relevant[i]]) for i in span(part)], len(rows))
-        return list(chain.from_iterable(parts))
-
-    def _near_one(self, similarities: np.ndarray, at: np.ndarray) -> _Near | None:
-        """`at` are the similarities of the matches, descending; None where too many rows would have to be looked at."""
-        if len(at) == 0:
-            nothing = np.zeros(0, dtype=np.int64)
-            return _Near(nothing, nothing, nothing)
-        floor, columns = self._candidates(similarities, at)
-        if len(columns) > self.most:
-            return None
-        values = similarities[columns]
-        order = values.argsort()
-        values = values[order]
-        low = values.searchsorted((at - self.similar.margin).astype(np.float32), side="left")
-        high = values.searchsorted((at + self.similar.margin).astype(np.float32), side="right")
-        count, above = high - low, len(values) - high
-        further = at <= floor + self.similar.margin
-        count[further], above[further] = 0, len(similarities)
-        end = count.cumsum()
-        total = int(end[-1])
-        if total > self.most:
-            return None
-        place = np.arange(total) + (low - end + count).repeat(count)
-        return _Near(above, count, columns[order[place]])
-
-    def _candidates(self, similarities: np.ndarray, at: np.ndarray) -> tuple[float, np.ndarray]:
-        """The rows of interest, and the similarity up to which others are left out."""
-        last = at[-1] - 2 * self.similar.margin
-        if self.depth is not None:
-            least = max(self.depth, len(at))
-            for bound in bounds(similarities, least, largest=True):
-                floor = max(last, float(bound))
-                (columns,) = (similarities > np.float32(floor)).nonzero()
-                if np.count_nonzero(similarities[columns] > floor + 2 * self.similar.margin) >= least or floor == last:
-                    return floor, columns
-        return last, (similarities > np.float32(last)).nonzero()[0]
+            real = real & (self.gallery.items[columns] != self.queries.items[slab, None])
+        keys, order = self.similar.keys(slab, columns).masked_fill_(~real, EXCLUDED).sort(1)
+        columns, relevant = columns.gather(1, order), real.sum(1)
+        last = keys.gather(1, (relevant - 1).clamp(min=0)[:, None]).squeeze(1).double() * -STEP
+        # Rounded down, as what is above it is kept.
+        last = (last - 3 * self.similar.margin).float().masked_fill_(relevant == 0, torch.inf)
+        least = None if self.depth is None else relevant.clamp(min=self.depth)
+        floors, expected = self.similar.floors(slab, last, least)
+        left.append(slab[expected > self.most])
+        few = (expected <= self.most).nonzero().squeeze(1)
+        for part in (few[group] for group in groups(expected[few])):
+            near = self.similar.near(slab[part], floors[part])
+            sure = floors[part] == last[part]
+            if least is not None:
+                reached = near.above(floors[part].double().numpy() + 2 * self.similar.margin)
+                sure |= torch.from_numpy(reached) >= least[part]
+            open_ = _Open.of(near, keys[part], floors[part], self.similar.margin)
+            sure &= torch.from_numpy(open_.each) <= self.most
+            left.append(slab[part[~sure]])
+            part, open_ = part[sure], open_.only(sure.numpy())
+            if len(part):
+                yield slab[part], self._settle(slab[part], keys[part], columns[part], near, open_)
 
     def _settle(
-        self, tile: Tensor, keys: Int32[Tensor, "f m"], matches: Int64[Tensor, "f m"], near: list[_Near]
+        self,
+        tile: Int64[Tensor, "f"],
+        keys: Int32[Tensor, "f m"],
+        matches: Int64[Tensor, "f m"],
+        near: Near,
+        open_: _Open,
     ) -> RankedMatches:
         """Adds the rows that float32 left open, by their keys."""
+        real = keys != EXCLUDED
         above, size = torch.zeros(keys.shape, dtype=torch.int64), torch.ones(keys.shape, dtype=torch.int64)
-        if near:
-            real = keys != EXCLUDED
-            above[real] = torch.from_numpy(np.concatenate([one.above for one in near]))
-            open_ = torch.from_numpy(np.concatenate([one.open for one in near]))
-            columns = torch.from_numpy(np.concatenate([one.columns for one in near]))
-            match = torch.repeat_interleave(open_)
-            other = (columns != matches[real][match]).nonzero().squeeze(1)
-            match, columns = match[other], columns[other]
-            query, own = real.nonzero()[:, 0], keys[real]
-            found = self.similar.keys(tile[query[match]], columns[:, None]).squeeze(1)
-            above[real] += torch.bincount(match[found < own[match]], minlength=len(own))
-            size[real] += torch.bincount(match[found == own[match]], minlength=len(own))
+        above[real] = torch.from_numpy(np.where(open_.further, len(self.gallery), open_.above))
+        columns = torch.from_numpy(near.columns[ranges(open_.first, open_.count)])
+        match = torch.repeat_interleave(torch.from_numpy(open_.count))
+        other = (columns != matches[real][match]).nonzero().squeeze(1)
+        match, columns = match[other], columns[other]
+        query, own = real.nonzero()[:, 0], keys[real]
+        found = self.similar.keys(tile[query[match]], columns[:, None]).squeeze(1)
+        above[real] += torch.bincount(match[found < own[match]], minlength=len(own))
+        size[real] += torch.bincount(match[found == own[match]], minlength=len(own))
         return RankedMatches.of(keys, above, size, self.tables)
+
+
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """For each match of some queries, query by query, what float32 says of its place.
+
+    Attributes:
+        query: place of its query.
+        above: gallery rows that are surely nearer.
+        first: where in a `Near` those begin that are too close to be sure, the match itself among them.
+        count: how many these are; 0 for a match that is further down than where rows were looked at.
+        further: whether it is.
+        each: `count` summed over the matches of a query.
+    """
+
+    query: Int64[np.ndarray, "p"]
+    above: Int64[np.ndarray, "p"]
+    first: Int64[np.ndarray, "p"]
+    count: Int64[np.ndarray, "p"]
+    further: Bool[np.ndarray, "p"]
+    each: Int64[np.ndarray, "b"]
+
+    @classmethod
+    def of(cls, near: Near, keys: Int32[Tensor, "b m"], floor: Float32[Tensor, "b"], margin: float) -> _Open:
+        """From the keys of the matches, `EXCLUDED` behind them."""
+        real = keys != EXCLUDED
+        query, at = real.nonzero()[:, 0].numpy(), keys[real].double().numpy() * -STEP
+        first, behind = near.before(query, at + margin), near.before(query, at - margin)
+        further = at <= floor.double().numpy()[query] + margin
+        count = np.where(further, 0, behind - first)
+        each = np.bincount(query, weights=count, minlength=len(keys)).astype(np.int64)
+        return cls(query, first - near.start[query], first, count, further, each)
+
+    def only(self, queries: Bool[np.ndarray, "b"]) -> _Open:
+        """Of some of the queries."""
+        kept, place = queries[self.query], queries.cumsum() - 1
+        above, first, count, further = self.above[kept], self.first[kept], self.count[kept], self.further[kept]
+        return _Open(place[self.query[kept]], above, first, count, further, self.each[queries])

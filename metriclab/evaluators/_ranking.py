@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -102,6 +103,20 @@ def in_threads(work: Callable[[slice], T], count: int) -> list[T]:
         return [work(part) for part in slices]
     with ThreadPoolExecutor(threads) as pool:
         return list(pool.map(work, slices))
+
+
+@contextmanager
+def one_thread_each() -> Iterator[ThreadPoolExecutor]:
+    """As many workers as torch has threads, in each of which torch has one: they wait for each other at the end alone.
+
+    What is thread-local, as autocast and `no_grad`, the workers do not have.
+    """
+    threads = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(threads)
 
 
 def equal_range(

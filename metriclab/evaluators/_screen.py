@@ -1,73 +1,202 @@
 """Similarities of queries to a whole gallery, roughly at once and exactly where it matters.
 
 float32 products are off by little, and by how much is bounded: they settle all but a few rows, which are taken in
-float64. The nearest rows of each query are found in this way too.
+float64. A sample of the gallery tells from where on its rows are of interest to a query; one sweep over the gallery
+keeps those, and a look at what it kept proves the guess or gives the query up to sorting everything.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import chain
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Int32, Int64
+from jaxtyping import Bool, Float32, Float64, Int32, Int64
 from torch import Tensor
 
 from metriclab.core.rows import Rows
 from metriclab.evaluators._ranking import (
-    EXCLUDED,
+    PART_CELLS,
     STEP,
+    TILE_CELLS,
     WIDE,
-    check_finite,
     equal_pairs,
-    in_threads,
-    part_height,
-    ranking_keys,
-    tile_height,
+    one_thread_each,
 )
 
 NEAR = 1 / 8
 """Share of the gallery beyond which looking at rows one by one is dearer than sorting everything."""
 
 SAMPLED = 16
-"""One in so many similarities is looked at to guess which of them are the best."""
+"""One in so many gallery rows is looked at to guess which similarities are among the best."""
+
+_SIDE = 2**10
+"""Most queries, and rows, whose products are taken at once: their cells stay in a cache until they are compared."""
+
+_SWEPT = 2**32
+"""Cells that are swept before something is handed out: some seconds, so that a bar moves."""
 
 _DOTS = 2**20
 """Numbers of which float64 copies are held at a time, for products one by one."""
 
 
+_Pairs = tuple[Int64[np.ndarray, "p"], Int64[np.ndarray, "p"], Float32[np.ndarray, "p"]]
+
+
+@dataclass(frozen=True, slots=True)
+class Near:
+    """Gallery rows whose rough similarity is above the floor of a query, query by query, each one's best first.
+
+    Attributes:
+        columns: gallery rows.
+        places: ascending, four times the place of the query less the similarity: what is beyond a similarity is
+            found by bisection.
+        count: rows of each query.
+    """
+
+    columns: Int64[np.ndarray, "p"]
+    places: Float64[np.ndarray, "p"]
+    count: Int64[np.ndarray, "b"]
+
+    def before(self, query: Int64[np.ndarray, "m"], similarity: Float64[np.ndarray, "m"]) -> Int64[np.ndarray, "m"]:
+        """How many of all rows stand before that similarity of that query."""
+        place: np.ndarray = self.places.searchsorted(4.0 * query - similarity)
+        return place
+
+    def above(self, floor: Float64[np.ndarray, "b"]) -> Int64[np.ndarray, "b"]:
+        """How many rows of each query are above a similarity."""
+        count: np.ndarray = self.before(np.arange(len(floor)), floor) - self.start
+        return count
+
+    @property
+    def start(self) -> Int64[np.ndarray, "b"]:
+        """Where the rows of each query begin."""
+        start: np.ndarray = self.count.cumsum() - self.count
+        return start
+
+
 class Similarities:
-    """Of some queries to all rows of a gallery, on the CPU.
+    """Of some queries to the rows of a gallery, on the CPU.
 
     Attributes:
         margin: what a rough similarity and that of the key of the same row may differ by at most.
     """
 
-    def __init__(self, queries: Rows, gallery: Rows) -> None:
+    def __init__(self, queries: Rows, gallery: Rows, among: Bool[Tensor, "n"] | None = None) -> None:
         self.queries, self.gallery = queries, gallery
-        self.items, self.columns = gallery.items.sort()
-        self.single = gallery.z.float() if gallery.z.numel() <= WIDE else gallery.z
+        self.own = gallery is queries
+        everything = torch.arange(len(gallery))
+        self.columns = everything if among is None or bool(among.all()) else everything[among]
+        self.small = gallery.z.numel() <= WIDE
         width = gallery.z.shape[1]
         # A sum of d products whose absolute values sum to at most one is off by less than d units, in any order
-        # (Higham, Accuracy and Stability of Numerical Algorithms, 2002, section 3.1); four are for the rows' rounding.
-        self.margin = (width + 4) * 2.0**-24 + STEP
+        # (Higham, Accuracy and Stability of Numerical Algorithms, 2002, section 3.1); four are for the rows' rounding,
+        # one for that of `Near.places`.
+        self.margin = (width + 5) * 2.0**-24 + STEP
+        # Drawn, so that no order of the gallery makes it one-sided; always the same.
+        drawn = torch.randperm(len(self.columns), generator=torch.Generator().manual_seed(0))
+        self.sampled = self.columns[drawn[: -(-len(drawn) // SAMPLED)]]
 
-    def rough(self, tile: Int64[Tensor, "b"]) -> Float32[np.ndarray, "b n"]:
-        """In float32; minus infinity for rows of the query's own item, where the queries are the gallery."""
+    @property
+    def share(self) -> float:
+        """Of the gallery rows that count, those in the sample."""
+        return len(self.sampled) / max(1, len(self.columns))
+
+    def floors(
+        self, chosen: Int64[Tensor, "b"], last: Float32[Tensor, "b"], least: Int64[Tensor, "b"] | None
+    ) -> tuple[Float32[Tensor, "b"], Int64[Tensor, "b"]]:
+        """From where on rows are of interest to each query, and how many these are, by the sample.
+
+        Args:
+            last: what is never of interest is below it.
+            least: so many of the best rows are of interest; None for all above `last`.
+        """
+        height = max(1, PART_CELLS // max(1, len(self.sampled)))
+        floors, counts = [last[:0]], [chosen[:0]]
+        for start in range(0, len(chosen), height):
+            part = slice(start, start + height)
+            similarities, floor = self._of_sample(chosen[part]), last[part]
+            if least is None:
+                count = (similarities > floor[:, None]).sum(1)
+            else:
+                guess, count = self._guess(similarities, least[part])
+                floor = floor.maximum(guess)
+            floors.append(floor)
+            counts.append((count / self.share).ceil().long())
+        return torch.cat(floors), torch.cat(counts)
+
+    def _guess(
+        self, similarities: Float32[Tensor, "b s"], least: Int64[Tensor, "b"]
+    ) -> tuple[Float32[Tensor, "b"], Int64[Tensor, "b"]]:
+        """What probably at least so many similarities of each query are above, and how many of the sample are."""
+        expected, size = least.double() * self.share, similarities.shape[1]
+        wanted = (expected + 3 * expected.sqrt() + 1).ceil().long().clamp(max=size)
+        most = int(wanted.max())
+        # The best of each few are nearly as good as the best of all, and found much sooner.
+        few = max(1, min(8, size // (8 * most)))
+        best = similarities[:, : size // few * few].view(len(similarities), few, -1).amax(1).topk(most, dim=1).values
+        guess = best.gather(1, wanted[:, None] - 1).squeeze(1).masked_fill_(wanted == size, -torch.inf)
+        return guess, wanted
+
+    def _of_sample(self, tile: Int64[Tensor, "b"]) -> Float32[Tensor, "b s"]:
+        similarities = torch.empty(len(tile), len(self.sampled))
         # Into a buffer of its own type, which autocast leaves alone.
-        similarities = torch.empty(len(tile), len(self.gallery), dtype=torch.float32)
-        queries, height = self.queries.z[tile].float(), max(1, WIDE // max(1, self.single.shape[1]))
-        for start in range(0, len(self.gallery), height):
-            part = self.single[start : start + height].float()  # of a large gallery in float64, a copy
-            with _ieee_products():
-                torch.mm(queries, part.T, out=similarities[:, start : start + height])
-        if self.gallery is self.queries:
-            row, place = equal_pairs(self.queries.items[tile], self.items)
-            similarities[row, self.columns[place]] = -torch.inf
-        return similarities.numpy()
+        with _ieee_products():
+            torch.mm(self.queries.z[tile].float(), self.gallery.z[self.sampled].float().T, out=similarities)
+        if self.own:
+            items, order = self.gallery.items[self.sampled].sort()
+            row, place = equal_pairs(self.queries.items[tile], items)
+            similarities[row, order[place]] = -torch.inf
+        return similarities
+
+    def near(self, chosen: Int64[Tensor, "b"], floor: Float32[Tensor, "b"]) -> Near:
+        """The gallery rows that count and are above the floor of each chosen query, of other items in leave-one-out."""
+        parts = list(self._sweep(chosen, floor))
+        query, column, similarity = (np.concatenate([part[i] for part in parts]) for i in range(3))
+        if self.own:
+            other = (self.queries.items[chosen][query] != self.gallery.items[column]).numpy()
+            query, column, similarity = query[other], column[other], similarity[other]
+        places = 4.0 * query - similarity
+        order = places.argsort()
+        return Near(column[order], places[order], np.bincount(query, minlength=len(chosen)))
+
+    def _sweep(self, chosen: Tensor, floor: Tensor) -> Iterator[_Pairs]:
+        """Places of queries, gallery rows and similarities, in no order."""
+        columns, both = self.columns, 0
+        if self.own and self.small and len(self.columns) == len(self.gallery):
+            # What is true of a pair is true of it the other way round: half of the products among the chosen will do.
+            rest = torch.ones(len(self.gallery), dtype=torch.bool)
+            rest[chosen] = False
+            columns, both = torch.cat([chosen, rest.nonzero().squeeze(1)]), len(chosen)
+        table = self.gallery.z[columns].float() if self.small else None
+        height = min(_SIDE, -(-len(chosen) // (4 * torch.get_num_threads())))
+        width = max(1, min(_SIDE, PART_CELLS // height))
+        named, floors = columns.numpy(), floor.numpy()
+
+        @torch.no_grad()  # which a thread does not inherit
+        def strip(top: int) -> list[_Pairs]:
+            bottom, found = min(top + height, len(chosen)), []
+            cells = torch.empty(height * width)
+            queries = self.queries.z[chosen[top:bottom]].float()
+            for left in range(top if both else 0, len(columns), width):
+                right = min(left + width, len(columns))
+                part = self.gallery.z[columns[left:right]].float() if table is None else table[left:right]
+                similarities = cells[: len(queries) * len(part)].view(len(queries), len(part))
+                values = torch.mm(queries, part.T, out=similarities).numpy()
+                row, column, value = _above(values, floors[top:bottom, None])
+                found.append((row + top, named[column + left], value))
+                first, last = max(left, bottom), min(right, both)
+                if first < last:
+                    row, column, value = _above(values[:, first - left : last - left], floors[None, first:last])
+                    found.append((column + first, named[row + top], value))
+            return found
+
+        with _ieee_products(), one_thread_each() as pool:
+            for found in pool.map(strip, range(0, len(chosen), height)):
+                yield from found
 
     def keys(self, queries: Int64[Tensor, "p"], columns: Int64[Tensor, "p m"]) -> Int32[Tensor, "p m"]:
         """The keys of some gallery rows for each query, as `ranking_keys` has them."""
@@ -80,87 +209,30 @@ class Similarities:
         return (torch.cat(products) / -STEP).round_().int()
 
 
-def nearest(
-    queries: Rows, gallery: Rows, chosen: Int64[Tensor, "q"], k: int, among: Bool[Tensor, "n"]
-) -> Iterator[tuple[Int64[Tensor, "b"], Int64[Tensor, "b m"], Int32[Tensor, "b m"]]]:
-    """The chosen queries, a few at a time: their indices, gallery rows near each of them, and the keys of those.
-
-    The k nearest are among these rows, and all that tie with the last of them; so may others be. Where a query has
-    fewer rows than m, `EXCLUDED` stands behind them.
-
-    Args:
-        gallery: the same object as `queries` for leave-one-out, where rows of the query's item are `EXCLUDED`.
-        chosen: indices of queries.
-        k: number of neighbours.
-        among: which gallery rows count.
-
-    Raises:
-        DivergedError: where an embedding is not finite.
-    """
-    for rows, name in ((queries, "queries"), (gallery, "gallery")):
-        check_finite(rows.z, name)
-    left, asked, missed = [chosen[:0]], 0, 0
-    # Screening lives on a CPU's caches; a GPU sorts fast.
-    pays = chosen.device.type == "cpu" and 2 * k <= NEAR * len(gallery)
-    similar = Similarities(queries, gallery) if pays else None
-    for tile in torch.split(chosen, tile_height(max(1, len(gallery)))):
-        if similar is None or 2 * missed > asked:
-            left.append(tile)
-            continue
-        near = _near(similar.rough(tile), similar.margin, k, among)
-        few = torch.tensor([columns is not None for columns in near], dtype=torch.bool)
-        left.append(tile[~few])
-        asked, missed = asked + len(tile), missed + len(left[-1])
-        kept = [columns for columns in near if columns is not None]
-        height = part_height(len(gallery))
-        for start in range(0, len(kept), height):
-            part = tile[few][start : start + height]
-            yield part, *_padded(similar, part, kept[start : start + height])
-    everything = torch.arange(len(gallery), device=chosen.device)
-    for indices, keys in ranking_keys(queries, gallery, torch.cat(left)):
-        yield indices, everything.expand(len(indices), -1), keys.masked_fill_(~among, EXCLUDED)
+def slab_height(gallery: int, each: int) -> int:
+    """How many queries to sweep a gallery for at once, where so many numbers are kept for each of them."""
+    return max(1, min(_SWEPT // max(1, gallery), TILE_CELLS // max(1, each)))
 
 
-def _near(
-    similarities: Float32[np.ndarray, "b n"], margin: float, k: int, among: Bool[Tensor, "n"]
-) -> list[np.ndarray | None]:
-    """For each row, the columns of its k largest values and of all that may tie with the last; None for too many."""
-    most = int(NEAR * len(among))
-    if not bool(among.all()):
-        similarities[:, ~among.numpy()] = -np.inf
-    work = in_threads(lambda part: [_near_one(similarities[i], margin, k, most) for i in span(part)], len(similarities))
-    return list(chain.from_iterable(work))
+def groups(expected: Int64[Tensor, "b"]) -> list[Int64[Tensor, "_"]]:
+    """Queries that follow each other, together as long as not too many rows are expected for them."""
+    which = expected.cumsum(0).div(PART_CELLS, rounding_mode="floor")
+    return list(
+        torch.split(torch.arange(len(expected)), torch.unique_consecutive(which, return_counts=True)[1].tolist())
+    )
 
 
-def _near_one(similarities: np.ndarray, margin: float, k: int, most: int) -> np.ndarray | None:
-    for bound in bounds(similarities, k, largest=True):
-        floor = float(bound)
-        (columns,) = (similarities > np.float32(floor)).nonzero()
-        if np.count_nonzero(similarities[columns] > floor + 2 * margin) >= k:
-            break
-    else:
-        (columns,) = (similarities > -np.inf).nonzero()
-    return columns if len(columns) <= most else None
+def ranges(start: Int64[np.ndarray, "r"], count: Int64[np.ndarray, "r"]) -> Int64[np.ndarray, "_"]:
+    """start, start + 1, ... of each range, one range after the other."""
+    end = count.cumsum()
+    places: np.ndarray = np.arange(int(end[-1]) if len(end) else 0) + (start - end + count).repeat(count)
+    return places
 
 
-def _padded(
-    similar: Similarities, tile: Int64[Tensor, "b"], near: list[np.ndarray]
-) -> tuple[Int64[Tensor, "b m"], Int32[Tensor, "b m"]]:
-    counts = torch.tensor([len(columns) for columns in near])
-    real = torch.arange(max(1, int(counts.max()))) < counts[:, None]
-    columns = torch.zeros(real.shape, dtype=torch.int64)
-    columns[real] = torch.from_numpy(np.concatenate(near))
-    return columns, similar.keys(tile, columns).masked_fill_(~real, EXCLUDED)
-
-
-def bounds(values: np.ndarray, least: int, *, largest: bool = False) -> Iterator[Any]:
-    """From tight to loose, what probably at least so many of the values are not above; or not below, of the largest."""
-    sample = -values[::SAMPLED] if largest else values[::SAMPLED]
-    wanted = 2 * least // SAMPLED + 4
-    while wanted < len(sample):
-        bound = np.partition(sample, wanted - 1)[wanted - 1]
-        yield -bound if largest else bound
-        wanted *= 4
+def _above(values: Float32[np.ndarray, "b n"], floors: Float32[np.ndarray, "#b #n"]) -> _Pairs:
+    """Rows, columns and values of what is above its floor."""
+    row, column = np.divmod(np.flatnonzero(values > floors), values.shape[1])
+    return row, column, values[row, column]
 
 
 @contextmanager
@@ -173,8 +245,3 @@ def _ieee_products() -> Iterator[None]:
         yield
     finally:
         products.fp32_precision = before
-
-
-def span(part: slice) -> range:
-    """The indices of a slice."""
-    return range(part.start, part.stop)

@@ -12,8 +12,8 @@ from torch import Tensor
 from metriclab.core.protocols import Score
 from metriclab.core.rows import Rows
 from metriclab.core.stepwise import Stepwise, drained
+from metriclab.evaluators._nearest import nearest
 from metriclab.evaluators._ranking import EXCLUDED, STEP, equal_range
-from metriclab.evaluators._screen import nearest
 from metriclab.registry import register
 
 _EQUAL_VOTES = 1 - 1e-9

@@ -33,8 +33,10 @@ class LargestTensor(TorchDispatchMode):
 @pytest.mark.parametrize("constant", [False, True])
 def test_no_tensor_outgrows_the_tile(monkeypatch, evaluator, count, constant):
     n, width, cells = 300, 4, 2**12
-    monkeypatch.setattr(_ranking, "TILE_CELLS", cells)
-    monkeypatch.setattr(_ranking, "PART_CELLS", cells // 4)
+    for module in (_ranking, _screen):
+        monkeypatch.setattr(module, "TILE_CELLS", cells)
+        monkeypatch.setattr(module, "PART_CELLS", cells // 4)
+    monkeypatch.setattr(_screen, "_DOTS", cells)
     monkeypatch.setattr(_ranking, "LEAST_HEIGHT", 1)
     both = rows(torch.ones(n, width) if constant else torch.randn(n, width), torch.arange(n) % count)
     with LargestTensor() as largest:
@@ -48,9 +50,9 @@ def test_no_tensor_outgrows_the_tile(monkeypatch, evaluator, count, constant):
 @pytest.mark.parametrize("count", [10, 2000])
 def test_no_tensor_comes_near_a_large_gallery(monkeypatch, evaluator, dtype, count):
     n, width, cells = 4000, 256, 2**14
-    monkeypatch.setattr(_ranking, "TILE_CELLS", cells)
-    monkeypatch.setattr(_ranking, "PART_CELLS", cells)
     for module in (_ranking, _screen):
+        monkeypatch.setattr(module, "TILE_CELLS", cells)
+        monkeypatch.setattr(module, "PART_CELLS", cells)
         monkeypatch.setattr(module, "WIDE", cells)
     monkeypatch.setattr(_ranking, "_COLUMNS", 64)
     monkeypatch.setattr(_screen, "_DOTS", cells)

@@ -12,7 +12,7 @@ from test_evaluation_memory import LargestTensor
 
 from metriclab.core.errors import DivergedError
 from metriclab.core.rows import Rows, rows
-from metriclab.evaluators import _ranking, _screen, health
+from metriclab.evaluators import _nearest, _ranking, health
 from metriclab.evaluators.health import Health, alignment, effective_rank, occurrences, skewness, uniformity
 
 
@@ -69,7 +69,7 @@ def test_the_figures_are_those_of_their_definitions(repeats, ties, cells, monkey
     assert uniformity(both, 2.0) == pytest.approx(uniformity_of(both, 2.0), abs=1e-6)
     gallery = drawn(9, ties=ties)
     for k, near in ((1, 0), (4, 0), (100, 0), (1, 1e9), (4, 1e9), (100, 1e9)):
-        monkeypatch.setattr(_screen, "NEAR", near)
+        monkeypatch.setattr(_nearest, "NEAR", near)
         torch.testing.assert_close(occurrences(both, both, k), occurrences_of(both, both, k))
         torch.testing.assert_close(occurrences(both, gallery, k), occurrences_of(both, gallery, k))
 

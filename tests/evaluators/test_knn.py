@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 
 from metriclab.core.errors import DivergedError
 from metriclab.core.rows import Rows, rows
-from metriclab.evaluators import _ranking, _screen
+from metriclab.evaluators import _nearest, _ranking, _screen
 from metriclab.evaluators.knn import NearestNeighbours
 
 
 def check(queries: Rows, gallery: Rows, k: int, temperature: float) -> None:
     expected = reference.vector(reference.knn(queries, gallery, k, temperature))
     for near, sampled in ((0, 16), (1e9, 16), (1e9, 1)):  # by sorting, and by looking at a few rows alone
-        with patch.object(_screen, "NEAR", near), patch.object(_screen, "SAMPLED", sampled):
+        with patch.object(_nearest, "NEAR", near), patch.object(_screen, "SAMPLED", sampled):
             accuracy = NearestNeighbours(k=k, temperature=temperature)(queries, gallery)["accuracy"]
         torch.testing.assert_close(accuracy.per_query, expected, equal_nan=True, rtol=0, atol=1e-9)
         assert accuracy.value == pytest.approx(float(expected.nanmean()), abs=1e-9, nan_ok=True)
@@ -65,7 +65,7 @@ def test_screening_a_large_gallery_finds_what_sorting_does(monkeypatch, cells):
     both = rows(z, labels, torch.arange(900) // 2)
     for queries in (both, both[:40]):
         screened = NearestNeighbours(k=7)(queries, both)["accuracy"]
-        with patch.object(_screen, "NEAR", 0):
+        with patch.object(_nearest, "NEAR", 0):
             sorted_ = NearestNeighbours(k=7)(queries, both)["accuracy"]
         torch.testing.assert_close(screened.per_query, sorted_.per_query, equal_nan=True, rtol=0, atol=1e-12)
 

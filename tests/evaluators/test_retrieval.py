@@ -240,8 +240,10 @@ def test_where_matches_are_far_everything_is_sorted():
 def test_tiles_do_not_matter(monkeypatch, tile, part):
     both = classes(97, 9)
     whole = retrieval(both, both), retrieval(both[:31], both)
-    monkeypatch.setattr(_ranking, "TILE_CELLS", tile)
-    monkeypatch.setattr(_ranking, "PART_CELLS", part)
+    for module in (_ranking, _screen):
+        monkeypatch.setattr(module, "TILE_CELLS", tile)
+        monkeypatch.setattr(module, "PART_CELLS", part)
+    monkeypatch.setattr(_screen, "_SIDE", 7)
     monkeypatch.setattr(_ranking, "_COLUMNS", 13)
     tiled = retrieval(both, both), retrieval(both[:31], both)
     for one, other in zip(whole, tiled, strict=True):
