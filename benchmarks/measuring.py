@@ -51,6 +51,12 @@ def _proportional_mb(process: int) -> float:
     return int(found[1]) / 1024 if found else 0.0
 
 
+def peak_mb() -> float:
+    """Largest resident size of this program; the one that getrusage gives remembers the program that started it."""
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 1024
+
+
 def rate(batches: Iterator[int], warm_up: int, count: int) -> float:
     """Images a second over `count` batches after the first ones, which empty what loaders have prepared.
 

@@ -12,18 +12,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
 import time
 
+from measuring import peak_mb
+
 WIDTH, TEMPERATURE = 128, 0.1
-
-
-def peak_mb() -> float:
-    """Largest resident size of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def step_of(side: str):

@@ -19,17 +19,12 @@ import sys
 import time
 
 import torch
+from measuring import peak_mb
 from torch.nn.functional import normalize
 
 SIDES = ("metriclab", "metriclab, all metrics", "PML", "floor")
 CASES = ((50_000, 5_000, 1.0), (50_000, 5_000, 1000.0), (60_000, 10, 3.0))
 WIDTH = 128
-
-
-def peak_mb() -> float:
-    """Largest resident size of this program; the one that getrusage gives remembers the program that started it."""
-    with open("/proc/self/status") as status:
-        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 1024
 
 
 def embeddings(count: int, classes: int, noise: float) -> tuple[torch.Tensor, torch.Tensor]:

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from measuring import peak_mb
 
 WIDTH, OF_A_CLASS, NOISE = 128, 10, 1.0
 SIDES = {
@@ -49,12 +50,6 @@ def write(folder: Path, name: str, count: int, classes: int, seed: int) -> Path:
     file.flush()
     np.save(folder / f"{name}.labels.npy", labels)
     return path
-
-
-def peak_mb() -> float:
-    """Largest resident size of this program."""
-    with open("/proc/self/status") as status:
-        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 1024
 
 
 def one(side: str, *paths: str) -> None:

@@ -18,17 +18,12 @@ import sys
 import time
 
 import torch
+from measuring import peak_mb
 from torch.nn.functional import normalize
 
 from metriclab.api import build, rows
 
 BATCH, WIDTH, TEMPERATURE = 64, 128, 0.1
-
-
-def peak_mb() -> float:
-    """Largest resident size of this program; the one that getrusage gives remembers the program that started it."""
-    with open("/proc/self/status") as status:
-        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 1024
 
 
 class Step:
