@@ -71,7 +71,9 @@ class Case:
 
     def metriclab(self):
         from metriclab.api import Draws, build
+        from metriclab.core.allocator import keep_freed_memory
 
+        keep_freed_memory()  # as a run does
         data, views = self.data(), build("views", "simclr", **{**VIEWS, "size": self.size})
         sampler = build("sampler", "shuffled", data.labels, batch_size=self.batch)
         order = (items for epoch in itertools.count() for items in sampler.epoch(epoch))

@@ -21,6 +21,7 @@ from metriclab.run.assemble import Training, assemble
 from metriclab.run.fit import fit
 from metriclab.run.splits import load_splits
 from metriclab.testing.meter import measure
+from metriclab.views import host
 from metriclab.views.geometry import portions
 from run.tiny import tiny
 
@@ -76,16 +77,24 @@ class Watch(TorchDispatchMode):
         return result
 
 
+@pytest.fixture(scope="module", autouse=True)
+def on_an_accelerator():
+    """What runs is what an accelerator would run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(host, "knows", lambda x: False)
+        yield
+
+
 def images(n: int, channels: int, side: int) -> Images:
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (n, channels, side, side), generator=generator, dtype=torch.uint8)
     return Images(pixels, torch.full((n, 2), side))
 
 
-def make_views(n: int, channels: int, side: int, size: int) -> None:
+def make_views(n: int, channels: int, side: int, size: int) -> tuple[torch.Tensor, ...]:
     """Two views of n images, with all that can happen to them."""
     some, draws = images(n, channels, side), Draws(0, 0, torch.arange(n), torch.zeros(n, dtype=torch.int64))
-    build("views", "simclr", size=size, rotation=10.0, solarize=0.2)(some, draws)
+    return build("views", "simclr", size=size, rotation=10.0, solarize=0.2)(some, draws)
 
 
 @pytest.mark.parametrize(("channels", "side", "most"), [(1, 28, 800), (3, 40, 1150)])
@@ -101,7 +110,7 @@ def test_views_of_a_batch_run_as_many_operators_as_views_of_one_image(channels, 
 
 def test_views_of_many_large_images_run_operators_for_each_portion_of_a_few_megabytes():
     totals, parts = [], []
-    for n in (6, 12):
+    for n in (12, 24):
         with measure() as meter:
             make_views(n, 3, 300, 224)
         totals.append(meter.operators.total())
@@ -119,6 +128,20 @@ def test_views_hold_and_write_few_times_what_they_return(n, channels, side, size
     assert watch.peak <= 5.5 * returned
     assert watch.written <= 75 * returned
     assert not watch.waiting
+
+
+@pytest.mark.parametrize(("channels", "share"), [(1, 0.96), (3, 0.7)])
+@pytest.mark.parametrize(("side", "size"), [(40, 32), (320, 224), (700, 224)])
+def test_a_cpu_passes_over_what_changes_nothing(channels, share, side, size, monkeypatch):
+    with Watch() as branch_free:
+        expected = make_views(12, channels, side, size)
+    monkeypatch.setattr(host, "knows", lambda x: x.device.type == "cpu")
+    with Watch() as ours:
+        views = make_views(12, channels, side, size)
+    for one, other in zip(views, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
+    if side < 700:  # of larger images most bytes are the smaller levels'
+        assert ours.written < share * branch_free.written
 
 
 @dataclass

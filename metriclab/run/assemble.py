@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from metriclab.core import distributed
+from metriclab.core.allocator import keep_freed_memory
 from metriclab.core.batch_norm import synchronize_batch_norm
 from metriclab.core.errors import RecipeError
 from metriclab.core.network import Network
@@ -181,7 +182,8 @@ def choose_device(wanted: str) -> torch.device:
 
 
 def set_up_torch(settings: Train) -> None:
-    """Threads and determinism, for the whole process."""
+    """Memory, threads and determinism, for the whole process."""
+    keep_freed_memory()
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     if settings.deterministic:

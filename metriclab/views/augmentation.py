@@ -15,8 +15,17 @@ from torch import Tensor
 from metriclab.core.batch import Images
 from metriclab.core.errors import RecipeError
 from metriclab.core.random import Draws
-from metriclab.views.blur import SIGMA, blur, gaussian_kernels
-from metriclab.views.colour import JITTER_COLUMNS, Colours, grayscale, no_colours, random_jitter, recolour_, solarize_
+from metriclab.views.blur import SIGMA, blur_, gaussian_kernels
+from metriclab.views.colour import (
+    JITTER_COLUMNS,
+    Colours,
+    alike_together,
+    grayscale,
+    no_colours,
+    random_jitter,
+    recolour_,
+    solarize_,
+)
 from metriclab.views.geometry import CROP_TRIES, Pyramid, portions, pyramid, random_boxes, resample
 
 Pixels = Annotated[int, Ge(2)]
@@ -72,14 +81,14 @@ class Augmentation:
     @torch.no_grad()
     def views(self, images: Images, draws: Draws, indices: Iterable[int]) -> tuple[Float[Tensor, "n c _h _w"], ...]:
         """The views of these indices: each one is a pure function of the images, their draws and its index."""
-        channels = images.pixels.shape[1]
+        n, channels = images.pixels.shape[:2]
         plans = [self._plan(draws.uniform(index, _SLOT, sum(_COLUMNS)), images.sizes, channels) for index in indices]
-        views: list[list[Tensor]] = [[] for _ in plans]
+        views = tuple(torch.empty(n, channels, self.size, self.size, device=images.pixels.device) for _ in plans)
         for part in portions(images, self.size):
             source = pyramid(Images(images.pixels[part], images.sizes[part]), self.size)
             for view, plan in zip(views, plans, strict=True):
-                view.append(self._view(source, _Plan(*(values[part] for values in plan))))
-        return tuple(torch.cat(view) for view in views)
+                self._view(source, _Plan(*(values[part] for values in plan)), view[part])
+        return views
 
     def _plan(self, uniform: Float[Tensor, "n k"], sizes: Int64[Tensor, "n 2"], channels: int) -> _Plan:
         crop, flip, rotation, colour, grays, blurred, sigma, inverted = torch.split(uniform, _COLUMNS, 1)
@@ -102,15 +111,20 @@ class Augmentation:
             inverted=inverted[:, 0] < self.solarize,
         )
 
-    def _view(self, source: Pyramid, plan: _Plan) -> Float[Tensor, "n c s s"]:
-        # What can happen to no sample is left out.
+    def _view(self, source: Pyramid, plan: _Plan, view: Float[Tensor, "n c s s"]) -> None:
+        """Fills `view`. What can happen to no sample is left out."""
         x = resample(source, plan.boxes, self.size, plan.mirror, plan.angle if self.rotation > 0 else None)
-        x = recolour_(x, Colours(plan.before, plan.hue, plan.after))
+        colours = Colours(plan.before, plan.hue, plan.after)
+        order = alike_together(colours)
+        if order is not None:
+            x, colours = x.index_select(0, order), Colours(*(values[order] for values in colours))
+        x = recolour_(x, colours)
+        view.copy_(x) if order is None else torch.index_select(x, 0, order.argsort(), out=view)
         if self.blur > 0:
-            x = blur(x, plan.kernels)
+            blur_(view, plan.kernels)
         if self.solarize > 0:
-            x = solarize_(x, plan.inverted)
-        return x.clamp_(0, 1)
+            solarize_(view, plan.inverted)
+        view.clamp_(0, 1)
 
 
 def check_areas(views: str, smallest: tuple[str, float], largest: tuple[str, float]) -> None:

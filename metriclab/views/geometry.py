@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from metriclab.core.batch import Images
+from metriclab.views import host
 
 CROP_TRIES = 10
 """Crops drawn for each sample; the first that fits is taken."""
@@ -44,8 +45,10 @@ class Pyramid:
 def pyramid(images: Images, size: int) -> Pyramid:
     """The levels that boxes of an allowed aspect, seen at `size` pixels (2 or more), can ask for."""
     n, channels, height, width = images.pixels.shape
+    # What no image is large enough for is not made, where that is known without waiting for a GPU.
+    largest = int(images.sizes.prod(1).amax()) if n and host.knows(images.sizes) else height * width
     levels = 1
-    while height * width >= size**2 * 2 ** (2 * levels - 1) and min(height, width) >= 2**levels:
+    while largest >= size**2 * 2 ** (2 * levels - 1) and min(height, width) >= 2**levels:
         levels += 1
     if levels == 1:
         return Pyramid(images.pixels.float().div_(255), images.sizes, height, width, 1)
@@ -90,11 +93,13 @@ def resample(
     if mirror is not None:
         u = u * (1 - 2 * mirror.float())[:, None, None]
     # Up to here without rotation these are a row and a column for each sample, not whole grids.
-    x = ((left + (u + 1) * width / 2) * scale).clamp(min=0.5).minimum(limit_x) + offset_x
-    y = ((top + (v + 1) * height / 2) * scale).clamp(min=0.5).minimum(limit_y) + offset_y
     grid = torch.empty(len(boxes), size, size, 2, device=boxes.device)
-    grid[..., 0] = x * (2 / source.atlas.shape[3]) - 1
-    grid[..., 1] = y * (2 / source.atlas.shape[2]) - 1
+    for axis, (middle, start, extent, limit, offset) in enumerate(
+        ((u, left, width, limit_x, offset_x), (v, top, height, limit_y, offset_y))
+    ):
+        at = ((middle + 1) * (extent / 2)).add_(start).mul_(scale).clamp_(min=0.5)
+        torch.minimum(at, limit, out=at).add_(offset)
+        grid[..., axis] = at.mul_(2 / source.atlas.shape[3 - axis]).sub_(1)
     return F.grid_sample(source.atlas, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
@@ -168,10 +173,10 @@ def central_view(images: Images, size: int) -> Float[Tensor, "n c {size} {size}"
 
 
 def portions(images: Images, size: int) -> Iterator[slice]:
-    """Slices of a batch that keep temporary memory small: 4 MiB a tensor on a CPU, 256 MiB on an accelerator."""
+    """Slices of a batch that keep temporary memory small: 8 MiB a tensor on a CPU, 256 MiB on an accelerator."""
     _, channels, height, width = images.pixels.shape
     floats = channels * max(height * width, size * size)
-    at_once = 2**20 if images.pixels.device.type == "cpu" else 2**26
+    at_once = 2**21 if images.pixels.device.type == "cpu" else 2**26
     step = max(1, at_once // floats)
     # At least one, perhaps empty, so that an empty batch gives empty views.
     for start in range(0, max(1, len(images)), step):

@@ -58,7 +58,8 @@ def test_a_sample_does_not_depend_on_its_batch(channels):
     for row in (0, 5, 11):
         alone = views(pick(some, torch.tensor([row])), draws(items[[row]]))
         for a, b in zip(whole, alone, strict=True):
-            torch.testing.assert_close(a[[row]], b, rtol=0, atol=1e-6)
+            # One that is too small for another level is seen without it, which rounds coordinates differently.
+            torch.testing.assert_close(a[[row]], b, rtol=0, atol=1e-5)
 
 
 def test_padding_and_portions_do_not_matter(monkeypatch):
