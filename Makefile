@@ -43,6 +43,7 @@ bench: .venv/installed
 	$(BIN)/python benchmarks/first_step.py
 	$(BIN)/python benchmarks/simclr.py
 	$(BIN)/python benchmarks/equal_time.py
+	$(BIN)/python benchmarks/chunked.py
 	$(BIN)/python benchmarks/data.py
 	$(BIN)/python benchmarks/scale.py
 	$(BIN)/python benchmarks/ranks.py

@@ -1,17 +1,15 @@
-"""Images from the disk to the step: decoding with and without the cache, the first step, and what does not grow.
+"""Images from the disk to the step: decoding with and without the cache, and what does not grow.
 
     python benchmarks/data.py [--images 2000] [--side 400] [--items 10000 100000 1000000] [--steps 200] [--repeats 5]
 
-Four tables, each measured in processes of their own, all sides in one call and in turns; medians are printed, with the
+Three tables, each measured in processes of their own, all sides in one call and in turns; medians are printed, with the
 smallest and the largest in brackets.
 
 1. Images a second from a folder of JPEGs, in batches of 256 in random order: decoded whenever they are read, as data
    sets do that have no cache, the first pass that builds the cache, and out of the cache. PIL alone in as many threads
    is the floor.
-2. Seconds from the start of the program to the end of the first step: a run on the cached folder against a script that
-   imports the same libraries, makes the same encoder and takes one step on made-up images.
-3. Milliseconds a step on synthetic images, by the number of items in the data set; the encoder is tiny on purpose.
-4. Memory of the process over a run, in MB: after a tenth of its steps, and at the end.
+2. Milliseconds a step on synthetic images, by the number of items in the data set; the encoder is tiny on purpose.
+3. Memory of the process over a run, in MB: after a tenth of its steps, and at the end.
 """
 
 from __future__ import annotations
@@ -127,35 +125,6 @@ def decoding(root: str, side: str) -> float:
     return len(paths) / (time.perf_counter() - start)
 
 
-def first_step(recipe: str, side: str, batch: str, started: str) -> float:
-    """Seconds from the start of the program; imports are part of it."""
-    if side == "metriclab":
-        from metriclab.recipe import read
-        from metriclab.run.experiment import experiment
-        from metriclab.run.store import RunFolder
-
-        steps = experiment(read(Path(recipe)), RunFolder(Path(tempfile.mkdtemp()) / "run"), quiet=True)
-        while next(steps).done < 1:
-            pass
-        return time.time() - float(started)
-    import timm
-    import torch
-    import torchvision  # noqa: F401
-    from torch.nn.functional import cross_entropy, normalize
-
-    import metriclab.api
-    import metriclab.run.experiment  # noqa: F401
-
-    model = timm.create_model("test_resnet", num_classes=0)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    rows = 2 * int(batch)
-    z = normalize(model(torch.rand(rows, 3, VIEW, VIEW).contiguous(memory_format=torch.channels_last)))
-    similarity = (z @ z.T / 0.1).fill_diagonal_(-torch.inf)
-    cross_entropy(similarity, torch.arange(rows).roll(rows // 2)).backward()
-    optimizer.step()
-    return time.time() - float(started)
-
-
 def training(recipe: Path, count: int):
     """A run's steps, on images that repeat so that any number of items fits into memory."""
     from metriclab.core.batch import Images
@@ -201,15 +170,13 @@ def memory(recipe: str) -> dict[str, float]:
     return held
 
 
-PARTS = {"decoding": decoding, "first_step": first_step, "step_cost": step_cost, "memory": memory}
+PARTS = {"decoding": decoding, "step_cost": step_cost, "memory": memory}
 
 
 def measured(part: str, *arguments: object, cache: Path, limit: str | None = None):
     environment = {**os.environ, "METRICLAB_CACHE": str(cache), "PYTHONWARNINGS": "ignore"}
     environment |= {"METRICLAB_CACHE_LIMIT": limit} if limit else {}
     command = [sys.executable, __file__, "--part", part, *map(str, arguments)]
-    if part == "first_step":
-        command.append(str(time.time()))
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -233,17 +200,6 @@ def decoding_table(root: Path, work: Path, repeats: int) -> None:
         print(
             f"  {side:16} {spread(values)} images/s, {statistics.median(values) / statistics.median(found['PIL']):.2f}x"
         )
-
-
-def first_step_table(root: Path, work: Path, batch: int, repeats: int) -> None:
-    recipe, cache = recipe_file(work, of_folder(root), 1, batch), work / "cache-0"
-    found: dict[str, list[float]] = {"plain": [], "metriclab": []}
-    for _ in range(repeats):
-        for side, values in found.items():
-            values.append(measured("first_step", recipe, side, batch, cache=cache))
-    later = [ours - plain for ours, plain in zip(found["metriclab"], found["plain"], strict=True)]
-    for side, values in (*found.items(), ("later by", later)):
-        print(f"  {side:10} {spread(values, 2)} s")
 
 
 def step_table(work: Path, items: list[int], steps: int, repeats: int) -> None:
@@ -272,8 +228,6 @@ def main() -> None:
         print(f"{given.images:,} JPEGs of {given.side} x {given.side}, short side cached at {SIZE}")
         decoding_table(root, work, given.repeats)
         batch = min(BATCH, given.images // 2)
-        print(f"first step, batch of {batch}, two views of {VIEW} x {VIEW}")
-        first_step_table(root, work, batch, given.repeats)
         print(f"a step, batch of 64, median of {given.steps}")
         step_table(work, given.items, given.steps, given.repeats)
         print(f"memory over {given.steps} steps on the cached folder")
