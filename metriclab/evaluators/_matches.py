@@ -8,6 +8,7 @@ looks at, or all of them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -24,17 +25,17 @@ from metriclab.evaluators._ranking import (
     STEP,
     check_finite,
     equal_range,
-    in_threads,
     ranking_keys,
     sort_rows,
 )
 from metriclab.evaluators._screen import NEAR, Near, Similarities, groups, ranges, slab_height
 from metriclab.evaluators._ties import RankedMatches, Tables, Tied, runs
+from metriclab.evaluators._workers import in_threads
 
 _SAMPLED = 16
 """One in so many codes is looked at to guess which of them are the best."""
 
-_LAST = 2 * EXCLUDED + 1
+_LAST = 2 * EXCLUDED
 """The code of what is no candidate: the largest of all."""
 
 FEW = 256
@@ -111,30 +112,29 @@ def _by_sorting(
     tables: Tables,
 ) -> RankedMatches:
     """From the keys of all gallery rows, which are overwritten."""
-    # One sort finds everything: a match is an even number, and stands before what it is tied with.
-    codes = keys.bitwise_left_shift_(1).bitwise_or_(1)
+    # One sort finds everything: a match is an odd number, and stands before what it is tied with.
+    codes = keys.bitwise_left_shift_(1)
     real = real & (codes.gather(1, columns) != _LAST)
     codes.scatter_add_(1, columns, -real.int())
     relevant = real.sum(1)
     best = codes if depth is None else _best(codes, relevant.clamp(min=depth))
     best = sort_rows(best)
-    query, place = (best & 1 == 0).nonzero(as_tuple=True)
+    query, place = (best & 1).nonzero(as_tuple=True)
     seen = torch.bincount(query, minlength=len(best))
-    column = torch.arange(len(query), device=query.device) - (seen.cumsum(0) - seen)[query]
-    above = place.new_full((len(best), max(1, int(relevant.max()))), codes.shape[1])
-    above[query, column] = place
+    number = torch.arange(len(query), device=query.device) - (seen.cumsum(0) - seen)[query]
     code = best[query, place]
     behind = best[query, (place + 1).clamp(max=best.shape[1] - 1)]
     near = torch.zeros_like(code, dtype=torch.bool)
     near[:-1] = (code[1:] == code[:-1]) & (query[1:] == query[:-1])
     near[1:] |= near[:-1].clone()
-    t = (near | (behind == code + 1)).nonzero().squeeze(1)
-    query, column, place, code = query[t], column[t], place[t], code[t]
-    first, matches = runs(query, code)
-    start = place[first]
-    above[query, column] = start
-    tied = Tied(query, column, start, _end(best, query, start, code + 1) - start, matches, column[first])
-    return RankedMatches(torch.arange(above.shape[1], device=above.device) < relevant[:, None], above, tied, tables)
+    match = (near | (behind == code + 1)).nonzero().squeeze(1)
+    first, matches = runs(query[match], code[match])
+    start = place[match][first]
+    size = _end(best, query[match], start, code[match] + 1) - start
+    place[match] = start
+    return RankedMatches(
+        relevant, query, number, place, Tied(match, start, size, matches, number[match][first]), tables
+    )
 
 
 def _best(codes: Int32[Tensor, "b n"], depth: Int64[Tensor, "b"]) -> Int32[Tensor, "b _k"]:
@@ -152,7 +152,7 @@ def _best(codes: Int32[Tensor, "b n"], depth: Int64[Tensor, "b"]) -> Int32[Tenso
 
 def _best_one(codes: np.ndarray, least: int) -> np.ndarray:
     for bound in _bounds(codes, least):
-        best: np.ndarray = codes[codes <= bound | 1]  # of a tie, all
+        best: np.ndarray = codes[codes <= bound + (bound & 1)]  # of a tie, all
         if len(best) >= least:
             return best
     return codes
@@ -160,8 +160,8 @@ def _best_one(codes: np.ndarray, least: int) -> np.ndarray:
 
 def _bounds(codes: np.ndarray, least: int) -> Iterator[Any]:
     """From tight to loose, what probably at least so many of the codes are not above."""
-    sample = codes[::_SAMPLED]
-    wanted = 2 * least // _SAMPLED + 4
+    sample, expected = codes[::_SAMPLED], least / _SAMPLED
+    wanted = math.ceil(expected + 3 * math.sqrt(expected) + 1)
     while wanted < len(sample):
         yield np.partition(sample, wanted - 1)[wanted - 1]
         wanted *= 4
@@ -210,9 +210,12 @@ class _Screen:
             open_ = _Open.of(near, keys[part], floors[part], self.similar.margin)
             sure &= torch.from_numpy(open_.each) <= self.most
             left.append(slab[part[~sure]])
-            part, open_ = part[sure], open_.only(sure.numpy())
-            if len(part):
-                yield slab[part], self._settle(slab[part], keys[part], columns[part], near, open_)
+            part, open_ = part[sure], open_.only(np.flatnonzero(sure.numpy()))
+            # Matches that tie with each other leave many pairs open.
+            for some in groups(torch.from_numpy(open_.each)):
+                few_open = open_.only(some.numpy())
+                found = part[some]
+                yield slab[found], self._settle(slab[found], keys[found], columns[found], near, few_open)
 
     def _settle(
         self,
@@ -224,16 +227,15 @@ class _Screen:
     ) -> RankedMatches:
         """Adds the rows that float32 left open, by their keys."""
         real = keys != EXCLUDED
-        above, size = torch.zeros(keys.shape, dtype=torch.int64), torch.ones(keys.shape, dtype=torch.int64)
-        above[real] = torch.from_numpy(np.where(open_.further, len(self.gallery), open_.above))
+        above = torch.from_numpy(np.where(open_.further, len(self.gallery), open_.above))
         columns = torch.from_numpy(near.columns[ranges(open_.first, open_.count)])
         match = torch.repeat_interleave(torch.from_numpy(open_.count))
         other = (columns != matches[real][match]).nonzero().squeeze(1)
         match, columns = match[other], columns[other]
         query, own = real.nonzero()[:, 0], keys[real]
         found = self.similar.keys(tile[query[match]], columns[:, None]).squeeze(1)
-        above[real] += torch.bincount(match[found < own[match]], minlength=len(own))
-        size[real] += torch.bincount(match[found == own[match]], minlength=len(own))
+        above += torch.bincount(match[found < own[match]], minlength=len(own))
+        size = 1 + torch.bincount(match[found == own[match]], minlength=len(own))
         return RankedMatches.of(keys, above, size, self.tables)
 
 
@@ -268,8 +270,10 @@ class _Open:
         each = np.bincount(query, weights=count, minlength=len(keys)).astype(np.int64)
         return cls(query, first - near.start[query], first, count, further, each)
 
-    def only(self, queries: Bool[np.ndarray, "b"]) -> _Open:
-        """Of some of the queries."""
-        kept, place = queries[self.query], queries.cumsum() - 1
+    def only(self, queries: Int64[np.ndarray, "_"]) -> _Open:
+        """Of some of the queries, ascending."""
+        among = np.zeros(len(self.each), dtype=np.bool_)
+        among[queries] = True
+        kept, place = among[self.query], among.cumsum() - 1
         above, first, count, further = self.above[kept], self.first[kept], self.count[kept], self.further[kept]
         return _Open(place[self.query[kept]], above, first, count, further, self.each[queries])

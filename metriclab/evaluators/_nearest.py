@@ -35,7 +35,7 @@ def nearest(
         check_finite(rows.z, name)
     left = [chosen]
     # Screening lives on a CPU's caches; a GPU sorts fast.
-    if chosen.device.type == "cpu" and 2 * k <= NEAR * len(gallery):
+    if chosen.device.type == "cpu" and 2 * k <= NEAR * len(gallery) and bool(among.any()):
         similar, left = Similarities(queries, gallery, among), []
         for slab in torch.split(chosen, slab_height(len(gallery), 2 * k)):
             yield from _nearest(similar, slab, k, left)
@@ -49,7 +49,9 @@ def _nearest(
 ) -> Iterator[tuple[Int64[Tensor, "f"], Int64[Tensor, "f m"], Int32[Tensor, "f m"]]]:
     """Those of the queries for which it pays; the others are put into `left`."""
     most = int(NEAR * len(similar.gallery))
-    floors, expected = similar.floors(slab, torch.full((len(slab),), -torch.inf), torch.full_like(slab, k))
+    floors, expected = similar.floors(
+        slab, torch.full((len(slab),), -torch.inf, dtype=torch.float32), torch.full_like(slab, k)
+    )
     left.append(slab[expected > most])
     slab, floors, expected = (values[expected <= most] for values in (slab, floors, expected))
     for group in groups(expected):

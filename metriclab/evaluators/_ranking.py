@@ -6,11 +6,7 @@ ranking, best first, and equal similarities are equal keys whatever the order of
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import TypeVar
+from collections.abc import Iterator
 
 import torch
 from jaxtyping import Float, Int32, Int64
@@ -18,8 +14,7 @@ from torch import Tensor
 
 from metriclab.core.errors import DivergedError
 from metriclab.core.rows import Rows
-
-T = TypeVar("T")
+from metriclab.evaluators._workers import in_threads
 
 STEP = 2.0**-20
 """Similarities are told apart in multiples of this."""
@@ -92,31 +87,6 @@ def sort_rows(keys: Int32[Tensor, "b n"]) -> Int32[Tensor, "b n"]:
     # numpy sorts integers with vector instructions, about nine times faster than torch does on a CPU.
     in_threads(lambda part: keys[part].numpy().sort(axis=1), len(keys))
     return keys
-
-
-def in_threads(work: Callable[[slice], T], count: int) -> list[T]:
-    """What `work` makes of 0..count, cut in as many slices as torch has threads; numpy has none of its own."""
-    threads = torch.get_num_threads()
-    edges = [count * i // threads for i in range(threads + 1)]
-    slices = [slice(start, stop) for start, stop in itertools.pairwise(edges) if stop > start]
-    if len(slices) < 2:
-        return [work(part) for part in slices]
-    with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(work, slices))
-
-
-@contextmanager
-def one_thread_each() -> Iterator[ThreadPoolExecutor]:
-    """As many workers as torch has threads, in each of which torch has one: they wait for each other at the end alone.
-
-    What is thread-local, as autocast and `no_grad`, the workers do not have.
-    """
-    threads = torch.get_num_threads()
-    try:
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            yield pool
-    finally:
-        torch.set_num_threads(threads)
 
 
 def equal_range(

@@ -8,9 +8,8 @@ keeps those, and a look at what it kept proves the guess or gives the query up t
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from queue import SimpleQueue
 
 import numpy as np
 import torch
@@ -24,8 +23,8 @@ from metriclab.evaluators._ranking import (
     TILE_CELLS,
     WIDE,
     equal_pairs,
-    one_thread_each,
 )
+from metriclab.evaluators._workers import ieee_products, one_thread_each
 
 NEAR = 1 / 8
 """Share of the gallery beyond which looking at rows one by one is dearer than sorting everything."""
@@ -43,7 +42,7 @@ _DOTS = 2**20
 """Numbers of which float64 copies are held at a time, for products one by one."""
 
 
-_Pairs = tuple[Int64[np.ndarray, "p"], Int64[np.ndarray, "p"], Float32[np.ndarray, "p"]]
+_Pairs = tuple[Int64[np.ndarray, "_"], Int64[np.ndarray, "_"], Float32[np.ndarray, "_"]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,10 +140,11 @@ class Similarities:
         guess = best.gather(1, wanted[:, None] - 1).squeeze(1).masked_fill_(wanted == size, -torch.inf)
         return guess, wanted
 
+    @torch.no_grad()
     def _of_sample(self, tile: Int64[Tensor, "b"]) -> Float32[Tensor, "b s"]:
-        similarities = torch.empty(len(tile), len(self.sampled))
+        similarities = torch.empty(len(tile), len(self.sampled), dtype=torch.float32)
         # Into a buffer of its own type, which autocast leaves alone.
-        with _ieee_products():
+        with ieee_products:
             torch.mm(self.queries.z[tile].float(), self.gallery.z[self.sampled].float().T, out=similarities)
         if self.own:
             items, order = self.gallery.items[self.sampled].sort()
@@ -154,11 +154,7 @@ class Similarities:
 
     def near(self, chosen: Int64[Tensor, "b"], floor: Float32[Tensor, "b"]) -> Near:
         """The gallery rows that count and are above the floor of each chosen query, of other items in leave-one-out."""
-        parts = list(self._sweep(chosen, floor))
-        query, column, similarity = (np.concatenate([part[i] for part in parts]) for i in range(3))
-        if self.own:
-            other = (self.queries.items[chosen][query] != self.gallery.items[column]).numpy()
-            query, column, similarity = query[other], column[other], similarity[other]
+        query, column, similarity = _joined(list(self._sweep(chosen, floor)))
         places = 4.0 * query - similarity
         order = places.argsort()
         return Near(column[order], places[order], np.bincount(query, minlength=len(chosen)))
@@ -175,28 +171,40 @@ class Similarities:
         height = min(_SIDE, -(-len(chosen) // (4 * torch.get_num_threads())))
         width = max(1, min(_SIDE, PART_CELLS // height))
         named, floors = columns.numpy(), floor.numpy()
+        asked, there = self.queries.items[chosen].numpy(), self.gallery.items[columns].numpy()
+        # A worker would hoard what it frees.
+        spare: SimpleQueue[tuple[Tensor, np.ndarray]] = SimpleQueue()
+        for _ in range(torch.get_num_threads()):
+            spare.put((torch.empty(height * width, dtype=torch.float32), np.empty(height * width, dtype=np.bool_)))
+
+        def pairs(row: np.ndarray, column: np.ndarray, value: np.ndarray) -> _Pairs:
+            if self.own:
+                other = asked[row] != there[column]
+                row, column, value = row[other], column[other], value[other]
+            return row, named[column], value
 
         @torch.no_grad()  # which a thread does not inherit
-        def strip(top: int) -> list[_Pairs]:
+        def strip(top: int) -> _Pairs:
             bottom, found = min(top + height, len(chosen)), []
-            cells = torch.empty(height * width)
             queries = self.queries.z[chosen[top:bottom]].float()
+            cells, mask = spare.get()
             for left in range(top if both else 0, len(columns), width):
                 right = min(left + width, len(columns))
                 part = self.gallery.z[columns[left:right]].float() if table is None else table[left:right]
                 similarities = cells[: len(queries) * len(part)].view(len(queries), len(part))
                 values = torch.mm(queries, part.T, out=similarities).numpy()
-                row, column, value = _above(values, floors[top:bottom, None])
-                found.append((row + top, named[column + left], value))
+                row, column, value = _above(values, floors[top:bottom, None], mask)
+                found.append(pairs(row + top, column + left, value))
                 first, last = max(left, bottom), min(right, both)
                 if first < last:
-                    row, column, value = _above(values[:, first - left : last - left], floors[None, first:last])
-                    found.append((column + first, named[row + top], value))
-            return found
+                    others = values[:, first - left : last - left]
+                    row, column, value = _above(others, floors[None, first:last], mask)
+                    found.append(pairs(column + first, row + top, value))
+            spare.put((cells, mask))
+            return _joined(found)
 
-        with _ieee_products(), one_thread_each() as pool:
-            for found in pool.map(strip, range(0, len(chosen), height)):
-                yield from found
+        with ieee_products, one_thread_each() as pool:
+            yield from pool.map(strip, range(0, len(chosen), height))
 
     def keys(self, queries: Int64[Tensor, "p"], columns: Int64[Tensor, "p m"]) -> Int32[Tensor, "p m"]:
         """The keys of some gallery rows for each query, as `ranking_keys` has them."""
@@ -229,19 +237,15 @@ def ranges(start: Int64[np.ndarray, "r"], count: Int64[np.ndarray, "r"]) -> Int6
     return places
 
 
-def _above(values: Float32[np.ndarray, "b n"], floors: Float32[np.ndarray, "#b #n"]) -> _Pairs:
-    """Rows, columns and values of what is above its floor."""
-    row, column = np.divmod(np.flatnonzero(values > floors), values.shape[1])
+def _joined(parts: list[_Pairs]) -> _Pairs:
+    query, column, value = (np.concatenate([part[i] for part in parts]) for i in range(3))
+    return query, column, value
+
+
+def _above(
+    values: Float32[np.ndarray, "b n"], floors: Float32[np.ndarray, "#b #n"], mask: Bool[np.ndarray, "_"]
+) -> _Pairs:
+    """Rows, columns and values of what is above its floor; overwrites the mask, which is long enough for all values."""
+    above = np.greater(values, floors, out=mask[: values.size].reshape(values.shape))
+    row, column = np.divmod(np.flatnonzero(above), values.shape[1])
     return row, column, values[row, column]
-
-
-@contextmanager
-def _ieee_products() -> Iterator[None]:
-    """Products in float32 whatever somebody has set, as by `torch.set_float32_matmul_precision`."""
-    products: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
-    before = products.fp32_precision
-    products.fp32_precision = "ieee"
-    try:
-        yield
-    finally:
-        products.fp32_precision = before

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float64, Int32, Int64
+from jaxtyping import Float64, Int32, Int64
 from torch import Tensor
 
 from metriclab.evaluators._ranking import EXCLUDED
@@ -36,18 +36,17 @@ class Tables:
 
 @dataclass(frozen=True, slots=True)
 class Tied:
-    """The matches that share their similarity with another gallery row, t of them, query by query, best first.
+    """The matches that share their similarity with another gallery row, t of them.
 
     Attributes:
-        query, column: which of `RankedMatches`.
+        match: which of `RankedMatches`, ascending.
         above: gallery rows before the group.
         size: gallery rows in the group, two or more.
         matches: matches in the group.
         matches_above: matches before the group.
     """
 
-    query: Int64[Tensor, "t"]
-    column: Int64[Tensor, "t"]
+    match: Int64[Tensor, "t"]
     above: Int64[Tensor, "t"]
     size: Int64[Tensor, "t"]
     matches: Int64[Tensor, "t"]
@@ -56,35 +55,35 @@ class Tied:
 
 @dataclass(frozen=True, slots=True)
 class RankedMatches:
-    """The matches of b queries, best first, padded to m on the right.
+    """Matches of b queries, query by query, best first: m in all. Those that are of no interest may be missing.
 
     Attributes:
-        real: false for the padding.
+        relevant: number of matches of each query in the whole gallery.
+        query: of each match, ascending.
+        number: matches of its query that stand before it.
         above: gallery rows that are nearer than the match.
         tied: those of the matches that are in a tie group; the others stand alone at their similarity.
         tables: for rankings of this length.
     """
 
-    real: Bool[Tensor, "b m"]
-    above: Int64[Tensor, "b m"]
+    relevant: Int64[Tensor, "b"]
+    query: Int64[Tensor, "m"]
+    number: Int64[Tensor, "m"]
+    above: Int64[Tensor, "m"]
     tied: Tied
     tables: Tables
 
     @classmethod
     def of(
-        cls, keys: Int32[Tensor, "b m"], above: Int64[Tensor, "b m"], size: Int64[Tensor, "b m"], tables: Tables
+        cls, keys: Int32[Tensor, "b k"], above: Int64[Tensor, "m"], size: Int64[Tensor, "m"], tables: Tables
     ) -> RankedMatches:
         """From the ascending keys of the matches, `EXCLUDED` behind them, and what shares each one's similarity."""
         real = keys != EXCLUDED
-        query, column = ((size > 1) & real).nonzero(as_tuple=True)
-        first, matches = runs(query, keys[query, column])
-        tied = Tied(query, column, above[query, column], size[query, column], matches, column[first])
-        return cls(real, above, tied, tables)
-
-    @property
-    def relevant(self) -> Int64[Tensor, "b"]:
-        """Number of matches of each query in the whole gallery."""
-        return self.real.sum(1)
+        query, number = real.nonzero(as_tuple=True)
+        match = (size > 1).nonzero().squeeze(1)
+        first, matches = runs(query[match], keys[real][match])
+        tied = Tied(match, above[match], size[match], matches, number[match][first])
+        return cls(real.sum(1), query, number, above, tied, tables)
 
     @property
     def length(self) -> int:
@@ -93,10 +92,9 @@ class RankedMatches:
 
     def hits(self, depth: Int64[Tensor, "b"]) -> Float64[Tensor, "b"]:
         """Expected number of matches among the `depth` best rows."""
-        part = self._within(depth)
-        values = (part.above < depth[:, None]).double()
-        values[part.tied.query, part.tied.column] = part._reach(depth).double() / part.tied.size
-        return part._sum(values)
+        values = (self.above < depth[self.query]).double()
+        values[self.tied.match] = self._reach(depth).double() / self.tied.size
+        return self._sum(values)
 
     def summed_precision(self, depth: Int64[Tensor, "b"]) -> Float64[Tensor, "b"]:
         """Expected sum of the precisions at each match among the `depth` best rows.
@@ -104,15 +102,13 @@ class RankedMatches:
         Given a match at position above + j, (j - 1)(matches - 1)/(size - 1) of the j - 1 rows before it in the group
         are expected to be matches: its precisions, summed over j, are a multiple of a difference of harmonic numbers.
         """
-        part = self._within(depth)
-        column = torch.arange(1, part.above.shape[1] + 1, device=depth.device)
-        values = torch.where(part.above < depth[:, None], column / (part.above + 1).double(), 0)
-        tied, reach, harmonic = part.tied, part._reach(depth), self.tables.harmonic
+        values = ((self.number + 1).double() / (self.above + 1)).where(self.above < depth[self.query], 0.0)
+        tied, reach, harmonic = self.tied, self._reach(depth), self.tables.harmonic
         slope = (tied.matches - 1).double() / (tied.size - 1)
         harmonics = harmonic[tied.above + reach] - harmonic[tied.above]
         precisions = (tied.matches_above + 1 - slope * (tied.above + 1)) * harmonics + slope * reach
-        values[tied.query, tied.column] = precisions / tied.size
-        return part._sum(values)
+        values[tied.match] = precisions / tied.size
+        return self._sum(values)
 
     def any_hit(self, depth: int) -> Float64[Tensor, "b"]:
         """Probability of a match among the `depth` best rows: one minus the hypergeometric chance of none."""
@@ -127,7 +123,7 @@ class RankedMatches:
         """Expected reciprocal of the position of the best match."""
         above, size, matches = self._best()
         result = 1 / (above + 1).double()
-        tied = (size > matches).logical_and(self.real[:, 0]).nonzero().squeeze(1)
+        tied = (size > matches).nonzero().squeeze(1)
         shapes = torch.stack([above[tied], size[tied], matches[tied]], dim=1)
         different, which = torch.unique(shapes, dim=0, return_inverse=True)
         expected = [self._reciprocal_in_tie(*shape) for shape in different.tolist()]
@@ -144,29 +140,22 @@ class RankedMatches:
         return ((behind - log_all).exp() / (above + j)).sum()
 
     def _best(self) -> tuple[Int64[Tensor, "b"], Int64[Tensor, "b"], Int64[Tensor, "b"]]:
-        """`above`, `size` and `matches` of the group of each query's best match."""
-        above, tied = self.above[:, 0], self.tied
-        first = tied.column == 0
+        """`above`, `size` and `matches` of the group of each query's best match; behind all rows where it has none."""
+        above = torch.full_like(self.relevant, self.length)
         size, matches = torch.ones_like(above), torch.ones_like(above)
-        size[tied.query[first]], matches[tied.query[first]] = tied.size[first], tied.matches[first]
+        first, tied = self.number == 0, self.tied
+        above[self.query[first]] = self.above[first]
+        among = first[tied.match]
+        query = self.query[tied.match[among]]
+        size[query], matches[query] = tied.size[among], tied.matches[among]
         return above, size, matches
-
-    def _within(self, depth: Int64[Tensor, "b"]) -> RankedMatches:
-        """Without the columns that no query reaches: at a small depth that is nearly all of them."""
-        reached = ((self.above < depth[:, None]) & self.real).any(0).nonzero()
-        columns = int(reached[-1]) + 1 if len(reached) else 1
-        if columns == self.above.shape[1]:
-            return self
-        kept = self.tied.column < columns
-        tied = Tied(*(getattr(self.tied, name)[kept] for name in Tied.__slots__))
-        return RankedMatches(self.real[:, :columns], self.above[:, :columns], tied, self.tables)
 
     def _reach(self, depth: Int64[Tensor, "b"]) -> Int64[Tensor, "t"]:
         """How many positions of each tied match's group are among the `depth` best rows."""
-        return (depth[self.tied.query] - self.tied.above).clamp(min=0).minimum(self.tied.size)
+        return (depth[self.query[self.tied.match]] - self.tied.above).clamp(min=0).minimum(self.tied.size)
 
-    def _sum(self, values: Float64[Tensor, "b m"]) -> Float64[Tensor, "b"]:
-        return values.where(self.real, 0.0).sum(1)
+    def _sum(self, values: Float64[Tensor, "m"]) -> Float64[Tensor, "b"]:
+        return values.new_zeros(len(self.relevant)).index_add_(0, self.query, values)
 
 
 def runs(query: Int64[Tensor, "t"], keys: Int32[Tensor, "t"]) -> tuple[Int64[Tensor, "t"], Int64[Tensor, "t"]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from unittest.mock import patch
 
 import pytest
@@ -16,6 +17,8 @@ from metriclab.core.errors import DivergedError
 from metriclab.core.protocols import Score
 from metriclab.core.rows import Rows, rows
 from metriclab.evaluators import _matches, _ranking, _screen
+from metriclab.evaluators._workers import ieee_products
+from metriclab.evaluators.knn import NearestNeighbours
 from metriclab.evaluators.retrieval import Retrieval
 
 DEPTHS = (1, 2, 3, 5, 20)
@@ -315,3 +318,76 @@ def test_a_lower_precision_of_products_moves_nothing():
         torch.set_float32_matmul_precision(before)
     for name in expected:
         torch.testing.assert_close(found[name].per_query, expected[name].per_query, equal_nan=True, rtol=0, atol=0)
+
+
+def test_two_evaluations_at_once_share_what_they_set():
+    both, alone = classes(1200, 120, 64, 0.3), torch.backends.mkldnn.matmul
+    expected = retrieval(both, both)
+    threads, before = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        torch.set_num_threads(2)
+        with ThreadPoolExecutor(2) as pool:
+            found = list(pool.map(lambda _: retrieval(both, both), range(6)))
+        precision = alone.fp32_precision
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(torch.get_num_threads).result() == 2
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_float32_matmul_precision(before)
+    assert precision == "bf16"
+    for scores in found:
+        for name in expected:
+            torch.testing.assert_close(scores[name].per_query, expected[name].per_query, rtol=0, atol=0)
+
+
+def test_a_precision_that_was_inherited_still_is():
+    products = torch.backends.mkldnn.matmul
+    before = torch.backends.fp32_precision
+    try:
+        torch.backends.fp32_precision = "tf32"
+        with ieee_products:
+            assert products.fp32_precision == "ieee"
+        torch.backends.fp32_precision = "ieee"
+        assert products.fp32_precision == "ieee"
+    finally:
+        torch.backends.fp32_precision = before
+
+
+def test_the_default_of_tensors_may_be_double():
+    both = classes(400, 40)
+    expected = retrieval(both, both)
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = retrieval(both, both)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for name in expected:
+        torch.testing.assert_close(found[name].per_query, expected[name].per_query, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_rows_of_one_item_and_collapsed_classes_ask_for_no_more_memory(monkeypatch, ties):
+    # What a sweep keeps is at most what the sample foretells, with some luck: never all rows of an item.
+    n, kept = 4000, []
+    items = torch.arange(n) if ties else torch.arange(n) // 1000
+    labels = torch.arange(n) // 20 if ties else torch.arange(n) % 2
+    z = torch.randn(n, 16)[labels] if ties else torch.randn(n, 16)[items] + 0.1 * torch.randn(n, 16)
+    monkeypatch.setattr(_screen, "PART_CELLS", 2**14)
+    near, keys = _screen.Similarities.near, _screen.Similarities.keys
+
+    def watched_near(*given):
+        found = near(*given)
+        kept.append(len(found.columns))
+        return found
+
+    def watched_keys(self, queries, columns):
+        kept.append(columns.numel())
+        return keys(self, queries, columns)
+
+    monkeypatch.setattr(_screen.Similarities, "near", watched_near)
+    monkeypatch.setattr(_screen.Similarities, "keys", watched_keys)
+    both = rows(z, labels, items)
+    of_the_best(both, both)
+    NearestNeighbours(k=5)(both, both)
+    assert max(kept) <= 8 * n * 5

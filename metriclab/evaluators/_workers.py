@@ -1,0 +1,81 @@
+"""Threads of one core each, and settings of the whole process that may be changed meanwhile."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from threading import Barrier, Lock
+from typing import Any, TypeVar
+
+import torch
+
+T = TypeVar("T")
+
+_starting = Lock()
+
+
+def in_threads(work: Callable[[slice], T], count: int) -> list[T]:
+    """What `work` makes of 0..count, cut in as many slices as torch has threads; numpy has none of its own."""
+    threads = torch.get_num_threads()
+    edges = [count * i // threads for i in range(threads + 1)]
+    slices = [slice(start, stop) for start, stop in itertools.pairwise(edges) if stop > start]
+    if len(slices) < 2:
+        return [work(part) for part in slices]
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(work, slices))
+
+
+@contextmanager
+def one_thread_each() -> Iterator[ThreadPoolExecutor]:
+    """As many workers as torch has threads, in each of which torch has one: they wait for each other at the end alone.
+
+    What is thread-local, as autocast and `no_grad`, the workers do not have.
+    """
+    threads = torch.get_num_threads()
+    with ThreadPoolExecutor(threads) as pool:
+        started = Barrier(threads + 1)
+
+        def start() -> None:
+            torch.set_num_threads(1)
+            started.wait()
+
+        # A worker's number becomes that of threads to come: it is put back before anything else can happen.
+        with _starting:
+            for _ in range(threads):
+                pool.submit(start)
+            started.wait()
+            torch.set_num_threads(threads)
+        yield pool
+
+
+class _IeeeProducts:
+    """Float32 products of matrices in float32, whatever somebody has set: from the first user's entry to the last's
+    exit."""
+
+    def __init__(self) -> None:
+        self._lock, self._users, self._before = Lock(), 0, ""
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._users == 0:
+                self._before = _products().fp32_precision
+                _products().fp32_precision = "ieee"
+            self._users += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._users == 0:
+                # What had been inherited is inherited again.
+                _products().fp32_precision = "none"
+                if _products().fp32_precision != self._before:
+                    _products().fp32_precision = self._before
+
+
+def _products() -> Any:
+    return torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+
+
+ieee_products = _IeeeProducts()
