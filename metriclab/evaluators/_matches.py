@@ -8,11 +8,8 @@ looks at, or all of them.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain
-from typing import Any
 
 import numpy as np
 import torch
@@ -32,8 +29,8 @@ from metriclab.evaluators._screen import NEAR, Near, Similarities, groups, range
 from metriclab.evaluators._ties import RankedMatches, Tables, Tied, runs
 from metriclab.evaluators._workers import in_threads
 
-_SAMPLED = 16
-"""One in so many codes is looked at to guess which of them are the best."""
+_SPARE = 64
+"""Codes taken beyond the best ones, among which ties with the last of those end, but for many copies of a row."""
 
 _LAST = 2 * EXCLUDED
 """The code of what is no candidate: the largest of all."""
@@ -117,8 +114,7 @@ def _by_sorting(
     real = real & (codes.gather(1, columns) != _LAST)
     codes.scatter_add_(1, columns, -real.int())
     relevant = real.sum(1)
-    best = codes if depth is None else _best(codes, relevant.clamp(min=depth))
-    best = sort_rows(best)
+    best = sort_rows(codes) if depth is None else _best(codes, relevant.clamp(min=max(1, depth)))
     query, place = (best & 1).nonzero(as_tuple=True)
     seen = torch.bincount(query, minlength=len(best))
     number = torch.arange(len(query), device=query.device) - (seen.cumsum(0) - seen)[query]
@@ -138,33 +134,15 @@ def _by_sorting(
 
 
 def _best(codes: Int32[Tensor, "b n"], depth: Int64[Tensor, "b"]) -> Int32[Tensor, "b _k"]:
-    """Of each row the `depth` smallest codes, all that tie with them, and perhaps more; padded by `EXCLUDED`."""
-    if codes.device.type != "cpu":
-        return codes
-    rows, least = codes.numpy(), depth.tolist()
-    parts = in_threads(lambda part: list(map(_best_one, rows[part], least[part])), len(rows))
-    found = list(chain.from_iterable(parts))
-    best = np.full((len(rows), max(map(len, found))), _LAST, dtype=np.int32)
-    for row, one in zip(best, found, strict=True):
-        row[: len(one)] = one
-    return torch.from_numpy(best)
-
-
-def _best_one(codes: np.ndarray, least: int) -> np.ndarray:
-    for bound in _bounds(codes, least):
-        best: np.ndarray = codes[codes <= bound + (bound & 1)]  # of a tie, all
-        if len(best) >= least:
-            return best
-    return codes
-
-
-def _bounds(codes: np.ndarray, least: int) -> Iterator[Any]:
-    """From tight to loose, what probably at least so many of the codes are not above."""
-    sample, expected = codes[::_SAMPLED], least / _SAMPLED
-    wanted = math.ceil(expected + 3 * math.sqrt(expected) + 1)
-    while wanted < len(sample):
-        yield np.partition(sample, wanted - 1)[wanted - 1]
-        wanted *= 4
+    """Of each row at least the `depth` smallest codes and all that tie with them, ascending. Overwrites its input."""
+    width = int(depth.max()) + _SPARE
+    if codes.device.type != "cpu" or width >= codes.shape[1]:
+        return sort_rows(codes)
+    in_threads(lambda part: codes[part].numpy().partition(width - 1, axis=1), len(codes))
+    best = sort_rows(codes[:, :width])
+    last = best.gather(1, depth[:, None] - 1)
+    complete = last + (last & 1) < best[:, -1:]  # of the tie group of the last one, all
+    return best if bool(complete.all()) else sort_rows(codes)
 
 
 def _end(

@@ -391,3 +391,11 @@ def test_rows_of_one_item_and_collapsed_classes_ask_for_no_more_memory(monkeypat
     of_the_best(both, both)
     NearestNeighbours(k=5)(both, both)
     assert max(kept) <= 8 * n * 5
+
+
+def test_without_depths_a_query_may_have_no_match():
+    both = rows(torch.randn(400, 4), torch.arange(400) % 3, torch.arange(400).where(torch.arange(400) % 3 > 0, 0))
+    with patch.object(_matches, "FEW", 0):
+        scores = Retrieval(k=(), whole_ranking=False)(both, both)
+    assert scores["lone_queries"].value == 134
+    assert math.isfinite(scores["map_at_r"].value)
