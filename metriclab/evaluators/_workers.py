@@ -38,6 +38,7 @@ def one_thread_each() -> Iterator[ThreadPoolExecutor]:
         started = Barrier(threads + 1)
 
         def start() -> None:
+            torch.get_num_threads()  # a thread takes over the number of the process when it is first asked
             torch.set_num_threads(1)
             started.wait()
 
