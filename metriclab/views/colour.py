@@ -15,9 +15,6 @@ JITTER_COLUMNS = 9
 """Uniform numbers a sample: whether at all, four places in the order, four amounts."""
 
 
-_NO_BLEND = (1.0, 0.0, 0.0)
-
-
 class Colours(NamedTuple):
     """What happens to the colours of n samples: some blends, a turn of the hue, more blends.
 
@@ -90,8 +87,7 @@ def alike_together(colours: Colours) -> Int64[Tensor, "n"] | None:
     """
     if not host.knows(colours.before) or colours.before.shape[1] + colours.after.shape[1] == 0:
         return None
-    parts = (colours.before, colours.after[:, :3])
-    earlier, later = ((part != part.new_tensor(_NO_BLEND)).any(2).sum(1) for part in parts)
+    earlier, later = (_changing(part).sum(1) for part in (colours.before, colours.after[:, :3]))
     order: Tensor = (4 * earlier + later).argsort()
     return order
 
@@ -99,11 +95,11 @@ def alike_together(colours: Colours) -> Int64[Tensor, "n"] | None:
 def recolour_(x: Float[Tensor, "n c h w"], colours: Colours) -> Float[Tensor, "n c h w"]:
     """Changes the colours in place, clamped to [0, 1] after each operation."""
     for blend in colours.before.unbind(1):
-        _change_(x, _blend_, blend, _NO_BLEND)
+        _change_(x, _blend_, blend)
     for turns in colours.hue.unbind(1):
-        _change_(x, turn_hue_, turns, 0.0)
+        _change_(x, turn_hue_, turns)
     for blend in colours.after.unbind(1):
-        _change_(x, _blend_, blend, _NO_BLEND)
+        _change_(x, _blend_, blend)
     return x
 
 
@@ -111,14 +107,12 @@ def _change_(
     x: Float[Tensor, "n c h w"],
     change_: Callable[[Tensor, Tensor], Tensor],
     by: Float[Tensor, "n *_p"],
-    idle: float | tuple[float, ...],
 ) -> None:
-    """Changes the samples in place; those for which `by` is `idle` are passed over where they are known."""
+    """Changes the samples in place; those that would stay as they are are passed over where they are known."""
     if not host.knows(x):
         change_(x, by)
         return
-    differs = by != by.new_tensor(idle)
-    which = (differs.any(1) if by.ndim == 2 else differs).nonzero().squeeze(1)
+    which = (_changing(by) if by.ndim == 2 else by != 0).nonzero().squeeze(1)
     if len(which) == 0:
         return
     part = slice(int(which[0]), int(which[-1]) + 1)
@@ -126,6 +120,11 @@ def _change_(
         change_(x[part], by[part])
     else:
         x.index_copy_(0, which, change_(x.index_select(0, which), by[which]))
+
+
+def _changing(blends: Float[Tensor, "*n 3"]) -> Bool[Tensor, "*n"]:
+    """Which blends are not 1, 0, 0."""
+    return (blends[..., 0] != 1) | (blends[..., 1] != 0) | (blends[..., 2] != 0)
 
 
 def _blend_(x: Float[Tensor, "n c h w"], blend: Float[Tensor, "n 3"]) -> Float[Tensor, "n c h w"]:
