@@ -32,3 +32,11 @@ def remove_cache() -> Iterator[None]:
 def fixed_generator() -> None:
     """Every test draws the same numbers, alone or after others."""
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """What torch does on a CPU with more than one core."""
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(1)

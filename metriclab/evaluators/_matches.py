@@ -8,8 +8,9 @@ looks at, or all of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -20,14 +21,15 @@ from metriclab.core.rows import Rows
 from metriclab.evaluators._ranking import (
     EXCLUDED,
     STEP,
-    check_finite,
+    RankingKeys,
     equal_range,
-    ranking_keys,
     sort_rows,
 )
 from metriclab.evaluators._screen import NEAR, Near, Similarities, groups, ranges, slab_height
 from metriclab.evaluators._ties import RankedMatches, Tables, Tied, runs
-from metriclab.evaluators._workers import in_threads
+from metriclab.evaluators._workers import in_threads, side_by_side
+
+T = TypeVar("T")
 
 _SPARE = 64
 """Codes taken beyond the best ones, among which ties with the last of those end, but for many copies of a row."""
@@ -72,12 +74,14 @@ class Alike:
         return self.columns[self.begin[queries, None] + within.minimum(count - 1)], within < count
 
 
-def ranked_matches(
-    queries: Rows, gallery: Rows, alike: Alike, depth: int | None = None
-) -> Iterator[tuple[Int64[Tensor, "b"], RankedMatches]]:
-    """The queries of known label that have rows alike, a few at a time: their indices, and their matches.
+def measured_matches(
+    measure: Callable[[RankedMatches], T], queries: Rows, gallery: Rows, alike: Alike, depth: int | None = None
+) -> Iterator[tuple[Int64[Tensor, "b"], T]]:
+    """The queries of known label that have rows alike, a few at a time: their indices, and what is made of their
+    matches.
 
     Args:
+        measure: called with the matches of a few queries, from several threads at once.
         gallery: the same object as `queries` for leave-one-out, where rows of the query's item are no candidates.
         alike: of their labels.
         depth: that of interest, beside as many rows as a query has matches; a match further down may be said to have
@@ -86,50 +90,72 @@ def ranked_matches(
     Raises:
         DivergedError: where an embedding is not finite.
     """
-    for rows, name in ((queries, "queries"), (gallery, "gallery")):
-        check_finite(rows.z, name)
+    on_cpu = queries.z.device.type == "cpu"
+    # By label, so that the matches of a query stand side by side.
+    ranking = RankingKeys(queries, gallery, alike.columns, torch.get_num_threads() if on_cpu else 1)
     tables = Tables.up_to(len(gallery), queries.z.device)
     chosen = alike.queries()
     # Screening lives on a CPU's caches; a GPU sorts fast.
-    few = chosen[alike.count[chosen] <= FEW] if chosen.device.type == "cpu" else chosen[:0]
+    few = chosen[alike.count[chosen] <= FEW] if on_cpu else chosen[:0]
     left = [chosen[len(few) :]]
     if len(few):
         screen = _Screen(queries, gallery, alike, depth, tables)
         for slab in torch.split(few, slab_height(len(gallery), int(alike.count[few[-1]]))):
-            yield from screen.look(slab, left)
-    for indices, keys in ranking_keys(queries, gallery, torch.cat(left)):
-        yield indices, _by_sorting(keys, *alike.rows(indices), depth, tables)
+            for indices, ranked in screen.look(slab, left):
+                yield indices, measure(ranked)
+
+    @torch.no_grad()  # which a thread does not inherit
+    def sort(tile: Int64[Tensor, "b"]) -> list[tuple[Int64[Tensor, "p"], T]]:
+        return [
+            (indices, measure(_by_sorting(keys, alike.begin[indices], alike.count[indices], depth, tables)))
+            for indices, keys in ranking.parts(tile)
+        ]
+
+    rest = torch.cat(left)
+    for found in side_by_side(sort, ranking.tiles(rest[alike.begin[rest].argsort()]), on_cpu):
+        yield from found
 
 
 def _by_sorting(
     keys: Int32[Tensor, "b n"],
-    columns: Int64[Tensor, "b m"],
-    real: Bool[Tensor, "b m"],
+    begin: Int64[Tensor, "b"],
+    count: Int64[Tensor, "b"],
     depth: int | None,
     tables: Tables,
 ) -> RankedMatches:
-    """From the keys of all gallery rows, which are overwritten."""
+    """From the keys of all gallery rows, which are overwritten, and where among these the rows alike are."""
     # One sort finds everything: a match is an odd number, and stands before what it is tied with.
     codes = keys.bitwise_left_shift_(1)
-    real = real & (codes.gather(1, columns) != _LAST)
-    codes.scatter_add_(1, columns, -real.int())
-    relevant = real.sum(1)
-    best = sort_rows(codes) if depth is None else _best(codes, relevant.clamp(min=max(1, depth)))
-    query, place = (best & 1).nonzero(as_tuple=True)
-    seen = torch.bincount(query, minlength=len(best))
-    number = torch.arange(len(query), device=query.device) - (seen.cumsum(0) - seen)[query]
-    code = best[query, place]
-    behind = best[query, (place + 1).clamp(max=best.shape[1] - 1)]
+    relevant, row = torch.empty_like(count), 0
+    first, which = torch.unique_consecutive(begin, return_counts=True)
+    for start, rows, length in zip(first.tolist(), which.tolist(), count[which.cumsum(0) - 1].tolist(), strict=True):
+        alike = codes[row : row + rows, start : start + length]
+        real = alike != _LAST
+        alike.sub_(real.int())
+        relevant[row : row + rows] = real.sum(1)
+        row += rows
+    best = sort_rows(codes) if depth is None else _best(codes, relevant.clamp(min=max(1, depth))).contiguous()
+    odd = (best & 1).bool()
+    seen = odd.sum(1)
+    flat = odd.view(-1).nonzero().squeeze(1)
+    query = torch.repeat_interleave(seen)
+    place = flat - query * best.shape[1]
+    start = seen.cumsum(0) - seen
+    number = torch.arange(len(flat), device=flat.device) - start[query]
+    code = best.view(-1)[flat]
+    behind = best.view(-1)[(flat + 1).clamp_(max=best.numel() - 1)]
     near = torch.zeros_like(code, dtype=torch.bool)
-    near[:-1] = (code[1:] == code[:-1]) & (query[1:] == query[:-1])
-    near[1:] |= near[:-1].clone()
-    match = (near | (behind == code + 1)).nonzero().squeeze(1)
+    near[1:] = code[1:] == code[:-1]
+    near[start[seen > 0]] = False  # the match before is another query's
+    near[:-1] |= near[1:].clone()
+    near |= (behind == code + 1) & (place + 1 < best.shape[1])
+    match = near.nonzero().squeeze(1)
     first, matches = runs(query[match], code[match])
-    start = place[match][first]
-    size = _end(best, query[match], start, code[match] + 1) - start
-    place[match] = start
+    above = place[match][first]
+    size = _end(best, query[match], above, code[match] + 1) - above
+    place[match] = above
     return RankedMatches(
-        relevant, query, number, place, Tied(match, start, size, matches, number[match][first]), tables
+        relevant, query, number, place, Tied(match, above, size, matches, number[match][first]), tables
     )
 
 

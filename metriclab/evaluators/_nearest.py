@@ -10,12 +10,12 @@ from jaxtyping import Bool, Int32, Int64
 from torch import Tensor
 
 from metriclab.core.rows import Rows
-from metriclab.evaluators._ranking import EXCLUDED, check_finite, part_height, ranking_keys
+from metriclab.evaluators._ranking import EXCLUDED, RankingKeys, check_finite, part_height
 from metriclab.evaluators._screen import NEAR, Similarities, groups, slab_height
 
 
 def nearest(
-    queries: Rows, gallery: Rows, chosen: Int64[Tensor, "q"], k: int, among: Bool[Tensor, "n"]
+    queries: Rows, gallery: Rows, chosen: Int64[Tensor, "q"], k: int, among: Bool[Tensor, "n"], each: int = 1
 ) -> Iterator[tuple[Int64[Tensor, "b"], Int64[Tensor, "b m"], Int32[Tensor, "b m"]]]:
     """The chosen queries, a few at a time: their indices, gallery rows near each of them, and the keys of those.
 
@@ -27,6 +27,7 @@ def nearest(
         chosen: indices of queries.
         k: number of neighbours.
         among: which gallery rows count.
+        each: numbers that the caller keeps for each query: the more, the fewer queries at a time.
 
     Raises:
         DivergedError: where an embedding is not finite.
@@ -38,14 +39,16 @@ def nearest(
     if chosen.device.type == "cpu" and 2 * k <= NEAR * len(gallery) and bool(among.any()):
         similar, left = Similarities(queries, gallery, among), []
         for slab in torch.split(chosen, slab_height(len(gallery), 2 * k)):
-            yield from _nearest(similar, slab, k, left)
+            yield from _nearest(similar, slab, k, each, left)
     everything = torch.arange(len(gallery), device=chosen.device)
-    for indices, keys in ranking_keys(queries, gallery, torch.cat([chosen[:0], *left])):
-        yield indices, everything.expand(len(indices), -1), keys.masked_fill_(~among, EXCLUDED)
+    ranking = RankingKeys(queries, gallery)
+    for tile in ranking.tiles(torch.cat([chosen[:0], *left])):
+        for indices, keys in ranking.parts(tile):
+            yield indices, everything.expand(len(indices), -1), keys.masked_fill_(~among, EXCLUDED)
 
 
 def _nearest(
-    similar: Similarities, slab: Int64[Tensor, "b"], k: int, left: list[Tensor]
+    similar: Similarities, slab: Int64[Tensor, "b"], k: int, each: int, left: list[Tensor]
 ) -> Iterator[tuple[Int64[Tensor, "f"], Int64[Tensor, "f m"], Int32[Tensor, "f m"]]]:
     """Those of the queries for which it pays; the others are put into `left`."""
     most = int(NEAR * len(similar.gallery))
@@ -65,9 +68,11 @@ def _nearest(
         count = end - start
         enough &= count <= most
         left.append(slab[group][torch.from_numpy(~enough)])
-        height = part_height(len(similar.gallery))
-        for queries in np.array_split(np.flatnonzero(enough), -(-int(enough.sum()) // height) or 1):
-            if len(queries):
+        # Those with about as many rows together: a few with many ties would have all others padded.
+        size = 2 ** np.ceil(np.log2(count.clip(min=max(1, each)))).astype(np.int64)
+        for most_of_them in np.unique(size[enough]):
+            alike = np.flatnonzero(enough & (size == most_of_them))
+            for queries in np.array_split(alike, -(-len(alike) // part_height(int(most_of_them)))):
                 part = slab[group][torch.from_numpy(queries)]
                 yield part, *_padded(similar, part, near.columns, start[queries], count[queries])
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from metriclab.core.errors import DivergedError
 from metriclab.core.rows import Rows
-from metriclab.evaluators._workers import in_threads
+from metriclab.evaluators._workers import Spare, in_threads
 
 STEP = 2.0**-20
 """Similarities are told apart in multiples of this."""
@@ -38,41 +38,56 @@ WIDE = 2**25
 """Numbers of a gallery up to which a copy of it in another precision is kept: 256 MB in float64."""
 
 
-def ranking_keys(
-    queries: Rows, gallery: Rows, chosen: Int64[Tensor, "q"]
-) -> Iterator[tuple[Int64[Tensor, "b"], Int32[Tensor, "b n"]]]:
-    """The chosen queries in their order, a few at a time: their indices and the keys of all gallery rows.
+class RankingKeys:
+    """The keys of all gallery rows for each query, a few queries at a time, by one worker or several side by side."""
 
-    The keys live in a buffer that the next tile overwrites.
+    def __init__(self, queries: Rows, gallery: Rows, order: Int64[Tensor, "n"] | None = None, workers: int = 1) -> None:
+        """
+        Args:
+            gallery: the same object as `queries` for leave-one-out: rows of the query's item get `EXCLUDED`.
+            order: of the gallery rows; their own if None.
 
-    Args:
-        gallery: the same object as `queries` for leave-one-out, where rows of the query's item get `EXCLUDED`.
-        chosen: indices of queries.
+        Raises:
+            DivergedError: where an embedding is not finite.
+        """
+        for rows, name in ((queries, "queries"), (gallery, "gallery")):
+            check_finite(rows.z, name)
+        self._queries, self._leave_out, self._workers = queries, gallery is queries, workers
+        self._z, self._order, items = gallery.z, order, gallery.items
+        if self._z.numel() <= WIDE:
+            self._z, self._order = (self._z if order is None else self._z[order]).double(), None
+        self._items, self._columns = (items if order is None else items[order]).sort()
+        self._spare = Spare(torch.int32, gallery.z.device)
 
-    Raises:
-        DivergedError: where an embedding is not finite.
-    """
-    for rows, name in ((queries, "queries"), (gallery, "gallery")):
-        check_finite(rows.z, name)
-    if len(chosen) == 0 or len(gallery) == 0:
-        return
-    height = tile_height(len(gallery))
-    buffer = torch.empty(min(height, len(chosen)), len(gallery), dtype=torch.int32, device=chosen.device)
-    items, columns = gallery.items.sort()
-    z = gallery.z.double() if gallery.z.numel() <= WIDE else gallery.z
-    for tile in torch.split(chosen, height):
-        _fill_keys(buffer, queries.z[tile], z)
-        parts = (torch.split(side, part_height(len(gallery))) for side in (tile, buffer[: len(tile)]))
-        for indices, keys in zip(*parts, strict=True):
-            if gallery is queries:
-                row, place = equal_pairs(queries.items[indices], items)
-                keys[row, columns[place]] = EXCLUDED
-            yield indices, keys
+    def tiles(self, chosen: Int64[Tensor, "q"]) -> list[Int64[Tensor, "b"]]:
+        """The chosen queries in their order, as many together as one worker takes at once."""
+        if len(chosen) == 0:
+            return []
+        rows = len(self._z)
+        least = min(LEAST_HEIGHT, 4 * TILE_CELLS // rows) // min(self._workers, 2)
+        return list(torch.split(chosen, max(1, TILE_CELLS // rows // self._workers, least)))
 
+    @torch.no_grad()  # which a thread does not inherit
+    def parts(self, tile: Int64[Tensor, "b"]) -> Iterator[tuple[Int64[Tensor, "p"], Int32[Tensor, "p n"]]]:
+        """The queries of a tile, a few at a time, and their keys, which may be overwritten and later will be."""
+        with self._spare.take(len(tile) * len(self._z)) as cells:
+            keys = cells.view(len(tile), len(self._z))
+            self._fill(keys, tile)
+            height = max(1, part_height(len(self._z)) // self._workers)
+            yield from zip(torch.split(tile, height), torch.split(keys, height), strict=True)
 
-def tile_height(gallery: int) -> int:
-    """How many queries to take at once against so many rows."""
-    return max(1, TILE_CELLS // gallery, min(LEAST_HEIGHT, 4 * TILE_CELLS // gallery))
+    def _fill(self, keys: Int32[Tensor, "b n"], tile: Int64[Tensor, "b"]) -> None:
+        # In float64 all kernels agree on the rounded similarity; in float32 the shape of a tile could break a tie.
+        scaled = self._queries.z[tile].double() / -STEP
+        products = scaled.new_empty(len(tile) * min(_COLUMNS, len(self._z)))
+        for start in range(0, len(self._z), _COLUMNS):
+            columns = slice(start, start + _COLUMNS)
+            part = self._z[columns if self._order is None else self._order[columns]].double()
+            cells = products[: len(tile) * len(part)].view(len(tile), len(part))
+            keys[:, columns] = torch.mm(scaled, part.T, out=cells).round_()
+        if self._leave_out:
+            row, place = equal_pairs(self._queries.items[tile], self._items)
+            keys[row, self._columns[place]] = EXCLUDED
 
 
 def part_height(gallery: int) -> int:
@@ -116,13 +131,3 @@ def check_finite(z: Float[Tensor, "n d"], name: str) -> None:
             f"{broken} of {len(z)} embeddings of the {name} are not finite (NaN or infinite): they have no ranking",
             help="train with a lower learning rate or clip gradients, or look for broken values in the input",
         )
-
-
-def _fill_keys(keys: Int32[Tensor, "_b n"], queries: Float[Tensor, "b d"], gallery: Float[Tensor, "n d"]) -> None:
-    # In float64 all kernels agree on the rounded similarity; in float32 the shape of a tile could break a tie.
-    scaled = queries.double() / -STEP
-    products = scaled.new_empty(len(queries) * min(_COLUMNS, len(gallery)))
-    for start in range(0, len(gallery), _COLUMNS):
-        part = gallery[start : start + _COLUMNS].double()
-        tile = products[: len(queries) * len(part)].view(len(queries), len(part))
-        keys[: len(queries), start : start + _COLUMNS] = torch.mm(scaled, part.T, out=tile).round_()

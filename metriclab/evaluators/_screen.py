@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from queue import SimpleQueue
 
 import numpy as np
 import torch
@@ -24,7 +23,7 @@ from metriclab.evaluators._ranking import (
     WIDE,
     equal_pairs,
 )
-from metriclab.evaluators._workers import ieee_products, one_thread_each
+from metriclab.evaluators._workers import Spare, ieee_products, one_thread_each
 
 NEAR = 1 / 8
 """Share of the gallery beyond which looking at rows one by one is dearer than sorting everything."""
@@ -172,10 +171,7 @@ class Similarities:
         width = max(1, min(_SIDE, PART_CELLS // height))
         named, floors = columns.numpy(), floor.numpy()
         asked, there = self.queries.items[chosen].numpy(), self.gallery.items[columns].numpy()
-        # A worker would hoard what it frees.
-        spare: SimpleQueue[tuple[Tensor, np.ndarray]] = SimpleQueue()
-        for _ in range(torch.get_num_threads()):
-            spare.put((torch.empty(height * width, dtype=torch.float32), np.empty(height * width, dtype=np.bool_)))
+        spare = Spare(torch.float32, torch.device("cpu")), Spare(torch.bool, torch.device("cpu"))
 
         def pairs(row: np.ndarray, column: np.ndarray, value: np.ndarray) -> _Pairs:
             if self.own:
@@ -187,20 +183,19 @@ class Similarities:
         def strip(top: int) -> _Pairs:
             bottom, found = min(top + height, len(chosen)), []
             queries = self.queries.z[chosen[top:bottom]].float()
-            cells, mask = spare.get()
-            for left in range(top if both else 0, len(columns), width):
-                right = min(left + width, len(columns))
-                part = self.gallery.z[columns[left:right]].float() if table is None else table[left:right]
-                similarities = cells[: len(queries) * len(part)].view(len(queries), len(part))
-                values = torch.mm(queries, part.T, out=similarities).numpy()
-                row, column, value = _above(values, floors[top:bottom, None], mask)
-                found.append(pairs(row + top, column + left, value))
-                first, last = max(left, bottom), min(right, both)
-                if first < last:
-                    others = values[:, first - left : last - left]
-                    row, column, value = _above(others, floors[None, first:last], mask)
-                    found.append(pairs(column + first, row + top, value))
-            spare.put((cells, mask))
+            with spare[0].take(height * width) as cells, spare[1].take(height * width) as mask:
+                for left in range(top if both else 0, len(columns), width):
+                    right = min(left + width, len(columns))
+                    part = self.gallery.z[columns[left:right]].float() if table is None else table[left:right]
+                    similarities = cells[: len(queries) * len(part)].view(len(queries), len(part))
+                    values = torch.mm(queries, part.T, out=similarities).numpy()
+                    row, column, value = _above(values, floors[top:bottom, None], mask.numpy())
+                    found.append(pairs(row + top, column + left, value))
+                    first, last = max(left, bottom), min(right, both)
+                    if first < last:
+                        others = values[:, first - left : last - left]
+                        row, column, value = _above(others, floors[None, first:last], mask.numpy())
+                        found.append(pairs(column + first, row + top, value))
             return _joined(found)
 
         with ieee_products, one_thread_each() as pool:

@@ -10,6 +10,7 @@ Tied Scores. ECIR 2008.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -90,11 +91,21 @@ class RankedMatches:
         """Rows of the longest ranking."""
         return len(self.tables.harmonic) - 1
 
-    def hits(self, depth: Int64[Tensor, "b"]) -> Float64[Tensor, "b"]:
-        """Expected number of matches among the `depth` best rows."""
-        values = (self.above < depth[self.query]).double()
-        values[self.tied.match] = self._reach(depth).double() / self.tied.size
-        return self._sum(values)
+    def hits(self, depths: Int64[Tensor, "k b"]) -> Float64[Tensor, "k b"]:
+        """Expected number of matches among the best rows, for several depths."""
+        tied, span = self.tied, self.length + 1
+        queries = torch.arange(len(self.relevant), device=depths.device) * span
+        places = self.query * span + self.above
+        begin, end = (
+            torch.searchsorted(places, queries),
+            torch.searchsorted(places, queries + depths.clamp(max=span - 1)),
+        )
+        found = (end - begin).double()
+        query = self.query[tied.match]
+        for values, depth in zip(found, depths, strict=True):
+            inside = self._reach(depth).double() / tied.size - (tied.above < depth[query]).double()
+            values.index_add_(0, query, inside)
+        return found
 
     def summed_precision(self, depth: Int64[Tensor, "b"]) -> Float64[Tensor, "b"]:
         """Expected sum of the precisions at each match among the `depth` best rows.
@@ -110,14 +121,17 @@ class RankedMatches:
         values[tied.match] = precisions / tied.size
         return self._sum(values)
 
-    def any_hit(self, depth: int) -> Float64[Tensor, "b"]:
-        """Probability of a match among the `depth` best rows: one minus the hypergeometric chance of none."""
+    def any_hit(self, depths: Sequence[int]) -> list[Float64[Tensor, "b"]]:
+        """Probability of a match among the best rows: one minus the hypergeometric chance of none."""
         above, size, matches = self._best()
-        drawn = (depth - above).clamp(min=0).minimum(size)
         others, log_factorial = (size - matches).clamp(min=0), self.tables.log_factorial
-        log_none = log_factorial[others] - log_factorial[(others - drawn).clamp(min=0)]
-        log_all = log_factorial[size] - log_factorial[size - drawn]
-        return torch.where(drawn > others, 1.0, -torch.expm1(log_none - log_all))
+        chances = []
+        for depth in depths:
+            drawn = (depth - above).clamp(min=0).minimum(size)
+            log_none = log_factorial[others] - log_factorial[(others - drawn).clamp(min=0)]
+            log_all = log_factorial[size] - log_factorial[size - drawn]
+            chances.append(torch.where(drawn > others, 1.0, -torch.expm1(log_none - log_all)))
+        return chances
 
     def reciprocal_rank(self) -> Float64[Tensor, "b"]:
         """Expected reciprocal of the position of the best match."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from threading import Barrier, Lock
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 _starting = Lock()
@@ -49,6 +51,36 @@ def one_thread_each() -> Iterator[ThreadPoolExecutor]:
             started.wait()
             torch.set_num_threads(threads)
         yield pool
+
+
+def side_by_side(work: Callable[[S], T], items: Sequence[S], on_cpu: bool) -> Iterator[T]:
+    """What `work` makes of each item, in their order; on a CPU several items at once, each by one core."""
+    if not on_cpu or len(items) < 2 or torch.get_num_threads() < 2:
+        yield from map(work, items)
+        return
+    with one_thread_each() as pool:
+        yield from pool.map(work, items)
+
+
+class Spare:
+    """Memory that workers take and give back: fresh memory is paid for page by page, and a worker hoards what it
+    frees."""
+
+    def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
+        self._dtype, self._device = dtype, device
+        self._free: list[Tensor] = []
+
+    @contextmanager
+    def take(self, count: int) -> Iterator[Tensor]:
+        """So many numbers, of any value. What an error keeps from being given back is made anew."""
+        try:
+            memory = self._free.pop()
+        except IndexError:
+            memory = torch.empty(0, dtype=self._dtype, device=self._device)
+        if len(memory) < count:
+            memory = memory.new_empty(count)
+        yield memory[:count]
+        self._free.append(memory)
 
 
 class _IeeeProducts:

@@ -67,7 +67,8 @@ class NearestNeighbours:
         known = (queries.labels >= 0) & torch.isin(queries.labels, classes)
         chosen, done = known.nonzero().squeeze(1), 0
         found = _others_alike(queries, gallery) > 0
-        for indices, columns, keys in nearest(queries, gallery, chosen, self.k, gallery.labels >= 0):
+        near = nearest(queries, gallery, chosen, self.k, gallery.labels >= 0, each=len(classes))
+        for indices, columns, keys in near:
             own = torch.searchsorted(classes, queries.labels[indices])
             votes = self._votes(keys, codes[columns], len(classes))
             winners = (votes >= votes.amax(1, keepdim=True) * _EQUAL_VOTES).double()

@@ -12,7 +12,7 @@ from torch import Tensor
 from metriclab.core.protocols import Score
 from metriclab.core.rows import Rows
 from metriclab.core.stepwise import Stepwise, drained
-from metriclab.evaluators._matches import Alike, ranked_matches
+from metriclab.evaluators._matches import Alike, measured_matches
 from metriclab.evaluators._ties import RankedMatches
 from metriclab.registry import register
 
@@ -78,29 +78,35 @@ class Retrieval:
     def steps(self, queries: Rows, gallery: Rows, /) -> Stepwise[dict[str, Score]]:
         """As a call, a few queries at a time."""
         values = {name: torch.full((len(queries),), torch.nan, dtype=torch.float64) for name in self.definitions}
-        lone = torch.where(queries.labels < 0, torch.nan, 1.0).double().cpu()
+        lone = values["lone_queries"] = torch.where(queries.labels < 0, torch.nan, 1.0).double().cpu()
         alike = Alike.of(queries.labels, gallery.labels)
         depth = None if self.whole_ranking else max(self.k, default=0)
         done, total = 0, len(alike.queries())
-        for indices, ranked in ranked_matches(queries, gallery, alike, depth):
-            found, place = ranked.relevant > 0, indices.cpu()
-            lone[place] = (~found).double().cpu()
-            for name, value in self._measure(ranked).items():
-                values[name][place] = value.where(found, torch.nan).cpu()
+        for indices, measured in measured_matches(self._measure, queries, gallery, alike, depth):
+            place = indices.cpu()
+            for name, value in measured.items():
+                values[name][place] = value.cpu()
             done += len(indices)
             yield done / total
-        scores = {name: Score(float(value.nanmean()), value, self.definitions[name]) for name, value in values.items()}
+        scores = {
+            name: Score(float(values[name].nanmean()), values[name], text) for name, text in self.definitions.items()
+        }
         return {**scores, "lone_queries": Score(float(lone.nansum()), lone, _LONE)}
 
     def _measure(self, ranked: RankedMatches) -> dict[str, Float64[Tensor, "b"]]:
         relevant = ranked.relevant
+        *at_depths, among_r = ranked.hits(torch.stack([*(torch.full_like(relevant, k) for k in self.k), relevant]))
         measured = {
-            **{f"r_at_{k}": ranked.any_hit(k) for k in self.k},
-            **{f"p_at_{k}": ranked.hits(torch.full_like(relevant, k)) / k for k in self.k},
-            "r_precision": ranked.hits(relevant) / relevant,
+            **{f"r_at_{k}": chance for k, chance in zip(self.k, ranked.any_hit(self.k), strict=True)},
+            **{f"p_at_{k}": hits / k for k, hits in zip(self.k, at_depths, strict=True)},
+            "r_precision": among_r / relevant,
             "map_at_r": ranked.summed_precision(relevant) / relevant,
         }
         if self.whole_ranking:
             everything = torch.full_like(relevant, ranked.length)
             measured |= {"map": ranked.summed_precision(everything) / relevant, "mrr": ranked.reciprocal_rank()}
-        return measured
+        found = relevant > 0
+        return {
+            **{name: value.where(found, torch.nan) for name, value in measured.items()},
+            "lone_queries": (~found).double(),
+        }

@@ -230,13 +230,13 @@ def test_every_way_finds_the_same(monkeypatch, noise, width, sampled):
 
 def test_where_matches_are_far_everything_is_sorted():
     both = rows(torch.randn(400, 8), torch.arange(400) % 40)
-    with patch.object(_matches, "ranking_keys", wraps=_matches.ranking_keys) as sorting:
+    with patch.object(_ranking.RankingKeys, "tiles", return_value=[]) as sorted_:
         retrieval(both, both)
-    assert len(sorting.call_args.args[2]) > 300
+    assert len(sorted_.call_args.args[0]) > 300
     near = classes(400, 40, 64, 0.02)
-    with patch.object(_matches, "ranking_keys", wraps=_matches.ranking_keys) as sorting:
+    with patch.object(_ranking.RankingKeys, "tiles", return_value=[]) as sorted_:
         retrieval(near, near)
-    assert len(sorting.call_args.args[2]) == 0
+    assert len(sorted_.call_args.args[0]) == 0
 
 
 @pytest.mark.parametrize(("tile", "part"), [(1, 1), (300, 100), (2000, 700)])
@@ -252,6 +252,28 @@ def test_tiles_do_not_matter(monkeypatch, tile, part):
     for one, other in zip(whole, tiled, strict=True):
         for name in one:
             torch.testing.assert_close(one[name].per_query, other[name].per_query, equal_nan=True, rtol=0, atol=1e-12)
+
+
+def test_the_number_of_threads_does_not_matter(two_threads, monkeypatch):
+    for module in (_ranking, _screen):
+        monkeypatch.setattr(module, "TILE_CELLS", 2000)
+        monkeypatch.setattr(module, "PART_CELLS", 700)
+    both = classes(400, 3)
+    both.z.requires_grad_()
+    torch.set_num_threads(1)
+    alone = retrieval(both, both)
+    torch.set_num_threads(2)
+    shared = retrieval(both, both)
+    for name, score in shared.items():
+        torch.testing.assert_close(score.per_query, alone[name].per_query, equal_nan=True, rtol=0, atol=0)
+        assert not score.per_query.requires_grad
+
+
+def test_what_a_worker_raises_is_raised(two_threads, monkeypatch):
+    monkeypatch.setattr(_ranking, "TILE_CELLS", 2000)
+    monkeypatch.setattr(_matches, "sort_rows", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        retrieval(classes(400, 3), classes(400, 3))
 
 
 def test_half_precision_contexts_and_gradients_leave_it_alone():

@@ -10,13 +10,7 @@ import torch
 
 from metriclab.evaluators._workers import one_thread_each
 
-
-@pytest.fixture(autouse=True)
-def two_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("two_threads")
 
 
 def threads_of(_: int) -> int:
