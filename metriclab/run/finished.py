@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections import Counter, defaultdict
@@ -14,10 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from metriclab.core.errors import RecipeError, StorageError
+from metriclab.core.errors import MetriclabError, RecipeError, StorageError
 from metriclab.recipe.document import load
 from metriclab.recipe.problems import show
-from metriclab.registry import suggest
+from metriclab.registry import REQUIRED, suggest
+from metriclab.registry import load as load_component
 from metriclab.run.statistics import class_sums
 from metriclab.run.store import RunFolder
 
@@ -107,7 +109,8 @@ def read_run(path: Path) -> FinishedRun:
     folder = RunFolder(path)
     # Plain values: what made the run, a plugin perhaps, need not be installed to compare it.
     tables, result = load(folder.recipe_file).values, folder.result()
-    idle = ("track", *(_OF_TRAINING if result["steps"] == 0 else ()))
+    # How it is measured is no part of an entry: runs that are measured otherwise are refused.
+    idle = ("track", "evaluate", *(_OF_TRAINING if result["steps"] == 0 else ()))
     settings = dict(_dotted({table: value for table, value in tables.items() if table not in idle}))
     metrics = dict(_dotted(result["metrics"]))
     return FinishedRun(
@@ -195,12 +198,32 @@ def refuse_unlike(runs: Sequence[FinishedRun], metric: str) -> None:
     for run in runs[1:]:
         other = _measured(run, metric)
         for key in dict.fromkeys([*measured, *other]):
-            if measured.get(key) != other.get(key):
+            if not _alike(first, key, measured.get(key), other.get(key)):
                 raise RecipeError(
                     f"{first.path} and {run.path} are measured by different benchmarks and cannot be ranked: {key} is "
                     f"{_shown(measured.get(key))} in the first and {_shown(other.get(key))} in the second",
                     help="compare runs that are tested on the same data by the same [[evaluate]] tables",
                 )
+
+
+def _alike(run: FinishedRun, key: str, *values: Any) -> bool:
+    """Whether two values are one, or an older version did not know the parameter and the newer one has its default."""
+    if values[0] == values[1]:
+        return True
+    table, label, name = [*key.split("."), "", ""][:3]
+    measured = run.result["fingerprint"]["evaluate"].get(label)
+    if table != "evaluate" or measured is None or None not in values:
+        return False
+    try:
+        definition = load_component("evaluator", measured.get("name", label))
+    except MetriclabError:
+        return False
+    # As they come back from a file.
+    return any(
+        json.loads(json.dumps(parameter.default)) in values
+        for parameter in definition.parameters
+        if parameter.name == name and parameter.default not in (REQUIRED, None)
+    )
 
 
 def _measured(run: FinishedRun, metric: str) -> dict[str, Any]:

@@ -164,6 +164,21 @@ def test_runs_of_other_benchmarks_are_not_ranked(three, tmp_path):
     assert "the definition of retrieval.map_at_r is" in message
 
 
+def test_a_parameter_that_an_older_version_did_not_know_parts_no_runs_that_leave_it_at_its_default(three, tmp_path):
+    def with_key(name: str, value: object) -> Path:
+        fingerprint = {**BENCHMARK, "evaluate": {"retrieval": {"k": [1, 5], "whole_ranking": value}}, "digest": "e"}
+        return finished(tmp_path / name, 3, 0.5, fingerprint=fingerprint)
+
+    newer, older = with_key("newer", True), [finished(tmp_path / f"older-{seed}", seed, 0.5) for seed in (0, 1)]
+    for runs in ([*older, newer], [newer, *older]):
+        assert [entry.seeds for entry in compared(runs).entries] == [(0, 1, 3)]
+    assert "whole_ranking is not there in the first and false in the second" in refused(
+        [three[0], with_key("b", False)]
+    )
+    lacks = finished(tmp_path / "lacks", 0, 0.5, "head.width=16", fingerprint={**BENCHMARK, "evaluate": {"knn": {}}})
+    assert "evaluate.retrieval.k is [1, 5] in the first and not there in the second" in refused([three[0], lacks])
+
+
 def test_runs_of_other_data_are_not_ranked(three, tmp_path):
     other = finished(tmp_path / "moved", 0, 0.5, "head.width=16", fingerprint={**BENCHMARK, "test": "beef"})
     assert refused([three[0], other]) == (
