@@ -14,9 +14,8 @@ def keep_freed_memory() -> bool:
     """Lets the C library keep what is freed for what is asked for next; whether it does so from now on.
 
     glibc gives a large tensor's memory back to the system as soon as it is freed, and the next tensor of that size is
-    paid for page by page again: on a CPU that is a seventh of a small network's step. The peak of the process hardly
-    changes, but it keeps what it had at its peak. Other C libraries, and what the user has set by MALLOC_ variables,
-    are left alone.
+    paid for page by page again, in every step on a CPU. The peak of the process hardly changes, but it keeps what it
+    had at its peak. Other C libraries, and what the user has set by MALLOC_ variables, are left alone.
     """
     if platform.libc_ver()[0] != "glibc" or any(name.startswith("MALLOC_") for name in os.environ):
         return False
