@@ -92,3 +92,11 @@ def test_the_example_in_python_runs(tmp_path, monkeypatch):
     names: dict = {}
     exec(source, names)
     assert names["features"].shape == (1, names["embedder"].network.encoder.out_features)
+
+
+def test_every_figure_of_its_tables_is_one_of_the_results():
+    results = (ROOT / "benchmarks" / "RESULTS.md").read_text()
+    tables = "\n".join(line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("|"))
+    figures = re.findall(r"\d\.\d{4}|\d{1,3}(?:,\d{3})+", tables)
+    assert len(figures) > 50
+    assert [figure for figure in figures if figure not in results] == []
