@@ -27,7 +27,8 @@ import torch.distributed as dist
 RECIPE = """
 [data]
 name = "synthetic"
-size = {batch}
+per_class = {batch}
+size = {size}
 
 [views]
 name = "simclr"
