@@ -8,6 +8,7 @@ keeps those, and a look at what it kept proves the guess or gives the query up t
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,6 +82,7 @@ class Similarities:
 
     Attributes:
         margin: what a rough similarity and that of the key of the same row may differ by at most.
+        share: of the gallery rows that count, those in the sample.
     """
 
     def __init__(self, queries: Rows, gallery: Rows, among: Bool[Tensor, "n"] | None = None) -> None:
@@ -97,11 +99,9 @@ class Similarities:
         # Drawn, so that no order of the gallery makes it one-sided; always the same.
         drawn = torch.randperm(len(self.columns), generator=torch.Generator().manual_seed(0))
         self.sampled = self.columns[drawn[: -(-len(drawn) // SAMPLED)]]
-
-    @property
-    def share(self) -> float:
-        """Of the gallery rows that count, those in the sample."""
-        return len(self.sampled) / max(1, len(self.columns))
+        self.share = len(self.sampled) / max(1, len(self.columns))
+        self._sample = gallery.z[self.sampled].float()
+        self._items, self._order = gallery.items[self.sampled].sort()
 
     def floors(
         self, chosen: Int64[Tensor, "b"], last: Float32[Tensor, "b"], least: Int64[Tensor, "b"] | None
@@ -144,11 +144,10 @@ class Similarities:
         similarities = torch.empty(len(tile), len(self.sampled), dtype=torch.float32)
         # Into a buffer of its own type, which autocast leaves alone.
         with ieee_products:
-            torch.mm(self.queries.z[tile].float(), self.gallery.z[self.sampled].float().T, out=similarities)
+            torch.mm(self.queries.z[tile].float(), self._sample.T, out=similarities)
         if self.own:
-            items, order = self.gallery.items[self.sampled].sort()
-            row, place = equal_pairs(self.queries.items[tile], items)
-            similarities[row, order[place]] = -torch.inf
+            row, place = equal_pairs(self.queries.items[tile], self._items)
+            similarities[row, self._order[place]] = -torch.inf
         return similarities
 
     def near(self, chosen: Int64[Tensor, "b"], floor: Float32[Tensor, "b"]) -> Near:
@@ -166,12 +165,29 @@ class Similarities:
             rest = torch.ones(len(self.gallery), dtype=torch.bool)
             rest[chosen] = False
             columns, both = torch.cat([chosen, rest.nonzero().squeeze(1)]), len(chosen)
-        table = self.gallery.z[columns].float() if self.small else None
+        in_place = both == 0 and len(columns) == len(self.gallery)
+        table = (self.gallery.z if in_place else self.gallery.z[columns]).float() if self.small else None
         height = min(_SIDE, -(-len(chosen) // (4 * torch.get_num_threads())))
         width = max(1, min(_SIDE, PART_CELLS // height))
         named, floors = columns.numpy(), floor.numpy()
         asked, there = self.queries.items[chosen].numpy(), self.gallery.items[columns].numpy()
-        spare = Spare(torch.float32, torch.device("cpu")), Spare(torch.bool, torch.device("cpu"))
+        # What a worker keeps would lie between what it frees, which could not be used again.
+        spare = [Spare(dtype, torch.device("cpu")) for dtype in (torch.float32, torch.bool, torch.float32)]
+        raw = Spare(self.gallery.z.dtype, torch.device("cpu"))
+
+        @contextmanager
+        def rows(left: int, right: int) -> Iterator[Tensor]:
+            if table is not None:
+                yield table[left:right]
+                return
+            count = (right - left) * self.gallery.z.shape[1]
+            with raw.take(count) as gathered, spare[2].take(count) as converted:
+                if in_place:
+                    part = self.gallery.z[left:right]
+                else:
+                    out = gathered.view(right - left, -1)
+                    part = torch.index_select(self.gallery.z, 0, columns[left:right], out=out)
+                yield part if part.dtype == torch.float32 else converted.view(right - left, -1).copy_(part)
 
         def pairs(row: np.ndarray, column: np.ndarray, value: np.ndarray) -> _Pairs:
             if self.own:
@@ -186,9 +202,9 @@ class Similarities:
             with spare[0].take(height * width) as cells, spare[1].take(height * width) as mask:
                 for left in range(top if both else 0, len(columns), width):
                     right = min(left + width, len(columns))
-                    part = self.gallery.z[columns[left:right]].float() if table is None else table[left:right]
-                    similarities = cells[: len(queries) * len(part)].view(len(queries), len(part))
-                    values = torch.mm(queries, part.T, out=similarities).numpy()
+                    similarities = cells[: len(queries) * (right - left)].view(len(queries), right - left)
+                    with rows(left, right) as part:
+                        values = torch.mm(queries, part.T, out=similarities).numpy()
                     row, column, value = _above(values, floors[top:bottom, None], mask.numpy())
                     found.append(pairs(row + top, column + left, value))
                     first, last = max(left, bottom), min(right, both)
