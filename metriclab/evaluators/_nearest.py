@@ -15,7 +15,7 @@ from metriclab.evaluators._screen import NEAR, Similarities, groups, slab_height
 
 
 def nearest(
-    queries: Rows, gallery: Rows, chosen: Int64[Tensor, "q"], k: int, among: Bool[Tensor, "n"], each: int = 1
+    queries: Rows, gallery: Rows, chosen: Int64[Tensor, "q"], k: int, among: Bool[Tensor, "n"]
 ) -> Iterator[tuple[Int64[Tensor, "b"], Int64[Tensor, "b m"], Int32[Tensor, "b m"]]]:
     """The chosen queries, a few at a time: their indices, gallery rows near each of them, and the keys of those.
 
@@ -27,7 +27,6 @@ def nearest(
         chosen: indices of queries.
         k: number of neighbours.
         among: which gallery rows count.
-        each: numbers that the caller keeps for each query: the more, the fewer queries at a time.
 
     Raises:
         DivergedError: where an embedding is not finite.
@@ -39,7 +38,7 @@ def nearest(
     if chosen.device.type == "cpu" and 2 * k <= NEAR * len(gallery) and bool(among.any()):
         similar, left = Similarities(queries, gallery, among), []
         for slab in torch.split(chosen, slab_height(len(gallery), 2 * k)):
-            yield from _nearest(similar, slab, k, each, left)
+            yield from _nearest(similar, slab, k, left)
     everything = torch.arange(len(gallery), device=chosen.device)
     ranking = RankingKeys(queries, gallery)
     for tile in ranking.tiles(torch.cat([chosen[:0], *left])):
@@ -48,7 +47,7 @@ def nearest(
 
 
 def _nearest(
-    similar: Similarities, slab: Int64[Tensor, "b"], k: int, each: int, left: list[Tensor]
+    similar: Similarities, slab: Int64[Tensor, "b"], k: int, left: list[Tensor]
 ) -> Iterator[tuple[Int64[Tensor, "f"], Int64[Tensor, "f m"], Int32[Tensor, "f m"]]]:
     """Those of the queries for which it pays; the others are put into `left`."""
     most = int(NEAR * len(similar.gallery))
@@ -69,7 +68,7 @@ def _nearest(
         enough &= count <= most
         left.append(slab[group][torch.from_numpy(~enough)])
         # Those with about as many rows together: a few with many ties would have all others padded.
-        size = 2 ** np.ceil(np.log2(count.clip(min=max(1, each)))).astype(np.int64)
+        size = 2 ** np.ceil(np.log2(count.clip(min=1))).astype(np.int64)
         for most_of_them in np.unique(size[enough]):
             alike = np.flatnonzero(enough & (size == most_of_them))
             for queries in np.array_split(alike, -(-len(alike) // part_height(int(most_of_them)))):

@@ -67,12 +67,14 @@ class NearestNeighbours:
         known = (queries.labels >= 0) & torch.isin(queries.labels, classes)
         chosen, done = known.nonzero().squeeze(1), 0
         found = _others_alike(queries, gallery) > 0
-        near = nearest(queries, gallery, chosen, self.k, gallery.labels >= 0, each=len(classes))
-        for indices, columns, keys in near:
-            own = torch.searchsorted(classes, queries.labels[indices])
-            votes = self._votes(keys, codes[columns], len(classes))
-            winners = (votes >= votes.amax(1, keepdim=True) * _EQUAL_VOTES).double()
-            share = (winners / winners.sum(1, keepdim=True)).gather(1, own[:, None]).squeeze(1)
+        for indices, columns, keys in nearest(queries, gallery, chosen, self.k, gallery.labels >= 0):
+            own = torch.searchsorted(classes, queries.labels[indices])[:, None]
+            near = codes[columns]
+            candidates = _candidates(near) if near.shape[1] < len(classes) else near
+            votes = self._votes(keys, candidates, min(near.shape[1], len(classes)))
+            winners = votes >= votes.amax(1, keepdim=True) * _EQUAL_VOTES
+            right = (winners.gather(1, candidates) & (near == own)).any(1)
+            share = right / winners.sum(1).double()
             place = indices.cpu()
             correct[place] = share.where(found[indices], torch.nan).cpu()
             lone[place] = (~found[indices]).double().cpu()
@@ -104,6 +106,14 @@ class NearestNeighbours:
         tied = keys[some] == last[some]
         votes[some] = votes[some].scatter_add_(1, codes[some], tied * left / tied.sum(1, keepdim=True))
         return votes
+
+
+def _candidates(codes: Int64[Tensor, "b m"]) -> Int64[Tensor, "b m"]:
+    """The classes of each row numbered from 0 on: where there are more classes than neighbours, most have no vote."""
+    ordered, order = codes.sort(1)
+    numbers = torch.zeros_like(codes)
+    numbers[:, 1:] = (ordered[:, 1:] != ordered[:, :-1]).cumsum(1)
+    return numbers.scatter(1, order, numbers)
 
 
 def _others_alike(queries: Rows, gallery: Rows) -> Int64[Tensor, "q"]:
