@@ -22,6 +22,7 @@ from metriclab.evaluators._ranking import (
     EXCLUDED,
     STEP,
     RankingKeys,
+    check_finite,
     equal_range,
     sort_rows,
 )
@@ -90,9 +91,9 @@ def measured_matches(
     Raises:
         DivergedError: where an embedding is not finite.
     """
+    for rows, name in ((queries, "queries"), (gallery, "gallery")):
+        check_finite(rows.z, name)
     on_cpu = queries.z.device.type == "cpu"
-    # By label, so that the matches of a query stand side by side.
-    ranking = RankingKeys(queries, gallery, alike.columns, torch.get_num_threads() if on_cpu else 1)
     tables = Tables.up_to(len(gallery), queries.z.device)
     chosen = alike.queries()
     # Screening lives on a CPU's caches; a GPU sorts fast.
@@ -104,6 +105,12 @@ def measured_matches(
             for indices, ranked in screen.look(slab, left):
                 yield indices, measure(ranked)
 
+    rest = torch.cat(left)
+    if len(rest) == 0:
+        return
+    # By label, so that the matches of a query stand side by side.
+    ranking = RankingKeys(queries, gallery, alike.columns, torch.get_num_threads() if on_cpu else 1)
+
     @torch.no_grad()  # which a thread does not inherit
     def sort(tile: Int64[Tensor, "b"]) -> list[tuple[Int64[Tensor, "p"], T]]:
         return [
@@ -111,7 +118,6 @@ def measured_matches(
             for indices, keys in ranking.parts(tile)
         ]
 
-    rest = torch.cat(left)
     for found in side_by_side(sort, ranking.tiles(rest[alike.begin[rest].argsort()]), on_cpu):
         yield from found
 
@@ -126,14 +132,7 @@ def _by_sorting(
     """From the keys of all gallery rows, which are overwritten, and where among these the rows alike are."""
     # One sort finds everything: a match is an odd number, and stands before what it is tied with.
     codes = keys.bitwise_left_shift_(1)
-    relevant, row = torch.empty_like(count), 0
-    first, which = torch.unique_consecutive(begin, return_counts=True)
-    for start, rows, length in zip(first.tolist(), which.tolist(), count[which.cumsum(0) - 1].tolist(), strict=True):
-        alike = codes[row : row + rows, start : start + length]
-        real = alike != _LAST
-        alike.sub_(real.int())
-        relevant[row : row + rows] = real.sum(1)
-        row += rows
+    relevant = _mark(codes, begin, count)
     best = sort_rows(codes) if depth is None else _best(codes, relevant.clamp(min=max(1, depth))).contiguous()
     odd = (best & 1).bool()
     seen = odd.sum(1)
@@ -157,6 +156,20 @@ def _by_sorting(
     return RankedMatches(
         relevant, query, number, place, Tied(match, above, size, matches, number[match][first]), tables
     )
+
+
+def _mark(codes: Int32[Tensor, "b n"], begin: Int64[Tensor, "b"], count: Int64[Tensor, "b"]) -> Int64[Tensor, "b"]:
+    """Takes one from the codes of the matches, and counts these. Queries of one label follow each other."""
+    relevant, top = torch.empty_like(count), 0
+    labels, queries = torch.unique_consecutive(begin, return_counts=True)
+    lengths = count[queries.cumsum(0) - 1]
+    for left, height, width in zip(labels.tolist(), queries.tolist(), lengths.tolist(), strict=True):
+        alike = codes[top : top + height, left : left + width]
+        real = alike != _LAST
+        alike.sub_(real.int())
+        relevant[top : top + height] = real.sum(1)
+        top += height
+    return relevant
 
 
 def _best(codes: Int32[Tensor, "b n"], depth: Int64[Tensor, "b"]) -> Int32[Tensor, "b _k"]:

@@ -39,9 +39,12 @@ def nearest(
         similar, left = Similarities(queries, gallery, among), []
         for slab in torch.split(chosen, slab_height(len(gallery), 2 * k)):
             yield from _nearest(similar, slab, k, left)
+    rest = torch.cat([chosen[:0], *left])
+    if len(rest) == 0:
+        return
     everything = torch.arange(len(gallery), device=chosen.device)
     ranking = RankingKeys(queries, gallery)
-    for tile in ranking.tiles(torch.cat([chosen[:0], *left])):
+    for tile in ranking.tiles(rest):
         for indices, keys in ranking.parts(tile):
             yield indices, everything.expand(len(indices), -1), keys.masked_fill_(~among, EXCLUDED)
 

@@ -46,12 +46,8 @@ class RankingKeys:
         Args:
             gallery: the same object as `queries` for leave-one-out: rows of the query's item get `EXCLUDED`.
             order: of the gallery rows; their own if None.
-
-        Raises:
-            DivergedError: where an embedding is not finite.
+            workers: that take tiles at the same time.
         """
-        for rows, name in ((queries, "queries"), (gallery, "gallery")):
-            check_finite(rows.z, name)
         self._queries, self._leave_out, self._workers = queries, gallery is queries, workers
         self._z, self._order, items = gallery.z, order, gallery.items
         if self._z.numel() <= WIDE:
@@ -61,8 +57,6 @@ class RankingKeys:
 
     def tiles(self, chosen: Int64[Tensor, "q"]) -> list[Int64[Tensor, "b"]]:
         """The chosen queries in their order, as many together as one worker takes at once."""
-        if len(chosen) == 0:
-            return []
         rows = len(self._z)
         least = min(LEAST_HEIGHT, 4 * TILE_CELLS // rows) // min(self._workers, 2)
         return list(torch.split(chosen, max(1, TILE_CELLS // rows // self._workers, least)))
