@@ -19,7 +19,7 @@ from pathlib import Path
 
 from measuring import in_process, peak_mb
 
-RECIPE = Path(__file__).parents[1] / "recipes" / "simclr-fashion-mnist.toml"
+RECIPE = Path(__file__).with_name("simclr-fashion-mnist.toml")
 MODEL = "resnet18"
 CASES = ((512, None), (1024, None), (1024, 64), (8192, 64), (8192, 256))
 """Batch, and chunk."""

@@ -24,7 +24,7 @@ from pathlib import Path
 import lightly_loop
 from measuring import in_process, print_floor
 
-RECIPE = Path(__file__).parents[1] / "recipes" / "simclr-fashion-mnist.toml"
+RECIPE = Path(__file__).with_name("simclr-fashion-mnist.toml")
 SIDES = ("metriclab", "lightly", "lightly, RGB")
 NEIGHBOURS = (10, 200)
 

@@ -24,7 +24,7 @@ import lightly_loop
 import torch
 from measuring import in_process, print_floor, rate, table
 
-RECIPE = Path(__file__).parents[1] / "recipes" / "simclr-fashion-mnist.toml"
+RECIPE = Path(__file__).with_name("simclr-fashion-mnist.toml")
 VIEWS = ("views.name=simclr", "views.size=32", "views.blur=0.0")  # by a name the table starts anew
 SIDES = ("metriclab", "lightly", "lightly, RGB", "encoder alone")
 
