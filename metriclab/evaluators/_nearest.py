@@ -70,11 +70,12 @@ def _nearest(
         count = end - start
         enough &= count <= most
         left.append(slab[group][torch.from_numpy(~enough)])
-        # Those with about as many rows together: a few with many ties would have all others padded.
+        # Those with about as many rows together: a few with many ties would have all others padded. A vote holds some
+        # hundreds of bytes for each row.
         size = 2 ** np.ceil(np.log2(count.clip(min=1))).astype(np.int64)
         for most_of_them in np.unique(size[enough]):
             alike = np.flatnonzero(enough & (size == most_of_them))
-            for queries in np.array_split(alike, -(-len(alike) // part_height(int(most_of_them)))):
+            for queries in np.array_split(alike, -(-len(alike) // part_height(4 * int(most_of_them)))):
                 part = slab[group][torch.from_numpy(queries)]
                 yield part, *_padded(similar, part, near.columns, start[queries], count[queries])
 
