@@ -58,8 +58,9 @@ class RankingKeys:
     def tiles(self, chosen: Int64[Tensor, "q"]) -> list[Int64[Tensor, "b"]]:
         """The chosen queries in their order, as many together as one worker takes at once."""
         rows = len(self._z)
+        # A tile reads the whole gallery: it is no smaller for each of a few workers.
         least = min(LEAST_HEIGHT, 4 * TILE_CELLS // rows) // min(self._workers, 2)
-        return list(torch.split(chosen, max(1, TILE_CELLS // rows // self._workers, least)))
+        return list(torch.split(chosen, max(1, TILE_CELLS // rows // max(1, self._workers // 4), least)))
 
     @torch.no_grad()  # which a thread does not inherit
     def parts(self, tile: Int64[Tensor, "b"]) -> Iterator[tuple[Int64[Tensor, "p"], Int32[Tensor, "p n"]]]:
