@@ -44,7 +44,7 @@ class Retrieval:
     """Recall, precision, R-precision, MAP@R, mean average precision and reciprocal rank, exact for any size.
 
     Ties count by their expected value, so a constant model scores chance. Memory beyond the rows stays under about
-    400 MB, whatever the number of queries, for galleries of up to a million rows.
+    700 MB, whatever the number of queries, for galleries of up to a million rows.
 
     Paper: K. Musgrave, S. Belongie, S.-N. Lim. A Metric Learning Reality Check. ECCV 2020 (MAP@R).
 
