@@ -7,6 +7,7 @@ keeps those, and a look at what it kept proves the guess or gives the query up t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -172,22 +173,22 @@ class Similarities:
         named, floors = columns.numpy(), floor.numpy()
         asked, there = self.queries.items[chosen].numpy(), self.gallery.items[columns].numpy()
         # What a worker keeps would lie between what it frees, which could not be used again.
-        spare = [Spare(dtype, torch.device("cpu")) for dtype in (torch.float32, torch.bool, torch.float32)]
-        raw = Spare(self.gallery.z.dtype, torch.device("cpu"))
+        cpu = torch.device("cpu")
+        products, masks = Spare(torch.float32, cpu), Spare(torch.bool, cpu)
+        gathered, converted = Spare(self.gallery.z.dtype, cpu), Spare(torch.float32, cpu)
 
         @contextmanager
         def rows(left: int, right: int) -> Iterator[Tensor]:
             if table is not None:
                 yield table[left:right]
                 return
-            count = (right - left) * self.gallery.z.shape[1]
-            with raw.take(count) as gathered, spare[2].take(count) as converted:
+            shape = right - left, self.gallery.z.shape[1]
+            with gathered.take(math.prod(shape)) as raw, converted.take(math.prod(shape)) as rounded:
                 if in_place:
                     part = self.gallery.z[left:right]
                 else:
-                    out = gathered.view(right - left, -1)
-                    part = torch.index_select(self.gallery.z, 0, columns[left:right], out=out)
-                yield part if part.dtype == torch.float32 else converted.view(right - left, -1).copy_(part)
+                    part = torch.index_select(self.gallery.z, 0, columns[left:right], out=raw.view(shape))
+                yield part if part.dtype == torch.float32 else rounded.view(shape).copy_(part)
 
         def pairs(row: np.ndarray, column: np.ndarray, value: np.ndarray) -> _Pairs:
             if self.own:
@@ -199,7 +200,7 @@ class Similarities:
         def strip(top: int) -> _Pairs:
             bottom, found = min(top + height, len(chosen)), []
             queries = self.queries.z[chosen[top:bottom]].float()
-            with spare[0].take(height * width) as cells, spare[1].take(height * width) as mask:
+            with products.take(height * width) as cells, masks.take(height * width) as mask:
                 for left in range(top if both else 0, len(columns), width):
                     right = min(left + width, len(columns))
                     similarities = cells[: len(queries) * (right - left)].view(len(queries), right - left)
@@ -218,7 +219,7 @@ class Similarities:
             yield from pool.map(strip, range(0, len(chosen), height))
 
     def keys(self, queries: Int64[Tensor, "p"], columns: Int64[Tensor, "p m"]) -> Int32[Tensor, "p m"]:
-        """The keys of some gallery rows for each query, as `ranking_keys` has them."""
+        """The keys of some gallery rows for each query, as `RankingKeys` has them."""
         count, width = columns.shape[1], self.gallery.z.shape[1]
         parts = max(1, _DOTS // (count * width))
         products = [

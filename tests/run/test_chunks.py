@@ -143,6 +143,7 @@ def test_running_statistics_move_in_one_pass_and_batch_norm_is_told_of(tmp_path)
         assert batch_statistics(assemble(tiny(tmp_path, *without), load_splits(recipe).train)) is None
 
 
+@pytest.mark.slow
 def test_a_run_in_chunks_is_the_run_without(tmp_path):
     for name, overrides in {"whole": [], "chunks": ["train.chunk=7"]}.items():
         run(tiny(tmp_path, *EXACT, *overrides), tmp_path / name)

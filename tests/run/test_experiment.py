@@ -181,6 +181,7 @@ def test_training_without_a_method_is_refused(tmp_path):
         run(read(recipe), tmp_path / "run", quiet=True)
 
 
+@pytest.mark.slow
 def test_bfloat16_trains_to_nearly_the_same_loss(tmp_path):
     # Not the tiny ResNet at 8 px: there a convolution's weight gradient in bfloat16 was NaN now and then (torch 2.14,
     # a CPU with AMX), with a finite gradient coming in. The cause is not found; the alarm stops such a run.
