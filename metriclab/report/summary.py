@@ -8,7 +8,7 @@ from typing import Any
 
 from metriclab.report.charts import Series, legend, lines
 from metriclab.report.html import Markup, Number, Section, join, section, short, table, tag
-from metriclab.report.labels import compact, cost, label, number
+from metriclab.report.labels import compact, cost, label, metric_label, number
 
 _SEVERITY = re.compile(r"^(.+)_(\d+)$")
 Parts = Mapping[str, Mapping[str, Any]]
@@ -100,10 +100,22 @@ def robustness_sections(result: Mapping[str, Any], notes: Notes) -> Iterator[Sec
     for name, part in found["trained"].items():
         if is_robustness(part):
             shown = {column: parts[name] for column, parts in found.items() if name in parts}
-            yield _robustness(name, shown, result["definitions"].get(name, {}), notes)
+            lead = _measured_by(result["definitions"].get(name, {}), result["protocol"])
+            yield _robustness(name, shown, result["definitions"].get(name, {}), lead, notes)
 
 
-def _robustness(name: str, shown: Parts, definitions: Mapping[str, str], notes: Notes) -> Section:
+def _measured_by(definitions: Mapping[str, str], protocol: str) -> str:
+    """Which metric the curves show, and why it need not be the one of the first table."""
+    told = definitions.get("clean", "").partition(",")[0]  # "map_at_r of retrieval, clean queries; ..."
+    metric, _, evaluator = told.partition(" of ")
+    said = metric_label(f"{evaluator}.{metric}") if evaluator else "The metric"
+    lead = f"{said} when the queries are corrupted; severity 0 is the clean image."
+    if protocol.startswith("leave-one-out"):
+        lead += " Half of each class asks and the other half is searched, so that no query meets its own clean image."
+    return lead
+
+
+def _robustness(name: str, shown: Parts, definitions: Mapping[str, str], lead: str, notes: Notes) -> Section:
     by_kind = {column: _curves(part) for column, part in shown.items()}
     used = [column for column in by_kind if by_kind[column]]
     every = [y for curves in by_kind.values() for curve in curves.values() for _, y in curve]
@@ -121,8 +133,6 @@ def _robustness(name: str, shown: Parts, definitions: Mapping[str, str], notes: 
         if metric in shown["trained"]
     ]
     means = table([name, *shown], rows, caption=f"{name}: means over corruptions and severities")
-    metric = definitions.get("clean", "").partition(",")[0]  # "map_at_r of retrieval, clean queries; ..."
-    lead = f"{metric or 'The metric'} when the queries are corrupted; severity 0 is the clean image."
     return section(name, name.capitalize(), means, legend(used), tag("div", charts, class_="charts"), lead=lead)
 
 

@@ -18,6 +18,7 @@ from metriclab.cli import main
 from metriclab.core.errors import DataError, RecipeError, StorageError
 from metriclab.report.html import data, join, tag
 from metriclab.report.page import BUDGET, within_budget, write_report
+from metriclab.report.summary import Notes, robustness_sections
 from run.tiny import run, tiny
 
 HOSTILE = "<script>alert(1)</script>"
@@ -135,11 +136,16 @@ def test_robustness_and_health_are_drawn_and_explained(tmp_path):
         (curve,) = (text for text in told if text.startswith(f"{kind} over severity. trained: "))
         assert "raw pixels: " in curve
     for said in (
-        "map_at_r of retrieval when the queries are corrupted",
+        "MAP@R when the queries are corrupted",
         "relative drop",
         "An effective rank near 1 is",
     ):
         assert said in page.text, said
+    halves = "Half of each class asks and the other half is searched"
+    assert halves not in page.text, "the run has a gallery"
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    told = "".join(str(part) for part in robustness_sections({**result, "protocol": "leave-one-out"}, Notes()))
+    assert halves in told
 
 
 def test_entries_to_see_side_by_side_can_be_chosen(runs, tmp_path, pictures):
