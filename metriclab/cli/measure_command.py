@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -131,11 +132,12 @@ def _measured(
         for name, evaluator in evaluators.items():
             task = bar.add_task(name, total=None)
 
-            def followed(task: Any = task, evaluator: Evaluator = evaluator) -> Iterator[float]:
+            def followed(task: Any = task, evaluator: Evaluator = evaluator) -> Generator[float, None, None]:
                 scores[name] = yield from steps_of(evaluator, queries, gallery)  # noqa: B023  # it ends in this round
 
-            for share in followed():
-                bar.update(task, total=1.0, completed=share)
+            with closing(followed()) as shares:
+                for share in shares:
+                    bar.update(task, total=1.0, completed=share)
             bar.remove_task(task)
             _require_numbers(name, scores[name], queries, gallery)
     return scores

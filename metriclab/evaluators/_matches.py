@@ -25,6 +25,7 @@ from metriclab.evaluators._ranking import (
     check_finite,
     equal_range,
     sort_rows,
+    workers_for,
 )
 from metriclab.evaluators._screen import NEAR, Near, Similarities, groups, ranges, slab_height
 from metriclab.evaluators._ties import RankedMatches, Tables, Tied, runs
@@ -37,6 +38,9 @@ _SPARE = 64
 
 _LAST = 2 * EXCLUDED
 """The code of what is no candidate: the largest of all."""
+
+_QUERIES_A_LABEL = 4
+"""So many, on average, and a block of codes for each label is marked sooner than all at once by their columns."""
 
 FEW = 256
 """Matches of a query up to which looking near them may pay."""
@@ -109,7 +113,8 @@ def measured_matches(
     if len(rest) == 0:
         return
     # By label, so that the matches of a query stand side by side.
-    ranking = RankingKeys(queries, gallery, alike.columns, torch.get_num_threads() if on_cpu else 1)
+    workers = workers_for(gallery)
+    ranking = RankingKeys(queries, gallery, alike.columns, workers)
 
     @torch.no_grad()  # which a thread does not inherit
     def sort(tile: Int64[Tensor, "b"]) -> list[tuple[Int64[Tensor, "p"], T]]:
@@ -118,7 +123,7 @@ def measured_matches(
             for indices, keys in ranking.parts(tile)
         ]
 
-    for found in side_by_side(sort, ranking.tiles(rest[alike.begin[rest].argsort()]), on_cpu):
+    for found in side_by_side(sort, ranking.tiles(rest[alike.begin[rest].argsort()]), workers):
         yield from found
 
 
@@ -160,10 +165,16 @@ def _by_sorting(
 
 def _mark(codes: Int32[Tensor, "b n"], begin: Int64[Tensor, "b"], count: Int64[Tensor, "b"]) -> Int64[Tensor, "b"]:
     """Takes one from the codes of the matches, and counts these. Queries of one label follow each other."""
-    relevant, top = torch.empty_like(count), 0
     labels, queries = torch.unique_consecutive(begin, return_counts=True)
-    lengths = count[queries.cumsum(0) - 1]
-    for left, height, width in zip(labels.tolist(), queries.tolist(), lengths.tolist(), strict=True):
+    if _QUERIES_A_LABEL * len(labels) > len(count):
+        within = torch.arange(int(count.max()), device=count.device)
+        columns = begin[:, None] + within.minimum(count[:, None] - 1)
+        real = (within < count[:, None]) & (codes.gather(1, columns) != _LAST)
+        codes.scatter_add_(1, columns, -real.int())
+        return real.sum(1)
+    relevant, top = torch.empty_like(count), 0
+    blocks = torch.stack([labels, queries, count[queries.cumsum(0) - 1]], dim=1)
+    for left, height, width in blocks.tolist():
         alike = codes[top : top + height, left : left + width]
         real = alike != _LAST
         alike.sub_(real.int())

@@ -26,11 +26,12 @@ TILE_CELLS = 2**23
 """Cells whose similarities are taken at once: 32 MB of keys."""
 
 LEAST_HEIGHT = 32
-"""Queries that are taken at once though their cells be up to four times as many: fewer are not worth reading a large
-gallery for."""
+"""Queries that are taken at once though their cells be up to four times as many, or half of it by each of several
+workers: fewer are not worth reading a large gallery for."""
 
 PART_CELLS = 2**21
-"""Cells that are handed out at once: what follows may hold a hundred bytes for each."""
+"""Cells that are handed out at once, by all workers together: what follows may hold a hundred bytes for each. Also
+numbers of embeddings that are copied at once."""
 
 _COLUMNS = 2**10
 
@@ -46,7 +47,7 @@ class RankingKeys:
         Args:
             gallery: the same object as `queries` for leave-one-out: rows of the query's item get `EXCLUDED`.
             order: of the gallery rows; their own if None.
-            workers: that take tiles at the same time.
+            workers: that take tiles at the same time, of `workers_for` these rows at most.
         """
         self._queries, self._leave_out, self._workers = queries, gallery is queries, workers
         self._z, self._order, items = gallery.z, order, gallery.items
@@ -57,10 +58,10 @@ class RankingKeys:
 
     def tiles(self, chosen: Int64[Tensor, "q"]) -> list[Int64[Tensor, "b"]]:
         """The chosen queries in their order, as many together as one worker takes at once."""
-        rows = len(self._z)
-        # A tile reads the whole gallery: it is no smaller for each of a few workers.
+        rows, width = self._z.shape
         least = min(LEAST_HEIGHT, 4 * TILE_CELLS // rows) // min(self._workers, 2)
-        return list(torch.split(chosen, max(1, TILE_CELLS // rows // max(1, self._workers // 4), least)))
+        height = max(1, TILE_CELLS // rows // max(1, self._workers // 4), least)
+        return list(torch.split(chosen, min(height, max(1, PART_CELLS // max(1, width)))))
 
     @torch.no_grad()  # which a thread does not inherit
     def parts(self, tile: Int64[Tensor, "b"]) -> Iterator[tuple[Int64[Tensor, "p"], Int32[Tensor, "p n"]]]:
@@ -85,6 +86,12 @@ class RankingKeys:
             keys[row, self._columns[place]] = EXCLUDED
 
 
+def workers_for(gallery: Rows) -> int:
+    """How many may take tiles side by side: one a core, if each then still has a row of what is handed out at once."""
+    threads = torch.get_num_threads() if gallery.z.device.type == "cpu" else 1
+    return threads if threads * len(gallery) <= PART_CELLS else 1
+
+
 def part_height(gallery: int) -> int:
     """How many queries to hand out at once against so many rows."""
     return max(1, PART_CELLS // gallery)
@@ -103,6 +110,7 @@ def equal_range(
     values: Int64[Tensor, "b"], ordered: Int64[Tensor, "n"]
 ) -> tuple[Int64[Tensor, "b"], Int64[Tensor, "b"]]:
     """Where each value begins in the ordered ones, and how often it is there."""
+    values = values.contiguous()
     begin = torch.searchsorted(ordered, values)
     return begin, torch.searchsorted(ordered, values, right=True) - begin
 

@@ -25,7 +25,7 @@ from metriclab.evaluators._ranking import (
     WIDE,
     equal_pairs,
 )
-from metriclab.evaluators._workers import Spare, ieee_products, one_thread_each
+from metriclab.evaluators._workers import Spare, ieee_products, side_by_side
 
 NEAR = 1 / 8
 """Share of the gallery beyond which looking at rows one by one is dearer than sorting everything."""
@@ -113,7 +113,7 @@ class Similarities:
             last: what is never of interest is below it.
             least: so many of the best rows are of interest; None for all above `last`.
         """
-        height = max(1, PART_CELLS // max(1, len(self.sampled)))
+        height = max(1, PART_CELLS // max(1, len(self.sampled), self.gallery.z.shape[1]))
         floors, counts = [last[:0]], [chosen[:0]]
         for start in range(0, len(chosen), height):
             part = slice(start, start + height)
@@ -215,13 +215,13 @@ class Similarities:
                         found.append(pairs(column + first, row + top, value))
             return _joined(found)
 
-        with ieee_products, one_thread_each() as pool:
-            yield from pool.map(strip, range(0, len(chosen), height))
+        with ieee_products:
+            yield from side_by_side(strip, range(0, len(chosen), height), torch.get_num_threads())
 
     def keys(self, queries: Int64[Tensor, "p"], columns: Int64[Tensor, "p m"]) -> Int32[Tensor, "p m"]:
         """The keys of some gallery rows for each query, as `RankingKeys` has them."""
         count, width = columns.shape[1], self.gallery.z.shape[1]
-        parts = max(1, _DOTS // (count * width))
+        parts = max(1, _DOTS // max(1, count * width))
         products = [
             (self.gallery.z[c].double() @ self.queries.z[q].double()[:, :, None]).squeeze(2)
             for q, c in zip(torch.split(queries, parts), torch.split(columns, parts), strict=True)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from threading import Barrier, Lock
 from typing import Any, TypeVar
@@ -30,36 +31,56 @@ def in_threads(work: Callable[[slice], T], count: int) -> list[T]:
 
 
 @contextmanager
-def one_thread_each() -> Iterator[ThreadPoolExecutor]:
-    """As many workers as torch has threads, in each of which torch has one: they wait for each other at the end alone.
+def one_thread_each(workers: int) -> Iterator[ThreadPoolExecutor]:
+    """So many workers, in each of which torch has one thread. At the end what nobody has begun is dropped.
 
     What is thread-local, as autocast and `no_grad`, the workers do not have.
     """
-    threads = torch.get_num_threads()
-    with ThreadPoolExecutor(threads) as pool:
-        started = Barrier(threads + 1)
+    pool = ThreadPoolExecutor(workers)
+    try:
+        _start(pool, workers)
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
 
-        def start() -> None:
-            torch.get_num_threads()  # a thread takes over the number of the process when it is first asked
-            torch.set_num_threads(1)
-            started.wait()
 
-        # A worker's number becomes that of threads to come: it is put back before anything else can happen.
-        with _starting:
-            for _ in range(threads):
+def _start(pool: ThreadPoolExecutor, workers: int) -> None:
+    threads, started = torch.get_num_threads(), Barrier(workers + 1)
+
+    def start() -> None:
+        torch.get_num_threads()  # a thread takes over the number of the process when it is first asked
+        torch.set_num_threads(1)
+        started.wait()
+
+    # A worker's number becomes that of threads to come: it is put back before anything else can happen.
+    with _starting:
+        try:
+            for _ in range(workers):
                 pool.submit(start)
             started.wait()
+        except BaseException:
+            # Interrupted, or out of threads: those that began would wait for the others for ever.
+            started.abort()
+            pool.shutdown(cancel_futures=True)
+            raise
+        finally:
             torch.set_num_threads(threads)
-        yield pool
 
 
-def side_by_side(work: Callable[[S], T], items: Sequence[S], on_cpu: bool) -> Iterator[T]:
-    """What `work` makes of each item, in their order; on a CPU several items at once, each by one core."""
-    if not on_cpu or len(items) < 2 or torch.get_num_threads() < 2:
+def side_by_side(work: Callable[[S], T], items: Sequence[S], workers: int) -> Iterator[T]:
+    """What `work` makes of each item, in their order; several items at once, each by one core, where there are several
+    workers. These are only a little ahead of who takes what they make."""
+    if workers < 2 or len(items) < 2:
         yield from map(work, items)
         return
-    with one_thread_each() as pool:
-        yield from pool.map(work, items)
+    with one_thread_each(workers) as pool:
+        ahead: deque[Future[T]] = deque()
+        for item in items:
+            ahead.append(pool.submit(work, item))
+            if len(ahead) > 2 * workers:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
 
 
 class Spare:

@@ -55,9 +55,31 @@ def test_no_tensor_comes_near_a_large_gallery(monkeypatch, evaluator, dtype, cou
         monkeypatch.setattr(module, "PART_CELLS", cells)
         monkeypatch.setattr(module, "WIDE", cells)
     monkeypatch.setattr(_ranking, "_COLUMNS", 64)
+    monkeypatch.setattr(_screen, "_SIDE", 64)
     monkeypatch.setattr(_screen, "_DOTS", cells)
     gallery = rows(torch.randn(n, width, dtype=dtype), torch.arange(n) % count)
     queries = rows(torch.randn(20, width, dtype=dtype), torch.arange(20) % count)
     with LargestTensor(gallery.z) as largest:
         evaluator(queries, gallery)
     assert largest.bytes <= gallery.z.nbytes / 8
+
+
+@pytest.mark.parametrize("threads", [1, 2, 16, 128])
+@pytest.mark.parametrize("n", [1, 1000, 2**14, 100_000, 2**20])
+def test_all_workers_together_hold_no_more_than_a_few_tiles(monkeypatch, threads, n):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    gallery = rows(torch.ones(n, 1), torch.zeros(n).long())
+    workers = _ranking.workers_for(gallery)
+    ranking = _ranking.RankingKeys(gallery, gallery, workers=workers)
+    tile = ranking.tiles(torch.arange(n))[0]
+    assert workers * len(tile) * n <= 5 * _ranking.TILE_CELLS
+    assert workers * max(1, _ranking.part_height(n) // workers) * n <= _ranking.PART_CELLS
+
+
+def test_many_queries_of_a_tiny_gallery_are_copied_a_few_at_a_time():
+    n, width = 100_000, 64
+    gallery = rows(torch.randn(8, width), torch.arange(8) % 2)
+    queries = rows(torch.randn(n, width), torch.arange(n) % 2)
+    with LargestTensor(queries.z) as largest:
+        Retrieval()(queries, gallery)
+    assert largest.bytes < queries.z.nbytes

@@ -30,9 +30,11 @@ of_the_best = Retrieval(k=DEPTHS, whole_ranking=False)
 
 
 def all_ways(queries: Rows, gallery: Rows) -> list[dict[str, Score]]:
-    """By sorting, and by looking near the matches alone; whole rankings, and the best rows alone."""
-    with patch.object(_matches, "FEW", 0):
-        sorting = [evaluator(queries, gallery) for evaluator in (retrieval, of_the_best)]
+    """By sorting, in blocks or not, and by looking near the matches alone; whole rankings, and the best rows."""
+    sorting = []
+    for a_label in (0, 10**9):
+        with patch.object(_matches, "FEW", 0), patch.object(_matches, "_QUERIES_A_LABEL", a_label):
+            sorting += [evaluator(queries, gallery) for evaluator in (retrieval, of_the_best)]
     with patch.object(_matches, "FEW", 10**6), patch.object(_matches, "NEAR", 1e9):
         return [*sorting, *(evaluator(queries, gallery) for evaluator in (retrieval, of_the_best))]
 
@@ -257,8 +259,9 @@ def test_tiles_do_not_matter(monkeypatch, tile, part):
 def test_the_number_of_threads_does_not_matter(two_threads, monkeypatch):
     for module in (_ranking, _screen):
         monkeypatch.setattr(module, "TILE_CELLS", 2000)
-        monkeypatch.setattr(module, "PART_CELLS", 700)
+        monkeypatch.setattr(module, "PART_CELLS", 900)
     both = classes(400, 3)
+    assert _ranking.workers_for(both) == 2
     both.z.requires_grad_()
     torch.set_num_threads(1)
     alone = retrieval(both, both)
@@ -286,6 +289,13 @@ def test_half_precision_contexts_and_gradients_leave_it_alone():
     for name in METRICS:
         assert scores[name].value == pytest.approx(plain[name].value, abs=1e-6)
         assert not scores[name].per_query.requires_grad
+
+
+def test_a_depth_beyond_any_gallery_takes_all_of_it():
+    both = classes(20, 4)
+    scores = Retrieval(k=(19, 2**70))(both, both)
+    assert scores[f"r_at_{2**70}"].value == 1.0
+    assert scores[f"p_at_{2**70}"].value * 2**70 == pytest.approx(scores["p_at_19"].value * 19)
 
 
 def test_broken_embeddings_are_refused_with_their_number():
