@@ -40,7 +40,7 @@ def nearest(
         for slab in torch.split(chosen, slab_height(len(gallery), 2 * k)):
             yield from _nearest(similar, slab, k, left)
     rest = torch.cat([chosen[:0], *left])
-    if len(rest) == 0:
+    if len(rest) == 0 or len(gallery) == 0:
         return
     everything = torch.arange(len(gallery), device=chosen.device)
     ranking = RankingKeys(queries, gallery)
@@ -73,9 +73,9 @@ def _nearest(
         # Those with about as many rows together: a few with many ties would have all others padded. A vote holds some
         # hundreds of bytes for each row.
         size = 2 ** np.ceil(np.log2(count.clip(min=1))).astype(np.int64)
-        for most_of_them in np.unique(size[enough]):
-            alike = np.flatnonzero(enough & (size == most_of_them))
-            for queries in np.array_split(alike, -(-len(alike) // part_height(4 * int(most_of_them)))):
+        for padded in np.unique(size[enough]):
+            together = np.flatnonzero(enough & (size == padded))
+            for queries in np.array_split(together, -(-len(together) // part_height(4 * int(padded)))):
                 part = slab[group][torch.from_numpy(queries)]
                 yield part, *_padded(similar, part, near.columns, start[queries], count[queries])
 

@@ -95,7 +95,7 @@ class NearestNeighbours:
         nearest, columns = keys.topk(min(k + 1, keys.shape[1]), dim=1, largest=False)
         last = nearest[:, k - 1 : k]
         # Relative to the nearest, so that no weight overflows at a low temperature.
-        weights = torch.exp((nearest[:, :1] - nearest[:, :k]).double() * (STEP / self.temperature))
+        weights = torch.exp((nearest[:, :1] - nearest[:, :k]).double() * STEP / self.temperature)
         weights = weights.where(nearest[:, :k] != EXCLUDED, 0.0)
         cut = (nearest[:, k:] == last).any(1) & (last != EXCLUDED).squeeze(1)
         among_cut = cut[:, None] & (nearest[:, :k] == last)

@@ -43,8 +43,8 @@ _LONE = "Number of queries of known label (>= 0) without a match, which no other
 class Retrieval:
     """Recall, precision, R-precision, MAP@R, mean average precision and reciprocal rank, exact for any size.
 
-    Ties count by their expected value, so a constant model scores chance. Memory beyond the rows stays under about
-    700 MB, whatever the number of queries, for galleries of up to a million rows.
+    Ties count by their expected value, so a constant model scores chance. Memory beyond the rows stays under a
+    gigabyte, whatever the number of queries, for galleries of up to a million rows.
 
     Paper: K. Musgrave, S. Belongie, S.-N. Lim. A Metric Learning Reality Check. ECCV 2020 (MAP@R).
 
@@ -94,11 +94,11 @@ class Retrieval:
         return {**scores, "lone_queries": Score(float(lone.nansum()), lone, _LONE)}
 
     def _measure(self, ranked: RankedMatches) -> dict[str, Float64[Tensor, "b"]]:
-        relevant = ranked.relevant
-        *at_depths, among_r = ranked.hits(torch.stack([*(torch.full_like(relevant, k) for k in self.k), relevant]))
+        relevant, depths = ranked.relevant, [min(k, ranked.length) for k in self.k]
+        *at_depths, among_r = ranked.hits(torch.stack([*(torch.full_like(relevant, k) for k in depths), relevant]))
         measured = {
-            **{f"r_at_{k}": chance for k, chance in zip(self.k, ranked.any_hit(self.k), strict=True)},
-            **{f"p_at_{k}": hits / k for k, hits in zip(self.k, at_depths, strict=True)},
+            **{f"r_at_{k}": chance for k, chance in zip(self.k, ranked.any_hit(depths), strict=True)},
+            **{f"p_at_{k}": hits / float(k) for k, hits in zip(self.k, at_depths, strict=True)},
             "r_precision": among_r / relevant,
             "map_at_r": ranked.summed_precision(relevant) / relevant,
         }

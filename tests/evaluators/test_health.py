@@ -113,6 +113,13 @@ def test_without_a_pair_there_is_nothing_to_measure(n):
     assert scores["effective_rank"].value == pytest.approx(n)
 
 
+def test_an_empty_gallery_leaves_what_looks_at_queries_alone():
+    queries = drawn(10)
+    scores = Health()(queries, rows(torch.empty(0, queries.width), torch.empty(0).long()))
+    assert math.isnan(scores["hubness"].value)
+    assert scores["alignment"].value == Health()(queries, queries)["alignment"].value
+
+
 def test_the_order_of_rows_changes_nothing():
     both = drawn(30)
     order = torch.randperm(30)
