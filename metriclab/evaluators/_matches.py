@@ -24,6 +24,7 @@ from metriclab.evaluators._ranking import (
     RankingKeys,
     check_finite,
     equal_range,
+    part_height,
     sort_rows,
     workers_for,
 )
@@ -41,6 +42,9 @@ _LAST = 2 * EXCLUDED
 
 _QUERIES_A_LABEL = 4
 """So many, on average, and a block of codes for each label is marked sooner than all at once by their columns."""
+
+_STEPS = 4
+"""Rows behind which the end of most tie groups lies."""
 
 FEW = 256
 """Matches of a query up to which looking near them may pay."""
@@ -116,51 +120,21 @@ def measured_matches(
     workers = workers_for(gallery)
     ranking = RankingKeys(queries, gallery, alike.columns, workers)
 
+    width = len(gallery) if depth is None or not on_cpu else max(depth, int(alike.count[rest].max())) + _SPARE
+
     @torch.no_grad()  # which a thread does not inherit
     def sort(tile: Int64[Tensor, "b"]) -> list[tuple[Int64[Tensor, "p"], T]]:
-        return [
-            (indices, measure(_by_sorting(keys, alike.begin[indices], alike.count[indices], depth, tables)))
-            for indices, keys in ranking.parts(tile)
-        ]
+        found = []
+        for indices, keys in ranking.parts(tile, min(width, len(gallery))):
+            # One sort finds everything: a match is an odd number, and stands before what it is tied with.
+            codes = keys.bitwise_left_shift_(1)
+            relevant = _mark(codes, alike.begin[indices], alike.count[indices])
+            for part, ordered in _ordered(codes, relevant, depth, workers):
+                found.append((indices[part], measure(_ranked(ordered, relevant[part], tables))))
+        return found
 
     for found in side_by_side(sort, ranking.tiles(rest[alike.begin[rest].argsort()]), workers):
         yield from found
-
-
-def _by_sorting(
-    keys: Int32[Tensor, "b n"],
-    begin: Int64[Tensor, "b"],
-    count: Int64[Tensor, "b"],
-    depth: int | None,
-    tables: Tables,
-) -> RankedMatches:
-    """From the keys of all gallery rows, which are overwritten, and where among these the rows alike are."""
-    # One sort finds everything: a match is an odd number, and stands before what it is tied with.
-    codes = keys.bitwise_left_shift_(1)
-    relevant = _mark(codes, begin, count)
-    best = sort_rows(codes) if depth is None else _best(codes, relevant.clamp(min=max(1, depth))).contiguous()
-    odd = (best & 1).bool()
-    seen = odd.sum(1)
-    flat = odd.view(-1).nonzero().squeeze(1)
-    query = torch.repeat_interleave(seen)
-    place = flat - query * best.shape[1]
-    start = seen.cumsum(0) - seen
-    number = torch.arange(len(flat), device=flat.device) - start[query]
-    code = best.view(-1)[flat]
-    behind = best.view(-1)[(flat + 1).clamp_(max=best.numel() - 1)]
-    near = torch.zeros_like(code, dtype=torch.bool)
-    near[1:] = code[1:] == code[:-1]
-    near[start[seen > 0]] = False  # the match before is another query's
-    near[:-1] |= near[1:].clone()
-    near |= (behind == code + 1) & (place + 1 < best.shape[1])
-    match = near.nonzero().squeeze(1)
-    first, matches = runs(query[match], code[match])
-    above = place[match][first]
-    size = _end(best, query[match], above, code[match] + 1) - above
-    place[match] = above
-    return RankedMatches(
-        relevant, query, number, place, Tied(match, above, size, matches, number[match][first]), tables
-    )
 
 
 def _mark(codes: Int32[Tensor, "b n"], begin: Int64[Tensor, "b"], count: Int64[Tensor, "b"]) -> Int64[Tensor, "b"]:
@@ -183,28 +157,80 @@ def _mark(codes: Int32[Tensor, "b n"], begin: Int64[Tensor, "b"], count: Int64[T
     return relevant
 
 
-def _best(codes: Int32[Tensor, "b n"], depth: Int64[Tensor, "b"]) -> Int32[Tensor, "b _k"]:
-    """Of each row at least the `depth` smallest codes and all that tie with them, ascending. Overwrites its input."""
+def _ordered(
+    codes: Int32[Tensor, "b n"], relevant: Int64[Tensor, "b"], depth: int | None, workers: int
+) -> Iterator[tuple[slice, Int32[Tensor, "p k"]]]:
+    """Some of the rows at a time: which, and their codes of interest, ascending. Overwrites its input."""
+    if depth is not None and codes.device.type == "cpu":
+        best, complete = _best(codes, relevant.clamp(min=max(1, depth)))
+        if complete:
+            yield slice(None), best
+            return
+    height = max(1, part_height(codes.shape[1]) // workers)
+    for top in range(0, len(codes), height):
+        part = slice(top, top + height)
+        yield part, sort_rows(codes[part])
+
+
+def _best(codes: Int32[Tensor, "b n"], depth: Int64[Tensor, "b"]) -> tuple[Int32[Tensor, "b _k"], bool]:
+    """Of each row at least the `depth` smallest codes, ascending, and whether all that tie with the last one are there."""
     width = int(depth.max()) + _SPARE
-    if codes.device.type != "cpu" or width >= codes.shape[1]:
-        return sort_rows(codes)
+    if width >= codes.shape[1]:
+        return sort_rows(codes), True
     in_threads(lambda part: codes[part].numpy().partition(width - 1, axis=1), len(codes))
-    best = sort_rows(codes[:, :width])
+    best = sort_rows(codes[:, :width]).contiguous()
     last = best.gather(1, depth[:, None] - 1)
-    complete = last + (last & 1) < best[:, -1:]  # of the tie group of the last one, all
-    return best if bool(complete.all()) else sort_rows(codes)
+    return best, bool((last + (last & 1) < best[:, -1:]).all())
+
+
+def _ranked(best: Int32[Tensor, "b k"], relevant: Int64[Tensor, "b"], tables: Tables) -> RankedMatches:
+    """From the codes of the best rows, ascending."""
+    odd, width = (best & 1).bool(), best.shape[1]
+    count, flat = odd.sum(1), _places(odd)
+    query = torch.repeat_interleave(count, output_size=len(flat))
+    number = torch.arange(len(flat), device=flat.device)
+    number -= torch.repeat_interleave(count.cumsum(0) - count, count, output_size=len(flat))
+    place = flat - query * width
+    # A match is tied with what follows it, and a match that follows another one, with that.
+    with_next = odd[:, :-1] & (best[:, 1:] <= best[:, :-1] + 1)
+    tied = torch.zeros_like(odd)
+    tied[:, :-1] = with_next
+    tied[:, 1:] |= with_next & odd[:, 1:]
+    at = _places(tied)
+    match, code = torch.searchsorted(flat, at), best.view(-1)[at]
+    first, matches = runs(query[match], code)
+    above = place[match][first]
+    size = _end(best, query[match], above, code + 1) - above
+    place[match] = above
+    return RankedMatches(
+        relevant, count, query, number, place, Tied(match, above, size, matches, number[match][first]), tables
+    )
+
+
+def _places(mask: Bool[Tensor, "b k"]) -> Int64[Tensor, "_"]:
+    """Where it is true, in the order of memory; numpy finds it several times sooner."""
+    if mask.device.type == "cpu":
+        return torch.from_numpy(np.flatnonzero(mask.numpy()))
+    return mask.view(-1).nonzero().squeeze(1)
 
 
 def _end(
     ordered: Int32[Tensor, "b n"], row: Int64[Tensor, "t"], start: Int64[Tensor, "t"], value: Int32[Tensor, "t"]
 ) -> Int64[Tensor, "t"]:
-    """Where the values up to `value` end in each row, looked for from `start` on, by bisection."""
-    low, high = start + 1, torch.full_like(start, ordered.shape[1])
-    for _ in range(ordered.shape[1].bit_length()):
+    """Where the values up to `value` end in each row, looked for from `start` on: a few steps, then by bisection."""
+    end, width = start + 1, ordered.shape[1]
+    far = torch.arange(len(end), device=end.device)
+    for _ in range(_STEPS):
+        place = end[far]
+        far = far[(place < width) & (ordered[row[far], place.clamp(max=width - 1)] <= value[far])]
+        end[far] += 1
+    row, value, low, high = row[far], value[far], end[far], torch.full_like(far, width)
+    for _ in range(width.bit_length() if len(far) else 0):
         middle = (low + high) // 2
-        less = (middle < high) & (ordered[row, middle.clamp(max=ordered.shape[1] - 1)] <= value)
+        less = (middle < high) & (ordered[row, middle.clamp(max=width - 1)] <= value)
         low, high = torch.where(less, middle + 1, low), torch.where(less, high, middle)
-    return low
+    end[far] = low
+    return end
 
 
 class _Screen:

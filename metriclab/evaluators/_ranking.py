@@ -64,12 +64,18 @@ class RankingKeys:
         return list(torch.split(chosen, min(height, max(1, PART_CELLS // max(1, width)))))
 
     @torch.no_grad()  # which a thread does not inherit
-    def parts(self, tile: Int64[Tensor, "b"]) -> Iterator[tuple[Int64[Tensor, "p"], Int32[Tensor, "p n"]]]:
-        """The queries of a tile, a few at a time, and their keys, which may be overwritten and later will be."""
+    def parts(
+        self, tile: Int64[Tensor, "b"], width: int | None = None
+    ) -> Iterator[tuple[Int64[Tensor, "p"], Int32[Tensor, "p n"]]]:
+        """The queries of a tile, a few at a time, and their keys, which may be overwritten and later will be.
+
+        Args:
+            width: how many keys of a query are worked with; all if None.
+        """
         with self._spare.take(len(tile) * len(self._z)) as cells:
             keys = cells.view(len(tile), len(self._z))
             self._fill(keys, tile)
-            height = max(1, part_height(len(self._z)) // self._workers)
+            height = max(1, part_height(len(self._z) if width is None else width) // self._workers)
             yield from zip(torch.split(tile, height), torch.split(keys, height), strict=True)
 
     def _fill(self, keys: Int32[Tensor, "b n"], tile: Int64[Tensor, "b"]) -> None:

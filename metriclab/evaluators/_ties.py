@@ -60,6 +60,7 @@ class RankedMatches:
 
     Attributes:
         relevant: number of matches of each query in the whole gallery.
+        count: of those listed here.
         query: of each match, ascending.
         number: matches of its query that stand before it.
         above: gallery rows that are nearer than the match.
@@ -68,6 +69,7 @@ class RankedMatches:
     """
 
     relevant: Int64[Tensor, "b"]
+    count: Int64[Tensor, "b"]
     query: Int64[Tensor, "m"]
     number: Int64[Tensor, "m"]
     above: Int64[Tensor, "m"]
@@ -80,11 +82,12 @@ class RankedMatches:
     ) -> RankedMatches:
         """From the ascending keys of the matches, `EXCLUDED` behind them, and what shares each one's similarity."""
         real = keys != EXCLUDED
+        relevant = real.sum(1)
         query, number = real.nonzero(as_tuple=True)
         match = (size > 1).nonzero().squeeze(1)
         first, matches = runs(query[match], keys[real][match])
         tied = Tied(match, above[match], size[match], matches, number[match][first])
-        return cls(real.sum(1), query, number, above, tied, tables)
+        return cls(relevant, relevant, query, number, above, tied, tables)
 
     @property
     def length(self) -> int:
@@ -113,7 +116,8 @@ class RankedMatches:
         Given a match at position above + j, (j - 1)(matches - 1)/(size - 1) of the j - 1 rows before it in the group
         are expected to be matches: its precisions, summed over j, are a multiple of a difference of harmonic numbers.
         """
-        values = ((self.number + 1).double() / (self.above + 1)).where(self.above < depth[self.query], 0.0)
+        values = (self.number + 1).double().div_((self.above + 1).double())
+        values.masked_fill_(self.above >= torch.repeat_interleave(depth, self.count, output_size=len(values)), 0.0)
         tied, reach, harmonic = self.tied, self._reach(depth), self.tables.harmonic
         slope = (tied.matches - 1).double() / (tied.size - 1)
         harmonics = harmonic[tied.above + reach] - harmonic[tied.above]
@@ -157,9 +161,9 @@ class RankedMatches:
         """`above`, `size` and `matches` of the group of each query's best match; behind all rows where it has none."""
         above = torch.full_like(self.relevant, self.length)
         size, matches = torch.ones_like(above), torch.ones_like(above)
-        first, tied = self.number == 0, self.tied
-        above[self.query[first]] = self.above[first]
-        among = first[tied.match]
+        some, tied = self.count > 0, self.tied
+        above[some] = self.above[(self.count.cumsum(0) - self.count)[some]]
+        among = self.number[tied.match] == 0
         query = self.query[tied.match[among]]
         size[query], matches[query] = tied.size[among], tied.matches[among]
         return above, size, matches

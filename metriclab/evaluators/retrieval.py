@@ -80,7 +80,7 @@ class Retrieval:
         values = {name: torch.full((len(queries),), torch.nan, dtype=torch.float64) for name in self.definitions}
         lone = values["lone_queries"] = torch.where(queries.labels < 0, torch.nan, 1.0).double().cpu()
         alike = Alike.of(queries.labels, gallery.labels)
-        depth = None if self.whole_ranking else max(self.k, default=0)
+        depth = None if self.whole_ranking else min(max(self.k, default=0), len(gallery))
         done, total = 0, len(alike.queries())
         for indices, measured in measured_matches(self._measure, queries, gallery, alike, depth):
             place = indices.cpu()

@@ -291,9 +291,12 @@ def test_half_precision_contexts_and_gradients_leave_it_alone():
         assert not scores[name].per_query.requires_grad
 
 
-def test_a_depth_beyond_any_gallery_takes_all_of_it():
+@pytest.mark.parametrize("few", [0, 256])
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_depth_beyond_any_gallery_takes_all_of_it(few, whole):
     both = classes(20, 4)
-    scores = Retrieval(k=(19, 2**70))(both, both)
+    with patch.object(_matches, "FEW", few):
+        scores = Retrieval(k=(19, 2**70), whole_ranking=whole)(both, both)
     assert scores[f"r_at_{2**70}"].value == 1.0
     assert scores[f"p_at_{2**70}"].value * 2**70 == pytest.approx(scores["p_at_19"].value * 19)
 
