@@ -151,7 +151,7 @@ def _mark(codes: Int32[Tensor, "b n"], begin: Int64[Tensor, "b"], count: Int64[T
     for left, height, width in blocks.tolist():
         alike = codes[top : top + height, left : left + width]
         real = alike != _LAST
-        alike.sub_(real.int())
+        alike.sub_(real.view(torch.int8))
         relevant[top : top + height] = real.sum(1)
         top += height
     return relevant
@@ -173,7 +173,7 @@ def _ordered(
 
 
 def _best(codes: Int32[Tensor, "b n"], depth: Int64[Tensor, "b"]) -> tuple[Int32[Tensor, "b _k"], bool]:
-    """Of each row at least the `depth` smallest codes, ascending, and whether all that tie with the last one are there."""
+    """Of each row at least the `depth` smallest codes, ascending, and whether all that tie with the last are there."""
     width = int(depth.max()) + _SPARE
     if width >= codes.shape[1]:
         return sort_rows(codes), True

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from jaxtyping import Float, Int32, Int64
+from jaxtyping import Float, Float64, Int32, Int64
 from torch import Tensor
 
 from metriclab.core.errors import DivergedError
@@ -51,9 +51,9 @@ class RankingKeys:
         """
         self._queries, self._leave_out, self._workers = queries, gallery is queries, workers
         self._z, self._order, items = gallery.z, order, gallery.items
-        if self._z.numel() <= WIDE:
-            self._z, self._order = (self._z if order is None else self._z[order]).double(), None
         self._items, self._columns = (items if order is None else items[order]).sort()
+        kept = self._z.numel() <= WIDE
+        self._blocks = [self._block(columns).contiguous() for columns in self._slices()] if kept else None
         self._spare = Spare(torch.int32, gallery.z.device)
 
     def tiles(self, chosen: Int64[Tensor, "q"]) -> list[Int64[Tensor, "b"]]:
@@ -82,14 +82,20 @@ class RankingKeys:
         # In float64 all kernels agree on the rounded similarity; in float32 the shape of a tile could break a tie.
         scaled = self._queries.z[tile].double() / -STEP
         products = scaled.new_empty(len(tile) * min(_COLUMNS, len(self._z)))
-        for start in range(0, len(self._z), _COLUMNS):
-            columns = slice(start, start + _COLUMNS)
-            part = self._z[columns if self._order is None else self._order[columns]].double()
-            cells = products[: len(tile) * len(part)].view(len(tile), len(part))
-            keys[:, columns] = torch.mm(scaled, part.T, out=cells).round_()
+        for i, columns in enumerate(self._slices()):
+            block = self._block(columns) if self._blocks is None else self._blocks[i]
+            cells = products[: len(tile) * block.shape[1]].view(len(tile), -1)
+            keys[:, columns] = torch.mm(scaled, block, out=cells).round_()
         if self._leave_out:
             row, place = equal_pairs(self._queries.items[tile], self._items)
             keys[row, self._columns[place]] = EXCLUDED
+
+    def _slices(self) -> list[slice]:
+        return [slice(start, start + _COLUMNS) for start in range(0, len(self._z), _COLUMNS)]
+
+    def _block(self, columns: slice) -> Float64[Tensor, "d c"]:
+        """Some gallery rows in the order given, each of them a column."""
+        return self._z[columns if self._order is None else self._order[columns]].double().T
 
 
 def workers_for(gallery: Rows) -> int:

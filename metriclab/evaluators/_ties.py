@@ -116,7 +116,7 @@ class RankedMatches:
         Given a match at position above + j, (j - 1)(matches - 1)/(size - 1) of the j - 1 rows before it in the group
         are expected to be matches: its precisions, summed over j, are a multiple of a difference of harmonic numbers.
         """
-        values = (self.number + 1).double().div_((self.above + 1).double())
+        values = self.number.double().add_(1).div_(self.above.double().add_(1))
         values.masked_fill_(self.above >= torch.repeat_interleave(depth, self.count, output_size=len(values)), 0.0)
         tied, reach, harmonic = self.tied, self._reach(depth), self.tables.harmonic
         slope = (tied.matches - 1).double() / (tied.size - 1)
