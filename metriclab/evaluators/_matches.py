@@ -217,8 +217,8 @@ def _places(mask: Bool[Tensor, "b k"]) -> Int64[Tensor, "_"]:
 def _end(
     ordered: Int32[Tensor, "b n"], row: Int64[Tensor, "t"], start: Int64[Tensor, "t"], value: Int32[Tensor, "t"]
 ) -> Int64[Tensor, "t"]:
-    """Where the values up to `value` end in each row, looked for from `start` on: a few steps, then by bisection."""
-    end, width = start + 1, ordered.shape[1]
+    """Where the values up to `value` end in each row, two or more from `start` on: a few steps, then by bisection."""
+    end, width = start + 2, ordered.shape[1]
     far = torch.arange(len(end), device=end.device)
     for _ in range(_STEPS):
         place = end[far]

@@ -99,11 +99,8 @@ class RankedMatches:
         tied, span = self.tied, self.length + 1
         queries = torch.arange(len(self.relevant), device=depths.device) * span
         places = self.query * span + self.above
-        begin, end = (
-            torch.searchsorted(places, queries),
-            torch.searchsorted(places, queries + depths.clamp(max=span - 1)),
-        )
-        found = (end - begin).double()
+        end = torch.searchsorted(places, queries + depths.clamp(max=span - 1))
+        found = (end - self._begin).double()
         query = self.query[tied.match]
         for values, depth in zip(found, depths, strict=True):
             inside = self._reach(depth).double() / tied.size - (tied.above < depth[query]).double()
@@ -157,12 +154,17 @@ class RankedMatches:
         j = torch.arange(most, 0, -1, device=behind.device)
         return ((behind - log_all).exp() / (above + j)).sum()
 
+    @property
+    def _begin(self) -> Int64[Tensor, "b"]:
+        """Where the matches of each query begin."""
+        return self.count.cumsum(0) - self.count
+
     def _best(self) -> tuple[Int64[Tensor, "b"], Int64[Tensor, "b"], Int64[Tensor, "b"]]:
         """`above`, `size` and `matches` of the group of each query's best match; behind all rows where it has none."""
         above = torch.full_like(self.relevant, self.length)
         size, matches = torch.ones_like(above), torch.ones_like(above)
         some, tied = self.count > 0, self.tied
-        above[some] = self.above[(self.count.cumsum(0) - self.count)[some]]
+        above[some] = self.above[self._begin[some]]
         among = self.number[tied.match] == 0
         query = self.query[tied.match[among]]
         size[query], matches[query] = tied.size[among], tied.matches[among]
