@@ -14,8 +14,10 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from click.testing import CliRunner
 from safetensors.torch import load_file
 
+from metriclab.cli import main
 from run.tiny import TINY
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -54,10 +56,17 @@ def test_a_run_prints_the_table_and_says_where_it_is(recipe, tmp_path):
         (["--out", "tiny.toml"], 5, "run folder tiny.toml exists already"),
     ],
 )
-def test_each_family_of_errors_has_its_exit_code_and_no_traceback(arguments, code, text, recipe, tmp_path):
-    done = metriclab("run", "tiny.toml", *arguments, folder=tmp_path)
-    assert done.returncode == code, done.stderr
+def test_each_family_of_errors_has_its_exit_code(arguments, code, text, recipe, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(main, ["run", "tiny.toml", *arguments])
+    assert (done.exit_code, type(done.exception)) == (code, SystemExit), done.output
     assert text in done.stderr
+
+
+def test_the_exit_code_is_that_of_the_process_and_there_is_no_traceback(recipe, tmp_path):
+    done = metriclab("run", "tiny.toml", "--out", "tiny.toml", folder=tmp_path)
+    assert done.returncode == 5, done.stderr
+    assert "run folder tiny.toml exists already" in done.stderr
     assert "Traceback" not in done.stderr
 
 
