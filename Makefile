@@ -16,7 +16,7 @@ slow: .venv/installed-test
 	$(BIN)/python -m pytest -m slow -n auto --durations=10
 
 plugins: .venv/installed-dev
-	$(BIN)/python tests/check_plugins.py
+	$(BIN)/python -m tests.check_plugins
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

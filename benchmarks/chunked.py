@@ -27,9 +27,9 @@ CASES = ((512, None), (1024, None), (1024, 64), (8192, 64), (8192, 256))
 
 def one(batch: int, chunk: int | None, steps: int) -> dict[str, float]:
     """Images a second, and the peak in MB."""
+    from metriclab.assembly.assemble import assemble, make
     from metriclab.recipe import read
-    from metriclab.run.assemble import assemble, make
-    from metriclab.run.fit import fit
+    from metriclab.training.fit import fit
 
     overrides = [f"encoder.model={MODEL}", f"sampler.batch_size={batch}"]
     overrides += [f"train.chunk={chunk}"] if chunk else []

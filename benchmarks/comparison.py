@@ -15,7 +15,7 @@ import itertools
 import numpy as np
 from scipy import stats
 
-from metriclab.run.statistics import (
+from metriclab.comparison.statistics import (
     class_bootstrap,
     class_errors,
     class_sums,

@@ -101,7 +101,7 @@ def decoding(root: str, side: str) -> float:
 
     from PIL import Image
 
-    from metriclab.datasets.image_files import ImageFiles
+    from metriclab.images.files import ImageFiles
 
     paths = sorted(Path(root).rglob("*.jpg"))
     order = np.random.default_rng(0).permutation(len(paths))
@@ -128,10 +128,10 @@ def decoding(root: str, side: str) -> float:
 
 def training(recipe: Path, count: int):
     """A run's steps, on images that repeat so that any number of items fits into memory."""
+    from metriclab.assembly.assemble import assemble
     from metriclab.core.batch import Images
     from metriclab.recipe import read
-    from metriclab.run.assemble import assemble
-    from metriclab.run.fit import fit
+    from metriclab.training.fit import fit
 
     class Repeated:
         classes, fingerprint, names = ("one", "two"), "0", ()
@@ -157,10 +157,10 @@ def step_cost(recipe: str, count: str) -> dict[str, float]:
 
 
 def memory(recipe: str) -> dict[str, float]:
+    from metriclab.assembly.assemble import assemble
+    from metriclab.assembly.splits import load_splits
     from metriclab.recipe import read
-    from metriclab.run.assemble import assemble
-    from metriclab.run.fit import fit
-    from metriclab.run.splits import load_splits
+    from metriclab.training.fit import fit
 
     checked = read(Path(recipe))
     steps = checked.train.steps or 0

@@ -49,9 +49,9 @@ class Clock:
 
 def ours(recipe, data, seconds: float):
     """A network trained by metriclab, and how many steps there was time for."""
-    from metriclab.run.assemble import assemble
-    from metriclab.run.evaluate import evaluating
-    from metriclab.run.fit import fit
+    from metriclab.assembly.assemble import assemble
+    from metriclab.evaluation.evaluate import evaluating
+    from metriclab.training.fit import fit
 
     training, done = assemble(recipe, data), 0
     clock = Clock(seconds, warm_up_of(recipe))
@@ -89,9 +89,9 @@ def warm_up_of(recipe) -> float:
 def one(side: str, recipe, seconds: float, workers: int, probe: float) -> dict[str, float]:
     """Trains one side and measures it."""
     from metriclab.api import build
-    from metriclab.run.assemble import make
-    from metriclab.run.evaluate import Reading, embed, measure, pixels, values
-    from metriclab.run.splits import load_splits
+    from metriclab.assembly.assemble import make
+    from metriclab.assembly.splits import load_splits
+    from metriclab.evaluation.evaluate import EmbeddingSettings, embed, measure, pixels, values
 
     splits = load_splits(recipe)
     if side == "raw pixels":
@@ -104,7 +104,7 @@ def one(side: str, recipe, seconds: float, workers: int, probe: float) -> dict[s
     evaluators["linear probe"] = build("evaluator", "linear-probe", labels=probe)
     import torch
 
-    reading = Reading(make(recipe.components["views"]), torch.device("cpu"), 512)
+    reading = EmbeddingSettings(make(recipe.components["views"]), torch.device("cpu"), 512)
     queries, gallery = (embed(encode, split, reading).h for split in (splits.test, splits.train))
     found = values(measure(evaluators, queries, gallery))
     return {"steps": steps, **{name: metrics["accuracy"] for name, metrics in found.items()}}

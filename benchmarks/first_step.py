@@ -28,8 +28,8 @@ BATCH, SIZE, MODEL = 64, 128, "resnet18"
 def metriclab(folder: Path) -> list[str]:
     """A run up to its first step; the libraries that it had loaded."""
     from metriclab.recipe import read
-    from metriclab.run.experiment import experiment
-    from metriclab.run.store import RunFolder
+    from metriclab.runs.folder import RunFolder
+    from metriclab.training.experiment import experiment
 
     overrides = ["data.name=folder", f"data.root={folder / 'pictures'}", f"views.size={SIZE}"]
     overrides += [f"encoder.model={MODEL}", f"sampler.batch_size={BATCH}"]

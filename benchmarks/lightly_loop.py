@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from metriclab.run.assemble import make
+from metriclab.assembly.assemble import make
 
 
 class Pictures(torch.utils.data.Dataset):

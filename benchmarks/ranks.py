@@ -113,10 +113,10 @@ def purpose() -> str:
 
 def train(share: Any, path: str, warm_up: int) -> tuple[dict[str, float], dict[str, float], float]:
     """Of a step of this rank: bytes sent and collectives by purpose, and the median of its seconds."""
+    from metriclab.assembly.assemble import assemble
+    from metriclab.assembly.splits import load_splits
     from metriclab.recipe import read
-    from metriclab.run.assemble import assemble
-    from metriclab.run.fit import fit
-    from metriclab.run.splits import load_splits
+    from metriclab.training.fit import fit
 
     recipe = read(Path(path))
     training = assemble(recipe, load_splits(recipe).train)

@@ -55,7 +55,7 @@ def write(folder: Path, name: str, count: int, classes: int, seed: int) -> Path:
 def one(side: str, *paths: str) -> None:
     """Prints the seconds and the extra memory of one side."""
     from metriclab.api import build
-    from metriclab.run.stored import Source, read_rows
+    from metriclab.vectors.rows import Source, read_rows
 
     name, parameters = SIDES[side]
     sources = [Source(Path(path), Path(path).with_suffix(".labels.npy")) for path in paths]

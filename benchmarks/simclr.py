@@ -31,10 +31,10 @@ SIDES = ("metriclab", "lightly", "lightly, RGB", "encoder alone")
 
 def sides(model: str, batch: int, workers: int, overrides: list[str]) -> dict:
     """Every side as a function that gives the number of images after each step."""
-    from metriclab.api import Draws
+    from metriclab.api import RandomKeys
+    from metriclab.assembly.assemble import assemble, make
     from metriclab.recipe import read
-    from metriclab.run.assemble import assemble, make
-    from metriclab.run.fit import fit
+    from metriclab.training.fit import fit
 
     settings = [*VIEWS, f"encoder.model={model}", f"sampler.batch_size={batch}", *overrides]
     recipe = read(RECIPE, settings)
@@ -52,7 +52,7 @@ def sides(model: str, batch: int, workers: int, overrides: list[str]) -> dict:
         training = assemble(recipe, data)
         encoder = training.method.get_submodule("network").encoder
         items = torch.arange(batch)
-        views = training.views(data.images(items.numpy()), Draws(0, 0, items, torch.zeros_like(items)))
+        views = training.views(data.images(items.numpy()), RandomKeys(0, 0, items, torch.zeros_like(items)))
         both = torch.cat(views).contiguous(memory_format=torch.channels_last)
         while True:
             encoder(both).sum().backward()

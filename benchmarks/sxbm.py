@@ -21,15 +21,15 @@ from scipy import stats
 from sklearn.decomposition import PCA
 
 from metriclab.api import build, load, rows
+from metriclab.assembly.assemble import assemble
+from metriclab.assembly.splits import load_splits
 from metriclab.core.rows import Rows
+from metriclab.evaluation.evaluate import embed, embedding_settings
 from metriclab.methods import sxbm
-from metriclab.methods._neighbours import Neighbours, nearest
+from metriclab.methods.neighbours import Neighbours, nearest
 from metriclab.recipe import read
-from metriclab.run.assemble import assemble
-from metriclab.run.evaluate import embed, reading_of
-from metriclab.run.experiment import experiment
-from metriclab.run.splits import load_splits
-from metriclab.run.store import RunFolder
+from metriclab.runs.folder import RunFolder
+from metriclab.training.experiment import experiment
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "sxbm.toml"
 
@@ -76,7 +76,7 @@ def main() -> None:
     start = f"encoder.weights='{given.run}'"
     first = read(RECIPE, [start])
     splits = load_splits(first)
-    reading = reading_of(assemble(first, splits.train))
+    reading = embedding_settings(assemble(first, splits.train))
     embedder = load(given.run)
     train, test = (embed(embedder.method.embed, split, reading).h for split in (splits.train, splits.test))
     width = first.components["head"].params["width"]

@@ -70,7 +70,7 @@ class Case:
         )
 
     def metriclab(self):
-        from metriclab.api import Draws, build
+        from metriclab.api import RandomKeys, build
         from metriclab.core.allocator import keep_freed_memory
 
         keep_freed_memory()  # as a run does
@@ -84,7 +84,7 @@ class Case:
                 now, images = torch.from_numpy(items), ahead.result()
                 items = next(order)
                 ahead = reader.submit(data.images, items)
-                yield len(views(images, Draws(0, 0, now, torch.zeros_like(now)))[0])
+                yield len(views(images, RandomKeys(0, 0, now, torch.zeros_like(now)))[0])
 
     def lightly(self):
         transform = transform_of({**VIEWS, "size": self.size}, normalize=False)

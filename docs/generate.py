@@ -32,7 +32,7 @@ COMPONENTS = {
 }
 """What a component is where no class in `core.protocols` says it."""
 
-PARTS = ("Rows", "Keys", "Pairs", "Term", "Batch", "Images", "Embedded", "Objective", "Score", "Subject")
+PARTS = ("Rows", "Keys", "Pairs", "Term", "Batch", "Images", "Embedded", "Objective", "Score", "EvaluatedEncoder")
 """What components are given and give, as `metriclab.api` has it."""
 
 _MARKED = re.compile(r"(<!-- from the code: (?P<name>[\w-]+) -->\n)```python\n.*?```\n", re.DOTALL)

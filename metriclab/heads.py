@@ -36,14 +36,14 @@ class LinearHead(nn.Module):
 
     Args:
         in_features: width of h.
-        width: width of z.
+        embedding_dim: dimensions of z.
         bias: whether there is a b.
     """
 
-    def __init__(self, in_features: int, /, *, width: Annotated[int, Ge(1)] = 128, bias: bool = True) -> None:
+    def __init__(self, in_features: int, /, *, embedding_dim: Annotated[int, Ge(1)] = 128, bias: bool = True) -> None:
         super().__init__()
-        self.out_features = width
-        self.layer = nn.Linear(in_features, width, bias=bias)
+        self.out_features = embedding_dim
+        self.layer = nn.Linear(in_features, embedding_dim, bias=bias)
 
     def forward(self, h: Float[Tensor, "n features"]) -> Float[Tensor, "n d"]:
         return self.layer(h)  # type: ignore[no-any-return]
@@ -59,7 +59,7 @@ class MLPHead(nn.Module):
 
     Args:
         in_features: width of h.
-        width: width of z.
+        embedding_dim: dimensions of z.
         hidden: width between the layers.
         layers: number of linear layers.
         batch_norm: BatchNorm after each hidden layer, before its ReLU.
@@ -71,14 +71,14 @@ class MLPHead(nn.Module):
         in_features: int,
         /,
         *,
-        width: Annotated[int, Ge(1)] = 128,
+        embedding_dim: Annotated[int, Ge(1)] = 128,
         hidden: Annotated[int, Ge(1)] = 512,
         layers: Literal[1, 2, 3] = 2,
         batch_norm: bool = True,
         final_batch_norm: bool = False,
     ) -> None:
         super().__init__()
-        self.out_features = width
+        self.out_features = embedding_dim
         widths = [in_features] + [hidden] * (layers - 1)
         parts: list[nn.Module] = []
         for before, after in pairwise(widths):
@@ -86,9 +86,9 @@ class MLPHead(nn.Module):
             if batch_norm:
                 parts.append(nn.BatchNorm1d(after))
             parts.append(nn.ReLU(inplace=True))
-        parts.append(nn.Linear(widths[-1], width, bias=not final_batch_norm))
+        parts.append(nn.Linear(widths[-1], embedding_dim, bias=not final_batch_norm))
         if final_batch_norm:
-            parts.append(nn.BatchNorm1d(width, affine=False))
+            parts.append(nn.BatchNorm1d(embedding_dim, affine=False))
         self.layers = nn.Sequential(*parts)
 
     def forward(self, h: Float[Tensor, "n features"]) -> Float[Tensor, "n d"]:

@@ -14,8 +14,8 @@ from timm.optim.lars import Lars
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from metriclab.core.errors import RecipeError
-from metriclab.core.groups import parameter_groups
+from metriclab.core.parameter_groups import parameter_groups
+from metriclab.errors import RecipeError
 from metriclab.registry import register
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from annotated_types import Ge
 from jaxtyping import Int64
 
-from metriclab.core.errors import RecipeError
+from metriclab.errors import RecipeError
 from metriclab.registry import register
 
 
@@ -161,23 +161,3 @@ def _bits(seed: int) -> np.random.Philox:
 def _shuffle(count: int, bits: np.random.Philox) -> Int64[np.ndarray, "{count}"]:
     # Sorting raw bits: numpy keeps those of Philox for ever, but not what its generators make of them.
     return np.argsort(bits.random_raw(count), kind="stable").astype(np.int64)
-
-
-def rank_slice(rows: int, rank: int, world: int) -> slice:
-    """The part of a global batch that one rank takes: neighbouring rows, equal numbers to within one, never none.
-
-    Args:
-        rows: of the global batch.
-        rank: index of the process.
-        world: number of processes.
-
-    Raises:
-        RecipeError: where there are fewer rows than ranks.
-    """
-    assert 0 <= rank < world
-    if rows < world:
-        raise RecipeError(
-            f"a batch of {rows} rows cannot be divided among {world} processes",
-            help="set a larger sampler.batch_size (and sampler.drop_last = true), or start fewer processes",
-        )
-    return slice(rows * rank // world, rows * (rank + 1) // world)

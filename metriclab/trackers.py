@@ -11,7 +11,7 @@ from typing import Annotated
 
 from annotated_types import Ge
 
-from metriclab.core.errors import PluginError, StorageError
+from metriclab.errors import PluginError, StorageError
 from metriclab.registry import register
 
 

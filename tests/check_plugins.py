@@ -19,7 +19,7 @@ import tomllib
 from pathlib import Path
 from typing import NamedTuple
 
-from run.tiny import TINY
+from tests.support.tiny import TINY
 
 ROOT = Path(__file__).parent.parent
 STEPS, BATCH = 20, 32

@@ -20,7 +20,7 @@ from metriclab.cli.new_plugin.package import plan, write
 from metriclab.recipe import read
 from metriclab.registry import KINDS, registry
 from metriclab.testing import check_loss, check_method
-from run.tiny import TINY
+from tests.support.tiny import TINY
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"

@@ -18,7 +18,7 @@ def test_no_head_gives_the_features():
 
 @pytest.mark.parametrize("bias", [True, False])
 def test_linear_head(bias: bool):
-    head = LinearHead(5, width=3, bias=bias)
+    head = LinearHead(5, embedding_dim=3, bias=bias)
     assert head.out_features == 3
     expected = features() @ head.layer.weight.T + (head.layer.bias if bias else 0)
     torch.testing.assert_close(head(features()), expected)
@@ -28,7 +28,9 @@ def test_linear_head(bias: bool):
 @pytest.mark.parametrize("batch_norm", [True, False])
 @pytest.mark.parametrize("final_batch_norm", [True, False])
 def test_mlp_head_has_what_it_says(layers: int, batch_norm: bool, final_batch_norm: bool):
-    head = MLPHead(5, width=3, hidden=7, layers=layers, batch_norm=batch_norm, final_batch_norm=final_batch_norm)
+    head = MLPHead(
+        5, embedding_dim=3, hidden=7, layers=layers, batch_norm=batch_norm, final_batch_norm=final_batch_norm
+    )
     linear = [part for part in head.layers if isinstance(part, nn.Linear)]
     norms = [part for part in head.layers if isinstance(part, nn.BatchNorm1d)]
     assert [part.in_features for part in linear] == [5, 7, 7][:layers]
@@ -41,12 +43,12 @@ def test_mlp_head_has_what_it_says(layers: int, batch_norm: bool, final_batch_no
 
 def test_mlp_head_is_the_papers_formula():
     """z = W2 relu(W1 h), here with biases and, in training, BatchNorm before the ReLU."""
-    plain = MLPHead(5, width=3, hidden=7, batch_norm=False).double()
+    plain = MLPHead(5, embedding_dim=3, hidden=7, batch_norm=False).double()
     first, _, second = plain.layers
     for h, z in zip(features().double(), plain(features().double()), strict=True):
         torch.testing.assert_close(z, second.weight @ (first.weight @ h + first.bias).clamp(min=0) + second.bias)
 
-    normed = MLPHead(5, width=3, hidden=7, final_batch_norm=True).double()
+    normed = MLPHead(5, embedding_dim=3, hidden=7, final_batch_norm=True).double()
     hidden = features().double() @ normed.layers[0].weight.T
     hidden = ((hidden - hidden.mean(0)) / (hidden.var(0, correction=0) + 1e-5).sqrt()).clamp(min=0)
     z = hidden @ normed.layers[3].weight.T

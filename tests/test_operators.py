@@ -14,16 +14,16 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from metriclab.assembly.assemble import Training, assemble
+from metriclab.assembly.splits import load_splits
 from metriclab.core.batch import Images
-from metriclab.core.random import Draws
+from metriclab.core.random import RandomKeys
 from metriclab.registry import build
-from metriclab.run.assemble import Training, assemble
-from metriclab.run.fit import fit
-from metriclab.run.splits import load_splits
 from metriclab.testing.meter import measure
+from metriclab.training.fit import fit
 from metriclab.views import host
 from metriclab.views.geometry import portions
-from run.tiny import tiny
+from tests.support.tiny import tiny
 
 WAITING = {
     "_local_scalar_dense",
@@ -93,7 +93,7 @@ def images(n: int, channels: int, side: int) -> Images:
 
 def make_views(n: int, channels: int, side: int, size: int) -> tuple[torch.Tensor, ...]:
     """Two views of n images, with all that can happen to them."""
-    some, draws = images(n, channels, side), Draws(0, 0, torch.arange(n), torch.zeros(n, dtype=torch.int64))
+    some, draws = images(n, channels, side), RandomKeys(0, 0, torch.arange(n), torch.zeros(n, dtype=torch.int64))
     return build("views", "simclr", size=size, rotation=10.0, solarize=0.2)(some, draws)
 
 
@@ -215,7 +215,7 @@ def test_an_optimizer_updates_all_parameters_of_a_group_at_once(name):
     assert sum(count for name, count in meter.operators.items() if name.startswith("aten.")) <= 4
 
 
-# The losses over single pairs count their pairs on a CPU, where that costs nothing and saves work; see CellLoss.
+# The pointwise losses count their pairs on a CPU, where that costs nothing and saves work; see PointwisePairLoss.
 @pytest.mark.parametrize(
     "overrides",
     [

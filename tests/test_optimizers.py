@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from metriclab.core.errors import RecipeError
-from metriclab.core.groups import parameter_groups
+from metriclab.core.parameter_groups import parameter_groups
+from metriclab.errors import RecipeError
 from metriclab.optimizers import adamw, lars, sgd
 
 

@@ -11,12 +11,12 @@ from PIL import Image
 
 from metriclab.api import build
 from metriclab.cli import main
+from metriclab.comparison.suite import read_suite
 from metriclab.recipe import read
 from metriclab.registry import entries, load_plugin_file
 from metriclab.registry.entry import is_builtin
-from metriclab.run.suite import read_suite
 from metriclab.testing import check_loss
-from run.tiny import TINY, run
+from tests.support.tiny import TINY, run
 
 ROOT = Path(__file__).parent.parent
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)

@@ -3,8 +3,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metriclab.core.errors import RecipeError
-from metriclab.samplers import Balanced, Shuffled, rank_slice
+from metriclab.distributed import rank_slice
+from metriclab.errors import RecipeError
+from metriclab.samplers import Balanced, Shuffled
 
 QUICK = settings(deadline=None, max_examples=60)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from metriclab.core.errors import PluginError, StorageError
+from metriclab.errors import PluginError, StorageError
 from metriclab.trackers import Console, JsonLines
 
 

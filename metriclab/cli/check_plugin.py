@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import click
 
 from metriclab.cli.options import json_option
-from metriclab.core.errors import PluginError, RecipeError
-from metriclab.registry import Entry, load_plugin_file, suggest
+from metriclab.errors import PluginError, RecipeError
+from metriclab.registry import ComponentEntry, load_plugin_file, suggest
 from metriclab.registry.entry import normalized
 from metriclab.registry.registry import candidates
 
@@ -47,7 +47,7 @@ def check_plugin(plugin: str, without: tuple[str, ...], as_json: bool) -> None:
     sys.exit(PluginError.exit_code if "broken" in found else 1 if "wrong" in found else 0)
 
 
-def _entries_of(plugin: str) -> list[Entry]:
+def _entries_of(plugin: str) -> list[ComponentEntry]:
     path = Path(plugin)
     if path.suffix == ".py":
         load_plugin_file(path)
@@ -60,7 +60,7 @@ def _entries_of(plugin: str) -> list[Entry]:
     return found
 
 
-def _printed(outcomes: Iterable[Outcome], entries: list[Entry]) -> Iterable[Outcome]:
+def _printed(outcomes: Iterable[Outcome], entries: list[ComponentEntry]) -> Iterable[Outcome]:
     """The same outcomes, each printed as it comes, and at the end how many there were."""
     width = max(len("component"), *(len(str(entry)) for entry in entries))
     counts = dict.fromkeys(("ok", "wrong", "left out", "broken"), 0)

@@ -11,14 +11,14 @@ import click
 
 from metriclab.cli.compare_formats import FORMATS
 from metriclab.cli.run_commands import INTERRUPTED, stop_on_signals
-from metriclab.core.errors import RecipeError, StorageError
+from metriclab.comparison.compare import Comparison
+from metriclab.comparison.compare import compare as compare_entries
+from metriclab.comparison.finished import find_runs, group, read_run
+from metriclab.comparison.launch import SuiteRun, launch, plan
+from metriclab.comparison.suite import Suite, read_suite
+from metriclab.errors import RecipeError, StorageError
 from metriclab.registry import load_plugin_file
-from metriclab.run.compare import Comparison
-from metriclab.run.compare import compare as compare_entries
-from metriclab.run.files import write_json
-from metriclab.run.finished import find_runs, group, read_run
-from metriclab.run.launch import Planned, launch, plan
-from metriclab.run.suite import Suite, read_suite
+from metriclab.runs.files import write_json
 
 
 @click.command()
@@ -89,7 +89,7 @@ def compare(
         sys.exit(1)
 
 
-def _run_missing(planned: Sequence[Planned], jobs: int, plugins: Sequence[Path]) -> list[Planned]:
+def _run_missing(planned: Sequence[SuiteRun], jobs: int, plugins: Sequence[Path]) -> list[SuiteRun]:
     """Runs what is missing, says how it goes, and returns the runs that failed. Exits where it is told to stop."""
     failed, done = [], sum(run.state == "finished" for run in planned)
     stopped = False
@@ -109,7 +109,7 @@ def _run_missing(planned: Sequence[Planned], jobs: int, plugins: Sequence[Path])
 
 
 def _compare_suite(
-    suite: Suite, planned: Sequence[Planned], metric: str | None, also: Sequence[str], reference: str | None
+    suite: Suite, planned: Sequence[SuiteRun], metric: str | None, also: Sequence[str], reference: str | None
 ) -> Comparison:
     groups, notes = {}, []
     for entry in suite.entries:

@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.markup import escape as escape_markup
 from rich.table import Column, Table
 
+from metriclab.comparison.compare import Comparison, ComparisonEntry, Mean
 from metriclab.registry.toml import toml_value
-from metriclab.run.compare import Comparison, Entry, Mean
-from metriclab.run.files import to_json
+from metriclab.runs.files import to_json
 
 _COSTS = {
     "train_seconds": ("train s", "{:,.0f}"),
@@ -66,7 +66,7 @@ def tell(comparison: Comparison) -> Told:
     )
 
 
-def _row(comparison: Comparison, entry: Entry) -> list[str]:
+def _row(comparison: Comparison, entry: ComparisonEntry) -> list[str]:
     metrics = [_mean(entry.metrics.get(name)) for name in (comparison.metric, *comparison.shown)]
     costs = [_number(entry.cost.get(key), form) for key, (_, form) in _COSTS.items()]
     return [entry.name, str(len(entry.seeds)), *metrics, f"{entry.images_seen:,}", *costs]
@@ -82,7 +82,7 @@ def _number(value: float | None, form: str) -> str:
     return "-" if value is None else form.format(value)
 
 
-def _own_settings(entries: Sequence[Entry]) -> dict[str, str]:
+def _own_settings(entries: Sequence[ComparisonEntry]) -> dict[str, str]:
     """By entry what its recipe has and most others have not."""
 
     def is_own(key: str, value: Any) -> bool:

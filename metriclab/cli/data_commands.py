@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from metriclab.cli.options import plugin_option
-from metriclab.core.errors import RecipeError
+from metriclab.errors import RecipeError
 
 _SIZE = 256  # as of the data set `folder`
 
@@ -44,8 +44,8 @@ def cache(what: Path, overrides: tuple[str, ...], size: int | None, skip: bool) 
 
 
 def _decode(open_images: Callable[[], None]) -> None:
-    from metriclab.datasets.cache import bytes_text
-    from metriclab.datasets.image_files import used_files
+    from metriclab.images.cache_files import bytes_text
+    from metriclab.images.files import used_files
 
     started = time.monotonic()
     with used_files() as used:
@@ -62,8 +62,8 @@ def _decode(open_images: Callable[[], None]) -> None:
 
 
 def _recipe_opener(path: Path, overrides: tuple[str, ...]) -> Callable[[], None]:
+    from metriclab.assembly.splits import load_splits
     from metriclab.recipe import read
-    from metriclab.run.splits import load_splits
 
     recipe = read(path, overrides)
 
@@ -74,8 +74,8 @@ def _recipe_opener(path: Path, overrides: tuple[str, ...]) -> Callable[[], None]
 
 
 def _folder_opener(root: Path, size: int, skip: bool) -> Callable[[], None]:
-    from metriclab.datasets.image_files import ImageFiles
     from metriclab.datasets.listing import list_images
+    from metriclab.images.files import ImageFiles
 
     def open_images() -> None:
         ImageFiles([entry.path for entry in list_images(root)], size=size, on_error="skip" if skip else "error")
@@ -92,8 +92,8 @@ def clean(older_than: float | None, everything: bool, dry_run: bool) -> None:
 
     Nothing is removed that metriclab did not make, nor a cache that is being built. Runs make again what they miss.
     """
-    from metriclab.datasets.cache import bytes_text, cache_base
-    from metriclab.datasets.caches import days_since, find_caches, remove_cache
+    from metriclab.images.cache_files import bytes_text, cache_base
+    from metriclab.images.caches import days_since, find_caches, remove_cache
 
     if everything and older_than is not None:
         raise RecipeError("--all and --older-than cannot go together", help="leave one of them out")

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from metriclab.run.data_check import DataReport, Finding, SplitSummary
+from metriclab.audit.check import DataReport, Finding, SplitSummary
 
 _SHOWN = 5  # items named of one finding; unreadable files are all named, as each needs its own repair
 

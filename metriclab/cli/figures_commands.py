@@ -9,7 +9,7 @@ import click
 from metriclab.cli.options import json_option
 from metriclab.report.xbm_figures import markdown, summary, write_figures
 from metriclab.report.xbm_runs import read_runs
-from metriclab.run.files import to_json
+from metriclab.runs.files import to_json
 
 
 @click.group()

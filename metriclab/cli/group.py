@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from metriclab import __version__
-from metriclab.core.errors import MetriclabError
+from metriclab.errors import MetriclabError
 from metriclab.registry.entry import NO_PLUGINS
 
 COMMANDS = {

@@ -17,16 +17,16 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from metriclab.cli.options import json_option, plugin_option
-from metriclab.core.errors import DataError, RecipeError
 from metriclab.core.protocols import Evaluator, Score
 from metriclab.core.rows import Rows
+from metriclab.errors import DataError, RecipeError
+from metriclab.evaluation.evaluate import definitions, steps_of, values, wants_encoder
 from metriclab.registry import load
-from metriclab.run.evaluate import definitions, steps_of, values, wants_encoder
-from metriclab.run.files import to_json
-from metriclab.run.stored import Source, read_rows
+from metriclab.runs.files import to_json
+from metriclab.vectors.rows import Source, read_rows
 
 _FILE = click.Path(path_type=Path)
-_COUNTS = ("lone_queries",)
+_COUNTS = ("queries_without_matches",)
 """What counts no query right or wrong."""
 
 
@@ -158,7 +158,7 @@ def _what(queries: Rows, gallery: Rows) -> dict[str, Any]:
         "protocol": "leave-one-out" if alone else "queries against a gallery",
         "queries": len(queries),
         "gallery": len(gallery),
-        "width": queries.width,
+        "embedding_dim": queries.embedding_dim,
         "classes": len(torch.unique(gallery.labels[gallery.labels >= 0])),
     }
 
@@ -168,7 +168,7 @@ def _show(scores: Mapping[str, Mapping[str, Score]], queries: Rows, gallery: Row
     title = f"{what['queries']:,} rows"
     title += " against each other" if gallery is queries else f" against {what['gallery']:,}"
     out = Console()
-    out.print(f"{title}, {what['width']} dimensions, {what['classes']:,} classes", highlight=False)
+    out.print(f"{title}, {what['embedding_dim']} dimensions, {what['classes']:,} classes", highlight=False)
     for name, part in scores.items():
         shown = {metric: score for metric, score in part.items() if metric not in _COUNTS or score.value}
         rules = "" if quiet else _shared_end([score.definition for name, score in shown.items() if name not in _COUNTS])

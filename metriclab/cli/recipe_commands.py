@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from metriclab.cli.options import json_option, plugin_option
-from metriclab.core.errors import RecipeError
+from metriclab.errors import RecipeError
 from metriclab.recipe import Recipe, read
 
 
@@ -37,9 +37,9 @@ def check(recipe: Path, overrides: tuple[str, ...], with_data: bool, as_json: bo
 
 def _check_data(recipe: Recipe, as_json: bool) -> None:
     # Imported here, as they import torch, which the check of a recipe alone can do without.
+    from metriclab.audit.check import check_data
     from metriclab.cli.data_text import data_text
-    from metriclab.run.data_check import check_data
-    from metriclab.run.files import to_json
+    from metriclab.runs.files import to_json
 
     report = check_data(recipe)
     click.echo(to_json(report.to_dict()) if as_json else data_text(report), nl=False)

@@ -11,8 +11,8 @@ from typing import Any
 import click
 
 from metriclab.cli.options import json_option, plugin_option
-from metriclab.core.errors import PluginError
-from metriclab.registry import KINDS, Definition, Entry, entries, load
+from metriclab.errors import PluginError
+from metriclab.registry import KINDS, ComponentEntry, Definition, entries, load
 from metriclab.registry.params import Parameter
 from metriclab.registry.registry import candidates, load_entry
 from metriclab.registry.toml import toml_value
@@ -69,13 +69,13 @@ def plugins(as_json: bool) -> None:
                 click.echo("".join(f"    {line}\n" for line in component["error"].splitlines()), nl=False)
 
 
-def _name(entry: Entry, others: Sequence[Entry]) -> str:
+def _name(entry: ComponentEntry, others: Sequence[ComponentEntry]) -> str:
     """The name that a recipe must use: with the package in front where two bring one."""
     same = [other for other in others if (other.kind, other.name) == (entry.kind, entry.name)]
     return entry.name if len(same) == 1 else f"{entry.package}:{entry.name}"
 
 
-def _health(of_package: list[Entry]) -> dict[str, Any]:
+def _health(of_package: list[ComponentEntry]) -> dict[str, Any]:
     components = [_health_of(entry) for entry in of_package]
     broken = any(component["error"] for component in components)
     return {
@@ -86,7 +86,7 @@ def _health(of_package: list[Entry]) -> dict[str, Any]:
     }
 
 
-def _health_of(entry: Entry) -> dict[str, Any]:
+def _health_of(entry: ComponentEntry) -> dict[str, Any]:
     error = None
     try:
         load_entry(entry)

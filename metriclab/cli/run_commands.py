@@ -22,14 +22,14 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from metriclab import distributed
+from metriclab.assembly.embedder import load
 from metriclab.cli import plugin_option
-from metriclab.core import distributed
-from metriclab.core.errors import StorageError
+from metriclab.errors import StorageError
 from metriclab.recipe import read
-from metriclab.run.experiment import Interrupted, experiment
-from metriclab.run.export import find_images, writer_for
-from metriclab.run.load import load
-from metriclab.run.store import RunFolder
+from metriclab.runs.folder import RunFolder
+from metriclab.training.experiment import Interrupted, experiment
+from metriclab.vectors.export import find_images, writer_for
 
 INTERRUPTED = 130
 
@@ -100,7 +100,7 @@ def stop_on_signals() -> Iterator[Callable[[], bool]]:
 
 
 def _follow(steps: Iterator[Any], console: Console, warnings: Console) -> None:
-    """Draws the progress of a run until its end."""
+    """RandomKeys the progress of a run until its end."""
     columns = (
         TextColumn("{task.description:<8}"),
         BarColumn(),
@@ -135,13 +135,13 @@ def _show(result: dict[str, Any], folder: Path) -> None:
     for evaluator, part in result["metrics"].items():
         if evaluator.endswith(suffix):
             continue
-        if all(value is None for metric, value in part.items() if metric != "lone_queries"):
+        if all(value is None for metric, value in part.items() if metric != "queries_without_matches"):
             continue  # without labels there are no numbers
         table.add_row(f"[bold]{evaluator}[/]")
         for metric in part:
             cells = [column[evaluator][metric] for column in columns.values()]
             cells += [of_other.get(evaluator, {}).get(metric)] if of_other else []
-            if metric != "lone_queries" or any(cells):
+            if metric != "queries_without_matches" or any(cells):
                 table.add_row(f"  {metric}", *map(_number, cells))
         table.add_section()
     if table.row_count:

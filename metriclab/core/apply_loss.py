@@ -8,13 +8,13 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from metriclab.core.errors import RecipeError
 from metriclab.core.protocols import Loss, Miner
 from metriclab.core.rows import Rows
+from metriclab.errors import RecipeError
 
 
 def apply_loss(
-    loss: Loss, local: Rows, world: Rows, references: Rows | None = None, *, mine: Miner | None = None
+    loss: Loss, local: Rows, world: Rows, references: Rows | None = None, *, miner: Miner | None = None
 ) -> Float[Tensor, ""]:
     """The loss whose mean over ranks is that of one process holding all rows.
 
@@ -23,20 +23,20 @@ def apply_loss(
         local: this rank's rows.
         world: `gather(local)`.
         references: what the anchors are held against, the same on every rank; `world` by default.
-        mine: chooses among the pairs, for a loss that `takes_miner`.
+        miner: chooses among the pairs, for a loss that `takes_miner`.
     """
     anchors = local if getattr(loss, "pairwise", False) else world
     references = world if references is None else references
-    if mine is None:
+    if miner is None:
         return loss(anchors, references)
     mining: Any = loss  # the protocol of losses knows no miners
-    return mining(anchors, references, mine=mine)  # type: ignore[no-any-return]
+    return mining(anchors, references, miner=miner)  # type: ignore[no-any-return]
 
 
 def takes_miner(loss: Loss) -> bool:
     """Whether the loss is one over pairs, which can be told which of them to leave out."""
     call = getattr(loss, "forward", loss)  # a module's own call hides its parameters
-    return "mine" in inspect.signature(call).parameters
+    return "miner" in inspect.signature(call).parameters
 
 
 def check_miner_fits(loss: Loss, miner: Miner | None) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from metriclab.core.errors import StorageError
+from metriclab.errors import StorageError
 
 
 @contextlib.contextmanager

@@ -14,11 +14,11 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from metriclab.core import distributed
+from metriclab import distributed
 from metriclab.core.pairs import Pairs, pairs_of
 from metriclab.core.rows import Rows, wide
-from metriclab.core.solved import Wants, solved
 from metriclab.core.tiles import anchors_per_tile
+from metriclab.core.value_and_grad import NeedsInputGrad, value_and_grad
 
 
 class Term(NamedTuple):
@@ -56,12 +56,12 @@ class PairLoss(nn.Module):
         self.terms = terms
 
     def forward(
-        self, anchors: Rows, references: Rows, *, mine: Callable[[Pairs], Pairs] | None = None
+        self, anchors: Rows, references: Rows, *, miner: Callable[[Pairs], Pairs] | None = None
     ) -> Float[Tensor, ""]:
         anchors = replace(anchors, z=wide(anchors.z, references.z))
         references = replace(references, z=wide(references.z, anchors.z))
         inputs = (anchors.z, references.z, *self.parameters())
-        return solved(_Stream(self.terms, mine, anchors, references, inputs).run, *inputs)
+        return value_and_grad(_Stream(self.terms, miner, anchors, references, inputs).run, *inputs)
 
 
 class _Stream:
@@ -70,19 +70,19 @@ class _Stream:
     def __init__(
         self,
         terms: Terms,
-        mine: Callable[[Pairs], Pairs] | None,
+        miner: Callable[[Pairs], Pairs] | None,
         anchors: Rows,
         references: Rows,
         inputs: tuple[Tensor, ...],
     ) -> None:
-        self.terms, self.mine = terms, mine
+        self.terms, self.miner = terms, miner
         self.anchors, self.references = anchors.detach(), references.detach()
         self.inputs = inputs
-        self.wants: Wants = ()
+        self.needs_input_grad: NeedsInputGrad = ()
 
-    def run(self, wants: Wants) -> tuple[Tensor, list[Tensor | None]]:
+    def run(self, needs_input_grad: NeedsInputGrad) -> tuple[Tensor, list[Tensor | None]]:
         """Value and gradients of W x local sum / global count."""
-        self.wants = wants
+        self.needs_input_grad = needs_input_grad
         value, gradients = self.anchors.z.new_zeros(()), self._zeros()
         sums = self._sums()
         if not sums:
@@ -97,7 +97,9 @@ class _Stream:
         return value, gradients
 
     def _zeros(self) -> list[Tensor | None]:
-        return [torch.zeros_like(t) if want else None for t, want in zip(self.inputs, self.wants, strict=True)]
+        return [
+            torch.zeros_like(t) if want else None for t, want in zip(self.inputs, self.needs_input_grad, strict=True)
+        ]
 
     def _sums(self) -> dict[str, _Sum]:
         sums: dict[str, _Sum] = {}
@@ -111,10 +113,10 @@ class _Stream:
 
     def _add_tile(self, sums: dict[str, _Sum], part: slice) -> None:
         similarity = self.anchors.z[part] @ self.references.z.T
-        with torch.set_grad_enabled(any(self.wants)):
-            similarity.requires_grad_(any(self.wants[:2]))
-            pairs = pairs_of(similarity, self.anchors.keys[part], self.references.keys, self.anchors.width)
-            terms = self.terms(pairs if self.mine is None else self.mine(pairs))
+        with torch.set_grad_enabled(any(self.needs_input_grad)):
+            similarity.requires_grad_(any(self.needs_input_grad[:2]))
+            pairs = pairs_of(similarity, self.anchors.keys[part], self.references.keys, self.anchors.embedding_dim)
+            terms = self.terms(pairs if self.miner is None else self.miner(pairs))
         *_, last = terms or [""]
         for name, term in terms.items():
             if name not in sums:

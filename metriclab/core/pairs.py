@@ -20,7 +20,7 @@ class Pairs:
         positive: cells of equal labels, never a row and itself.
         negative: cells of different labels; disjoint from `positive`. An unknown label is in neither.
         anchors, references: the keys of both sides.
-        width: dimensions of the embeddings the similarities come from.
+        embedding_dim: dimensions of the embeddings the similarities come from.
     """
 
     similarity: Float[Tensor, "b m"]
@@ -28,21 +28,21 @@ class Pairs:
     negative: Bool[Tensor, "b m"]
     anchors: Keys
     references: Keys
-    width: int
+    embedding_dim: int
 
 
-def compare(anchors: Rows, references: Rows) -> Pairs:
+def all_pairs(anchors: Rows, references: Rows) -> Pairs:
     """All pairs of anchors and references at once. For losses prefer `PairLoss`, which never holds B x M."""
     with torch.autocast(anchors.z.device.type, enabled=False):
         similarity = anchors.z @ references.z.T
-    return pairs_of(similarity, anchors.keys, references.keys, anchors.width)
+    return pairs_of(similarity, anchors.keys, references.keys, anchors.embedding_dim)
 
 
-def pairs_of(similarity: Float[Tensor, "b m"], anchors: Keys, references: Keys, width: int) -> Pairs:
+def pairs_of(similarity: Float[Tensor, "b m"], anchors: Keys, references: Keys, embedding_dim: int) -> Pairs:
     """Pairs from similarities already at hand. Identity decides, not position: equal ids are one row."""
     known = references.labels >= 0
     # Rows copied whole: spreading a column over booleans cell by cell takes as long as all the rest.
     rows_known = torch.stack([torch.zeros_like(known), known]).index_select(0, (anchors.labels >= 0).long())
     usable = rows_known & (anchors.ids[:, None] != references.ids[None, :])
     alike = anchors.labels[:, None] == references.labels[None, :]
-    return Pairs(similarity, usable & alike, usable & ~alike, anchors, references, width)
+    return Pairs(similarity, usable & alike, usable & ~alike, anchors, references, embedding_dim)

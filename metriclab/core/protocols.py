@@ -17,13 +17,13 @@ from torch import Tensor
 from metriclab.core.batch import Batch, Images
 from metriclab.core.network import Embedded
 from metriclab.core.pairs import Pairs
-from metriclab.core.random import Draws
+from metriclab.core.random import RandomKeys
 from metriclab.core.rows import Rows
 
 
 @runtime_checkable
 class Miner(Protocol):
-    """Chooses among pairs: `mine(pairs) -> pairs` whose masks may only shrink."""
+    """Chooses among pairs: `miner(pairs) -> pairs` whose masks may only shrink."""
 
     def __call__(self, pairs: Pairs, /) -> Pairs: ...
 
@@ -118,7 +118,7 @@ class Views(Protocol):
 
     count: int
 
-    def __call__(self, images: Images, draws: Draws, /) -> tuple[Float[Tensor, "n c _h _w"], ...]:
+    def __call__(self, images: Images, draws: RandomKeys, /) -> tuple[Float[Tensor, "n c _h _w"], ...]:
         """`count` random views, float in [0, 1], a pure function of images and draws."""
 
     def test(self, images: Images, /) -> Float[Tensor, "n c h w"]:
@@ -163,7 +163,7 @@ class Score:
 
 
 @runtime_checkable
-class Subject(Protocol):
+class EvaluatedEncoder(Protocol):
     """An encoder under evaluation, for evaluators that need more than the rows of the test split."""
 
     @property
@@ -190,7 +190,7 @@ class Evaluator(Protocol):
     """Measures embeddings: `evaluator(queries, gallery)`, where `gallery is queries` means leave-one-out.
 
     One that needs the encoder itself says so by an attribute `wants = "encoder"` (default "rows"): it is called with
-    a `Subject` in place of both, and at the end of a run alone, not on val.
+    a `EvaluatedEncoder` in place of both, and at the end of a run alone, not on val.
 
     One that takes long may also say how far it is, by a method `steps(queries, gallery)`: a generator that yields the
     share done and returns what a call returns.

@@ -44,7 +44,7 @@ def to_uniform(bits: Int64[Tensor, "*s"]) -> Float[Tensor, "*s"]:
 
 
 @dataclass(frozen=True, slots=True)
-class Draws:
+class RandomKeys:
     """The random draws of n images: each its own, and each a pure function of its key.
 
     Attributes:
@@ -58,8 +58,8 @@ class Draws:
     items: Int64[Tensor, "n"]
     draws: Int64[Tensor, "n"]
 
-    def __getitem__(self, index: slice) -> Draws:
-        return Draws(self.seed, self.epoch, self.items[index], self.draws[index])
+    def __getitem__(self, index: slice) -> RandomKeys:
+        return RandomKeys(self.seed, self.epoch, self.items[index], self.draws[index])
 
     def uniform(self, view: int, slot: int, count: int = 1) -> Float[Tensor, "n {count}"]:
         """Uniform numbers in [0, 1), independent between items, draws, views, slots and columns.

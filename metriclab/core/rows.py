@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from metriclab.core import distributed
+from metriclab import distributed
 
 ZERO_NORM = 1e-6
 """A row shorter than this has no direction: it becomes a zero row with zero gradient."""
@@ -66,7 +66,7 @@ class Rows:
         return Keys(self.labels, self.items, self.ids, self.views)
 
     @property
-    def width(self) -> int:
+    def embedding_dim(self) -> int:
         """Number of dimensions d."""
         return self.z.shape[1]
 

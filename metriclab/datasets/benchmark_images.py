@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from metriclab.core.errors import DataError
-from metriclab.datasets.image_files import FileImages, ImageFiles
-from metriclab.datasets.listing import Listed
-from metriclab.datasets.once import once
+from metriclab.datasets.listing import LabelledFile
 from metriclab.datasets.splits import Split, carve, require_split
+from metriclab.errors import DataError
+from metriclab.images.files import FileImages, ImageFiles
+from metriclab.images.once import once
 
 _SHOWN = 5  # missing files named in one message
 
@@ -89,7 +89,7 @@ class Benchmark(NamedTuple):
 
 
 def benchmark_split(
-    benchmark: Benchmark, split: Split, listed: Sequence[Listed], folder: Path, *, size: int, val: float
+    benchmark: Benchmark, split: Split, listed: Sequence[LabelledFile], folder: Path, *, size: int, val: float
 ) -> FileImages:
     """One split of a benchmark whose test classes are never trained on.
 
@@ -121,7 +121,7 @@ def benchmark_split(
     return FileImages(files, np.array(items, dtype=np.int64), labels, classes, names)
 
 
-def _open(benchmark: Benchmark, listed: Sequence[Listed], folder: Path, size: int) -> ImageFiles:
+def _open(benchmark: Benchmark, listed: Sequence[LabelledFile], folder: Path, size: int) -> ImageFiles:
     _check_lists(benchmark, listed, folder)
     _check_files(benchmark, listed, folder)
     try:
@@ -130,7 +130,7 @@ def _open(benchmark: Benchmark, listed: Sequence[Listed], folder: Path, size: in
         raise benchmark.error(error.message, error.files) from error
 
 
-def _check_lists(benchmark: Benchmark, listed: Sequence[Listed], folder: Path) -> None:
+def _check_lists(benchmark: Benchmark, listed: Sequence[LabelledFile], folder: Path) -> None:
     sides = {name: [entry.label for entry in listed if entry.split == name] for name in ("train", "test")}
     for name, published in (("train", benchmark.train), ("test", benchmark.test)):
         found = Size(len(sides[name]), len(set(sides[name])))
@@ -141,7 +141,7 @@ def _check_lists(benchmark: Benchmark, listed: Sequence[Listed], folder: Path) -
         raise benchmark.error(f"{folder}: {len(both)} classes are in train and in test, the first is {both[0]!r}")
 
 
-def _check_files(benchmark: Benchmark, listed: Sequence[Listed], folder: Path) -> None:
+def _check_files(benchmark: Benchmark, listed: Sequence[LabelledFile], folder: Path) -> None:
     missing = [entry.key for entry in listed if not entry.path.is_file()]
     if missing:
         more = [f"and {len(missing) - _SHOWN:,} more"] if len(missing) > _SHOWN else []

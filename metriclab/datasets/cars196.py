@@ -10,9 +10,9 @@ from annotated_types import Ge, Le, Lt
 from scipy.io import loadmat
 
 from metriclab.datasets.benchmark_images import Benchmark, Size, benchmark_split
-from metriclab.datasets.image_files import FileImages
-from metriclab.datasets.listing import Listed
+from metriclab.datasets.listing import LabelledFile
 from metriclab.datasets.splits import Split
+from metriclab.images.files import FileImages
 from metriclab.registry import register
 
 CARS196 = Benchmark(
@@ -83,7 +83,7 @@ def _read(path: Path, *variables: str) -> dict[str, np.ndarray]:
     return {name: content[name] for name in variables}
 
 
-def _listed(folder: Path, below: str, annotations: np.ndarray, field: str, names: np.ndarray) -> list[Listed]:
+def _listed(folder: Path, below: str, annotations: np.ndarray, field: str, names: np.ndarray) -> list[LabelledFile]:
     missing = {field, "class"} - set(annotations.dtype.names or ())
     if missing:
         raise CARS196.error(f"{folder}: the annotations have no field {min(missing)!r}")
@@ -93,5 +93,5 @@ def _listed(folder: Path, below: str, annotations: np.ndarray, field: str, names
             raise CARS196.error(f"{folder}: {path} is of class {number}, but there are names for {len(names)}")
         label = f"{number:03}.{names[number - 1]}"
         side = "train" if number <= CARS196.train.classes else "test"
-        listed.append(Listed(folder / f"{below}{path}", f"{below}{path}", label, side))
+        listed.append(LabelledFile(folder / f"{below}{path}", f"{below}{path}", label, side))
     return listed

@@ -7,9 +7,9 @@ from typing import Annotated
 from annotated_types import Ge, Le, Lt
 
 from metriclab.datasets.benchmark_images import Benchmark, Size, benchmark_split
-from metriclab.datasets.image_files import FileImages
-from metriclab.datasets.listing import Listed
+from metriclab.datasets.listing import LabelledFile
 from metriclab.datasets.splits import Split
+from metriclab.images.files import FileImages
 from metriclab.registry import register
 
 CUB200 = Benchmark(
@@ -57,5 +57,5 @@ def cub200(
             raise CUB200.error(f"{folder / 'image_class_labels.txt'}: there is no class for image {image}")
         number = CUB200.number(labels[image], folder / "image_class_labels.txt")
         side = "train" if number <= CUB200.train.classes else "test"
-        listed.append(Listed(folder / "images" / path, path, path.partition("/")[0], side))
+        listed.append(LabelledFile(folder / "images" / path, path, path.partition("/")[0], side))
     return benchmark_split(CUB200, split, listed, folder, size=size, val=val)

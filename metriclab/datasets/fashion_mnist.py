@@ -12,9 +12,9 @@ from annotated_types import Ge
 from jaxtyping import Int64, UInt8
 
 from metriclab.core.batch import Images
-from metriclab.core.errors import DataError, RecipeError
-from metriclab.datasets.arrays import ArrayImages
 from metriclab.datasets.splits import Split, require_split, shares
+from metriclab.errors import DataError, RecipeError
+from metriclab.images.arrays import ArrayImages
 from metriclab.registry import register
 
 CLASSES = (

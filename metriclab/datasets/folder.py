@@ -12,11 +12,11 @@ from annotated_types import Ge, Le, Lt
 from jaxtyping import Int64
 
 from metriclab.core.batch import Images
-from metriclab.core.errors import DataError
-from metriclab.datasets.image_files import FileImages, ImageFiles, OnError
-from metriclab.datasets.listing import Listed, list_images
-from metriclab.datasets.once import once
+from metriclab.datasets.listing import LabelledFile, list_images
 from metriclab.datasets.splits import SPLITS, Split, carve, require_split
+from metriclab.errors import DataError
+from metriclab.images.files import FileImages, ImageFiles, OnError
+from metriclab.images.once import once
 from metriclab.registry import register
 
 _log = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ class Folder:
 
 def _open(
     root: str, size: int, fractions: dict[str, float], disjoint: bool, on_error: OnError
-) -> tuple[list[Listed], list[str], ImageFiles]:
+) -> tuple[list[LabelledFile], list[str], ImageFiles]:
     """What all splits share: every image with its split, the classes, and the files."""
     listed = list_images(Path(root))
     classes = sorted({entry.label for entry in listed} - {""})
@@ -103,7 +103,7 @@ def _open(
     return listed, classes, ImageFiles([entry.path for entry in listed], size=size, on_error=on_error)
 
 
-def _carved(listed: list[Listed], fractions: dict[str, float], disjoint: bool, root: str) -> list[Listed]:
+def _carved(listed: list[LabelledFile], fractions: dict[str, float], disjoint: bool, root: str) -> list[LabelledFile]:
     """The images with the splits that nobody made carved out of train."""
     made = {entry.split for entry in listed}
     wanted = {split: fraction for split, fraction in fractions.items() if split not in made and fraction > 0}
@@ -115,7 +115,7 @@ def _carved(listed: list[Listed], fractions: dict[str, float], disjoint: bool, r
     return [entry._replace(split=moved.get(entry.key, entry.split)) for entry in listed]
 
 
-def _carve_classes(labelled: list[Listed], fractions: dict[str, float], root: str) -> dict[str, str]:
+def _carve_classes(labelled: list[LabelledFile], fractions: dict[str, float], root: str) -> dict[str, str]:
     if not labelled:
         raise DataError(f"{root}: there are no classes to carve out", help="set data.disjoint = false")
     names = sorted({entry.label for entry in labelled})
@@ -124,7 +124,7 @@ def _carve_classes(labelled: list[Listed], fractions: dict[str, float], root: st
     return {entry.key: splits[entry.label] for entry in labelled}
 
 
-def _carve_images(entries: list[Listed], fractions: dict[str, float], root: str) -> dict[str, str]:
+def _carve_images(entries: list[LabelledFile], fractions: dict[str, float], root: str) -> dict[str, str]:
     classes = defaultdict[str, list[str]](list)
     for entry in entries:
         classes[entry.label].append(entry.key)
@@ -144,7 +144,7 @@ def _carve_images(entries: list[Listed], fractions: dict[str, float], root: str)
     }
 
 
-def _check_singletons(listed: list[Listed], root: str) -> None:
+def _check_singletons(listed: list[LabelledFile], root: str) -> None:
     for split in SPLITS[1:]:
         counts = Counter(entry.label for entry in listed if entry.split == split and entry.label)
         if counts and max(counts.values()) == 1:

@@ -16,10 +16,10 @@ from matplotlib.ft2font import FT2Font
 from PIL import Image, ImageDraw, ImageFont, features
 
 from metriclab.core.batch import Images
-from metriclab.core.errors import DataError
-from metriclab.datasets.arrays import ArrayImages
-from metriclab.datasets.cache import cache_folder, load_arrays, save_arrays
 from metriclab.datasets.splits import Split, carve, require_split
+from metriclab.errors import DataError
+from metriclab.images.arrays import ArrayImages
+from metriclab.images.cache_files import cache_folder, load_arrays, save_arrays
 from metriclab.registry import register
 
 # The Computer Modern fonts follow TeX's encoding: beyond letters and digits their character map cannot be trusted.

@@ -8,9 +8,9 @@ from typing import Annotated
 from annotated_types import Ge, Le, Lt
 
 from metriclab.datasets.benchmark_images import Benchmark, Size, benchmark_split
-from metriclab.datasets.image_files import FileImages
-from metriclab.datasets.listing import Listed
+from metriclab.datasets.listing import LabelledFile
 from metriclab.datasets.splits import Split
+from metriclab.images.files import FileImages
 from metriclab.registry import register
 
 IN_SHOP = Benchmark(
@@ -64,7 +64,7 @@ def in_shop(
     for path, article, status in IN_SHOP.table(table, 3, head=2):
         if status not in _SIDES:
             raise IN_SHOP.error(f"{table}: the status of {path} is {status!r}, not {', '.join(_SIDES)}")
-        listed.append(Listed(images / path, path, article, _SIDES[status]))
+        listed.append(LabelledFile(images / path, path, article, _SIDES[status]))
     if split == "test":
         _log.warning("in-shop: query and gallery are one test split, measured leave-one-out: not the paper's protocol")
     return benchmark_split(IN_SHOP, split, listed, folder, size=size, val=val)

@@ -8,15 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from metriclab.core.errors import DataError
-from metriclab.datasets.decode import SUFFIXES
 from metriclab.datasets.splits import SPLITS
+from metriclab.errors import DataError
+from metriclab.images.decode import SUFFIXES
 
 _SUFFIXES = frozenset(SUFFIXES)
 _ENDINGS = f"files are taken for images if they end in {' '.join(SUFFIXES)}"
 
 
-class Listed(NamedTuple):
+class LabelledFile(NamedTuple):
     """One image file.
 
     Attributes:
@@ -32,7 +32,7 @@ class Listed(NamedTuple):
     split: str
 
 
-def list_images(root: Path) -> list[Listed]:
+def list_images(root: Path) -> list[LabelledFile]:
     """All images under a root, sorted by path (of a manifest: in its order).
 
     The root is a CSV manifest `path,label[,split]`, or a folder that holds images, or one folder a class, or folders
@@ -64,7 +64,7 @@ def list_images(root: Path) -> list[Listed]:
     return listed
 
 
-def _list_split(root: Path, folder: Path, split: str) -> Iterator[Listed]:
+def _list_split(root: Path, folder: Path, split: str) -> Iterator[LabelledFile]:
     loose = sorted(entry.name for entry in _scan(folder) if _is_image(entry))
     classes = _subfolders(folder)
     if not loose and not classes:
@@ -76,14 +76,14 @@ def _list_split(root: Path, folder: Path, split: str) -> Iterator[Listed]:
         )
     prefix = "" if folder == root else f"{folder.relative_to(root).as_posix()}/"
     for name in loose:
-        yield Listed(folder / name, f"{prefix}{name}", "", split)
+        yield LabelledFile(folder / name, f"{prefix}{name}", "", split)
     for subfolder in classes:
         names = sorted(_walk(subfolder, ""), key=lambda name: name.split("/"))
         if not names:
             raise DataError(f"{subfolder}: the class folder holds no image", help=f"fill or remove it; {_ENDINGS}")
         label = subfolder.name
         for name in names:
-            yield Listed(subfolder / name, f"{prefix}{label}/{name}", label, split)
+            yield LabelledFile(subfolder / name, f"{prefix}{label}/{name}", label, split)
 
 
 def _subfolders(folder: Path) -> list[Path]:
@@ -113,7 +113,7 @@ def _is_image(entry: os.DirEntry[str]) -> bool:
     return name[name.rfind(".") :].lower() in _SUFFIXES and not name.startswith(".") and entry.is_file()
 
 
-def _read_manifest(path: Path) -> list[Listed]:
+def _read_manifest(path: Path) -> list[LabelledFile]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, strict=True)
@@ -133,7 +133,7 @@ def _read_manifest(path: Path) -> list[Listed]:
     return [_manifest_row(path, line, row, seen) for line, row in rows]
 
 
-def _manifest_row(manifest: Path, line: int, row: dict[str, str], seen: dict[str, int]) -> Listed:
+def _manifest_row(manifest: Path, line: int, row: dict[str, str], seen: dict[str, int]) -> LabelledFile:
     place = f"{manifest}:{line}"
     if None in row or None in row.values():
         raise DataError(f"{place}: this line does not have one cell for each column", help="quote cells with commas")
@@ -144,4 +144,4 @@ def _manifest_row(manifest: Path, line: int, row: dict[str, str], seen: dict[str
         raise DataError(f"{place}: there is no file {name!r}", help=f"paths start at {manifest.parent.absolute()}")
     if seen.setdefault(name, line) != line:
         raise DataError(f"{place}: {name!r} is already in line {seen[name]}", help="list each image once")
-    return Listed(manifest.parent / name, name, label, split)
+    return LabelledFile(manifest.parent / name, name, label, split)

@@ -7,9 +7,9 @@ from typing import Annotated
 from annotated_types import Ge, Le, Lt
 
 from metriclab.datasets.benchmark_images import Benchmark, Size, benchmark_split
-from metriclab.datasets.image_files import FileImages
-from metriclab.datasets.listing import Listed
+from metriclab.datasets.listing import LabelledFile
 from metriclab.datasets.splits import Split
+from metriclab.images.files import FileImages
 from metriclab.registry import register
 
 SOP = Benchmark(
@@ -56,5 +56,5 @@ def sop(
         table = folder / f"Ebay_{side}.txt"
         for _, product, _, path in SOP.table(table, 4, head=1):
             kind = path.partition("/")[0].removesuffix("_final")
-            listed.append(Listed(folder / path, path, f"{SOP.number(product, table):05}.{kind}", side))
+            listed.append(LabelledFile(folder / path, path, f"{SOP.number(product, table):05}.{kind}", side))
     return benchmark_split(SOP, split, listed, folder, size=size, val=val)

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float64, Shaped
 
-from metriclab.core.errors import DataError, RecipeError
+from metriclab.errors import DataError, RecipeError
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")

@@ -9,8 +9,8 @@ from annotated_types import Ge, Le
 from jaxtyping import Int64, UInt8
 
 from metriclab.core.batch import Images
-from metriclab.datasets.arrays import ArrayImages
 from metriclab.datasets.splits import SPLITS, Split, require_split
+from metriclab.images.arrays import ArrayImages
 from metriclab.registry import register
 
 

@@ -12,11 +12,11 @@ from annotated_types import Ge, Gt, Le, Lt
 from jaxtyping import Int64, UInt8
 
 from metriclab.core.batch import Images
-from metriclab.core.errors import DataError, RecipeError
-from metriclab.datasets.arrays import ArrayImages
-from metriclab.datasets.image_files import FileImages, ImageFiles
-from metriclab.datasets.once import once
 from metriclab.datasets.splits import Split, carve, require_split
+from metriclab.errors import DataError, RecipeError
+from metriclab.images.arrays import ArrayImages
+from metriclab.images.files import FileImages, ImageFiles
+from metriclab.images.once import once
 from metriclab.registry import register
 
 Name = Literal[

@@ -5,7 +5,7 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
-from metriclab.core.errors import RecipeError
+from metriclab.errors import RecipeError
 
 
 def match_channels(images: Float[Tensor, "n c h w"], in_chans: int) -> Float[Tensor, "n {in_chans} h w"]:

@@ -8,8 +8,8 @@ from annotated_types import Ge
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from metriclab.core.errors import RecipeError
 from metriclab.encoders.channels import match_channels
+from metriclab.errors import RecipeError
 from metriclab.registry import register
 
 

@@ -13,10 +13,10 @@ from jaxtyping import Float
 from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
-from metriclab.core.batch_norm import SynchronizedBatchNorm
-from metriclab.core.errors import DataError, RecipeError
+from metriclab.distributed.batch_norm import SynchronizedBatchNorm
 from metriclab.encoders.channels import match_channels
 from metriclab.encoders.weights import load_whole, read_weights
+from metriclab.errors import DataError, RecipeError
 from metriclab.registry import register
 
 _BATCH_NORMS = (nn.modules.batchnorm._BatchNorm, SynchronizedBatchNorm)
@@ -42,9 +42,10 @@ class TimmEncoder(nn.Module):
         in_chans: channels the model takes; grey images are repeated over them.
         global_pool: how timm pools the last feature map ("avg", "max", "token", ...); the model's own by default.
         image_size: height and width, for models that are built for one size (most transformers).
-        train: "all" trains every parameter; "head" trains none of them, while dropout and BatchNorm still behave as
-            in training, so that running statistics adapt; "none" trains none and stays in evaluation mode, so that
-            equal images always give equal features.
+        trainable: which parameters are trained, "all" or "none".
+        frozen_mode: how an encoder of which none is trained behaves: "eval" stays in evaluation mode, so that equal
+            images always give equal features; "train" keeps dropout and BatchNorm as in training, so that running
+            statistics adapt.
         freeze_batch_norm: BatchNorm layers keep their statistics, scale and shift, whatever else trains; for trained
             weights only, as random ones have no statistics yet.
 
@@ -66,13 +67,15 @@ class TimmEncoder(nn.Module):
         in_chans: Annotated[int, Ge(1)] = 3,
         global_pool: str | None = None,
         image_size: Annotated[int, Ge(1)] | None = None,
-        train: Literal["all", "head", "none"] = "all",
+        trainable: Literal["all", "none"] = "all",
+        frozen_mode: Literal["eval", "train"] = "eval",
         freeze_batch_norm: bool = False,
     ) -> None:
         super().__init__()
         _check(model, pretrained, weights, cifar_stem)
         self.name, self.in_chans = model, in_chans
-        self.always_eval, self.freeze_batch_norm = train == "none", freeze_batch_norm
+        self.always_eval = trainable == "none" and frozen_mode == "eval"
+        self.freeze_batch_norm = freeze_batch_norm
         self.model = _create(
             model, pretrained, {"in_chans": in_chans, "global_pool": global_pool, "img_size": image_size}
         )
@@ -89,7 +92,7 @@ class TimmEncoder(nn.Module):
         self.size: int = image_size or config["input_size"][-1]
         self.fixed_size: bool = config.get("fixed_input_size", False)
         self.out_features = _measure_width(self.model, model, in_chans, self.size)
-        if train != "all":
+        if trainable == "none":
             self.model.requires_grad_(False)
         if freeze_batch_norm:
             for layer in self._batch_norms():

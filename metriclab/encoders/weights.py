@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from metriclab.core.errors import DataError
+from metriclab.errors import DataError
 
 _WRAPPERS = ("state_dict", "model")  # what training scripts put around their weights
 _PREFIXES = ("method.network.encoder.", "network.encoder.", "module.")  # as in a checkpoint of a run; in DataParallel

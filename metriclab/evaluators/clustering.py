@@ -17,7 +17,7 @@ from sklearn.metrics import (  # type: ignore[import-untyped]
 
 from metriclab.core.protocols import Score
 from metriclab.core.rows import Rows
-from metriclab.evaluators._ranking import check_finite
+from metriclab.ranking.keys import check_finite
 from metriclab.registry import register
 
 LARGE = 10_000

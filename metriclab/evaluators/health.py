@@ -12,8 +12,8 @@ from torch import Tensor
 
 from metriclab.core.protocols import Score
 from metriclab.core.rows import Rows
-from metriclab.evaluators._nearest import nearest
-from metriclab.evaluators._ranking import EXCLUDED, PART_CELLS, check_finite
+from metriclab.ranking.keys import EXCLUDED, PART_CELLS, check_finite
+from metriclab.ranking.nearest import nearest
 from metriclab.registry import register
 
 

@@ -9,11 +9,11 @@ from annotated_types import Gt
 from jaxtyping import Float64, Int32, Int64
 from torch import Tensor
 
+from metriclab.core.progress import ProgressGenerator, exhaust
 from metriclab.core.protocols import Score
 from metriclab.core.rows import Rows
-from metriclab.core.stepwise import Stepwise, drained
-from metriclab.evaluators._nearest import nearest
-from metriclab.evaluators._ranking import EXCLUDED, STEP, equal_range
+from metriclab.ranking.keys import EXCLUDED, STEP, equal_range
+from metriclab.ranking.nearest import nearest
 from metriclab.registry import register
 
 _EQUAL_VOTES = 1 - 1e-9
@@ -56,10 +56,10 @@ class NearestNeighbours:
         Raises:
             DivergedError: where an embedding is not finite.
         """
-        return drained(self.steps(queries, gallery))
+        return exhaust(self.steps(queries, gallery))
 
     @torch.no_grad()
-    def steps(self, queries: Rows, gallery: Rows, /) -> Stepwise[dict[str, Score]]:
+    def steps(self, queries: Rows, gallery: Rows, /) -> ProgressGenerator[dict[str, Score]]:
         """As a call, a few queries at a time."""
         correct = torch.full((len(queries),), torch.nan, dtype=torch.float64)
         lone = torch.where(queries.labels < 0, torch.nan, 1.0).double().cpu()
@@ -82,7 +82,7 @@ class NearestNeighbours:
             yield done / len(chosen)
         return {
             "accuracy": Score(float(correct.nanmean()), correct, self.definition),
-            "lone_queries": Score(
+            "queries_without_matches": Score(
                 float(lone.nansum()),
                 lone,
                 "Number of queries of known label (>= 0) whose label no row of their gallery has; accuracy does not "

@@ -9,11 +9,11 @@ from annotated_types import Gt
 from jaxtyping import Float64
 from torch import Tensor
 
+from metriclab.core.progress import ProgressGenerator, exhaust
 from metriclab.core.protocols import Score
 from metriclab.core.rows import Rows
-from metriclab.core.stepwise import Stepwise, drained
-from metriclab.evaluators._matches import Alike, measured_matches
-from metriclab.evaluators._ties import RankedMatches
+from metriclab.ranking.matches import Alike, measured_matches
+from metriclab.ranking.ties import RankedMatches
 from metriclab.registry import register
 
 _RULES = (
@@ -72,13 +72,13 @@ class Retrieval:
         Raises:
             DivergedError: where an embedding is not finite.
         """
-        return drained(self.steps(queries, gallery))
+        return exhaust(self.steps(queries, gallery))
 
     @torch.no_grad()
-    def steps(self, queries: Rows, gallery: Rows, /) -> Stepwise[dict[str, Score]]:
+    def steps(self, queries: Rows, gallery: Rows, /) -> ProgressGenerator[dict[str, Score]]:
         """As a call, a few queries at a time."""
         values = {name: torch.full((len(queries),), torch.nan, dtype=torch.float64) for name in self.definitions}
-        lone = values["lone_queries"] = torch.where(queries.labels < 0, torch.nan, 1.0).double().cpu()
+        lone = values["queries_without_matches"] = torch.where(queries.labels < 0, torch.nan, 1.0).double().cpu()
         alike = Alike.of(queries.labels, gallery.labels)
         depth = None if self.whole_ranking else min(max(self.k, default=0), len(gallery))
         done, total = 0, len(alike.queries())
@@ -91,7 +91,7 @@ class Retrieval:
         scores = {
             name: Score(float(values[name].nanmean()), values[name], text) for name, text in self.definitions.items()
         }
-        return {**scores, "lone_queries": Score(float(lone.nansum()), lone, _LONE)}
+        return {**scores, "queries_without_matches": Score(float(lone.nansum()), lone, _LONE)}
 
     def _measure(self, ranked: RankedMatches) -> dict[str, Float64[Tensor, "b"]]:
         relevant, depths = ranked.relevant, [min(k, ranked.length) for k in self.k]
@@ -108,5 +108,5 @@ class Retrieval:
         found = relevant > 0
         return {
             **{name: value.where(found, torch.nan) for name, value in measured.items()},
-            "lone_queries": (~found).double(),
+            "queries_without_matches": (~found).double(),
         }

@@ -10,11 +10,11 @@ import torch
 from annotated_types import Ge, Le, MinLen
 from torch import Tensor
 
-from metriclab.core.protocols import Score, Subject
+from metriclab.core.protocols import EvaluatedEncoder, Score
 from metriclab.core.rows import Rows
-from metriclab.evaluators._corruptions import CORRUPTIONS, Corruption
-from metriclab.evaluators._fitting import halves
-from metriclab.evaluators._inner import InnerParameters, inner_evaluator, require_metric
+from metriclab.evaluators.corruptions import CORRUPTIONS, Corruption
+from metriclab.evaluators.inner import InnerParameters, inner_evaluator, require_metric
+from metriclab.evaluators.probes.examples import halves
 from metriclab.registry import register
 
 
@@ -53,7 +53,7 @@ class Robustness:
         self.measured = f"{metric} of {evaluator}"
 
     @torch.no_grad()
-    def __call__(self, subject: Subject, /) -> dict[str, Score]:
+    def __call__(self, subject: EvaluatedEncoder, /) -> dict[str, Score]:
         """`<corruption>_<severity>` for each case, `clean`, `corrupted` (their mean) and `relative_drop`.
 
         Raises:

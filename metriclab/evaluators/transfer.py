@@ -7,9 +7,9 @@ from typing import Annotated
 
 import torch
 
-from metriclab.core.errors import RecipeError
-from metriclab.core.protocols import Dataset, Score, Subject
-from metriclab.evaluators._inner import InnerParameters, inner_evaluator
+from metriclab.core.protocols import Dataset, EvaluatedEncoder, Score
+from metriclab.errors import RecipeError
+from metriclab.evaluators.inner import InnerParameters, inner_evaluator
 from metriclab.registry import TableOf, build, load, register
 
 
@@ -44,7 +44,7 @@ class Transfer:
         data: Dataset = build("dataset", self.name, split, **self.parameters)
         return data
 
-    def __call__(self, subject: Subject, /) -> dict[str, Score]:
+    def __call__(self, subject: EvaluatedEncoder, /) -> dict[str, Score]:
         """The evaluator's scores; none has values by query, as those are no queries of the run's own test split.
 
         Raises:

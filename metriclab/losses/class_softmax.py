@@ -23,7 +23,7 @@ def log_sums(pairs: Pairs, logits: Float[Tensor, "b m"]) -> tuple[Float[Tensor, 
 
 
 def softmax_terms(pairs: Pairs, logits: Float[Tensor, "b m"]) -> dict[str, Term]:
-    """-log (sum over positives of e^logit / sum over positives and negatives), meant over anchors with a positive.
+    """-log (sum over positives of e^logit / sum over positives and negatives), averaged over anchors with a positive.
 
     With one reference a class this is the cross entropy of the classes. With several, the probability of a class is
     the sum of those of its references: an anchor need be near to one of them only.

@@ -10,42 +10,42 @@ from annotated_types import Ge, Gt, Le
 from jaxtyping import Float
 from torch import Tensor
 
-from metriclab.core.cell_loss import Cell, CellLoss
+from metriclab.core.pointwise_pair_loss import LossAndGrad, PointwisePairLoss
 from metriclab.registry import register
 
 Cosine = Annotated[float, Ge(-1), Le(1)]
 
 
-def hadsell_positive(similarity: Float[Tensor, "*cells"]) -> Cell:
+def hadsell_positive(similarity: Float[Tensor, "*cells"]) -> LossAndGrad:
     """d^2."""
-    return Cell(2 - 2 * similarity, torch.full_like(similarity, -2))
+    return LossAndGrad(2 - 2 * similarity, torch.full_like(similarity, -2))
 
 
-def hadsell_negative(similarity: Float[Tensor, "*cells"], margin: float) -> Cell:
+def hadsell_negative(similarity: Float[Tensor, "*cells"], margin: float) -> LossAndGrad:
     """max(0, margin - d)^2, with subgradient 0 where the rows coincide."""
     distance = similarity.mul(-2).add_(2).clamp_(min=0).sqrt_()
     short = (margin - distance).clamp_(min=0)
-    # The sign makes the slope 0 at distance 0, where it would be infinite; its bound keeps rounding from 0 / 0.
-    slope = distance.sign().mul_(2).mul_(short).div_(distance.clamp_(min=torch.finfo(distance.dtype).tiny))
-    return Cell(short.square_(), slope)
+    # The sign makes the grad 0 at distance 0, where it would be infinite; its bound keeps rounding from 0 / 0.
+    grad = distance.sign().mul_(2).mul_(short).div_(distance.clamp_(min=torch.finfo(distance.dtype).tiny))
+    return LossAndGrad(short.square_(), grad)
 
 
-def squared_margin_negative(similarity: Float[Tensor, "*cells"], margin: float) -> Cell:
+def squared_margin_negative(similarity: Float[Tensor, "*cells"], margin: float) -> LossAndGrad:
     """max(0, margin^2 - d^2)."""
     short = (2 * similarity + (margin**2 - 2)).clamp_(min=0)
-    return Cell(short, 2 * short.sign())
+    return LossAndGrad(short, 2 * short.sign())
 
 
-def cosine_positive(similarity: Float[Tensor, "*cells"], positive: float) -> Cell:
+def cosine_positive(similarity: Float[Tensor, "*cells"], positive: float) -> LossAndGrad:
     """max(0, positive - s)."""
     short = (positive - similarity).clamp_(min=0)
-    return Cell(short, -short.sign())
+    return LossAndGrad(short, -short.sign())
 
 
-def cosine_negative(similarity: Float[Tensor, "*cells"], negative: float) -> Cell:
+def cosine_negative(similarity: Float[Tensor, "*cells"], negative: float) -> LossAndGrad:
     """max(0, s - negative)."""
     excess = (similarity - negative).clamp_(min=0)
-    return Cell(excess, excess.sign())
+    return LossAndGrad(excess, excess.sign())
 
 
 @register("loss", "contrastive")
@@ -55,7 +55,7 @@ def contrastive(
     margin: Annotated[float, Gt(0), Le(2)] = 1.0,
     positive: Cosine = 1.0,
     negative: Cosine = 0.5,
-) -> CellLoss:
+) -> PointwisePairLoss:
     """The mean over positive pairs of what draws them together, plus the mean over negative pairs of what parts them.
 
     With d the Euclidean distance of unit rows and s their cosine, a positive pair and a negative pair cost
@@ -74,9 +74,9 @@ def contrastive(
         negative: cosine down to which negatives are pushed; for cosine.
     """
     if variant == "hadsell":
-        return CellLoss(hadsell_positive, partial(hadsell_negative, margin=margin))
+        return PointwisePairLoss(hadsell_positive, partial(hadsell_negative, margin=margin))
     if variant == "squared-margin":
-        return CellLoss(hadsell_positive, partial(squared_margin_negative, margin=margin))
-    return CellLoss(
-        partial(cosine_positive, positive=positive), partial(cosine_negative, negative=negative), costly_only=True
+        return PointwisePairLoss(hadsell_positive, partial(squared_margin_negative, margin=margin))
+    return PointwisePairLoss(
+        partial(cosine_positive, positive=positive), partial(cosine_negative, negative=negative), nonzero_only=True
     )

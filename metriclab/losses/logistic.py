@@ -12,24 +12,24 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
-from metriclab.core.cell_loss import Cell, CellLoss
 from metriclab.core.pair_loss import PairLoss, Term
 from metriclab.core.pairs import Pairs
+from metriclab.core.pointwise_pair_loss import LossAndGrad, PointwisePairLoss
 from metriclab.core.protocols import Loss
 from metriclab.registry import register
 
 
-def logistic_positive(similarity: Float[Tensor, "*cells"], temperature: float, bias: float) -> Cell:
+def logistic_positive(similarity: Float[Tensor, "*cells"], temperature: float, bias: float) -> LossAndGrad:
     """log(1 + e^-(s / t + b))."""
     logits = similarity / temperature + bias
     # By logsigmoid: torch's softplus(x) drops to x above 20, 2e-9 off.
-    return Cell(-logsigmoid(logits), (-logits).sigmoid() / -temperature)
+    return LossAndGrad(-logsigmoid(logits), (-logits).sigmoid() / -temperature)
 
 
-def logistic_negative(similarity: Float[Tensor, "*cells"], temperature: float, bias: float) -> Cell:
+def logistic_negative(similarity: Float[Tensor, "*cells"], temperature: float, bias: float) -> LossAndGrad:
     """log(1 + e^(s / t + b))."""
     logits = similarity / temperature + bias
-    return Cell(-logsigmoid(-logits), logits.sigmoid() / temperature)
+    return LossAndGrad(-logsigmoid(-logits), logits.sigmoid() / temperature)
 
 
 class LearnedLogisticTerms(nn.Module):
@@ -71,7 +71,7 @@ def logistic(*, temperature: Annotated[float, Gt(0)] = 0.1, bias: float = 0.0, l
     """
     if learnable:
         return PairLoss(LearnedLogisticTerms(temperature, bias))
-    return CellLoss(
+    return PointwisePairLoss(
         partial(logistic_positive, temperature=temperature, bias=bias),
         partial(logistic_negative, temperature=temperature, bias=bias),
     )

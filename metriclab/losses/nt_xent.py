@@ -19,7 +19,7 @@ from metriclab.registry import register
 
 
 def nt_xent_terms(pairs: Pairs, temperature: float) -> dict[str, Term]:
-    """-log e^(s_ap / t) / (e^(s_ap / t) + sum over negatives n of e^(s_an / t)), meant over positive pairs."""
+    """-log e^(s_ap / t) / (e^(s_ap / t) + sum over negatives n of e^(s_an / t)), averaged over positive pairs."""
     logits = pairs.similarity / temperature
     lowest = torch.finfo(logits.dtype).min  # not -inf: a row without negatives would have a NaN gradient
     negatives = logits.masked_fill(~pairs.negative, lowest).logsumexp(1, keepdim=True)
@@ -53,7 +53,7 @@ class NTXent(nn.Module):
         self.streamed = PairLoss(partial(nt_xent_terms, temperature=temperature))
 
     def forward(
-        self, anchors: Rows, references: Rows, *, mine: Callable[[Pairs], Pairs] | None = None
+        self, anchors: Rows, references: Rows, *, miner: Callable[[Pairs], Pairs] | None = None
     ) -> Float[Tensor, ""]:
-        loss = closed_form(anchors, references, self.temperature) if mine is None else None
-        return self.streamed(anchors, references, mine=mine) if loss is None else loss
+        loss = closed_form(anchors, references, self.temperature) if miner is None else None
+        return self.streamed(anchors, references, miner=miner) if loss is None else loss

@@ -20,10 +20,10 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from metriclab.core import distributed
+from metriclab import distributed
 from metriclab.core.rows import Keys, Rows, wide
-from metriclab.core.solved import Wants, solved
 from metriclab.core.tiles import anchors_per_tile, tile_cells
+from metriclab.core.value_and_grad import NeedsInputGrad, value_and_grad
 
 MOST_ALIKE = 64
 """Rows of one label up to which positives are handled column by column."""
@@ -80,13 +80,18 @@ def closed_form(anchors: Rows, references: Rows, temperature: float) -> Float[Te
     inputs = (one,) if square else (one, other)
     solver = _symmetric if symmetric else _rectangular
     bare = tuple(z.detach() for z in inputs)
-    return solved(partial(_solve, solver, bare, anchors.labels, alike, temperature), *inputs)
+    return value_and_grad(partial(_solve, solver, bare, anchors.labels, alike, temperature), *inputs)
 
 
 def _solve(
-    solver: Any, z: tuple[Tensor, ...], labels: Tensor, alike: Alike, temperature: float, wants: Wants
+    solver: Any,
+    z: tuple[Tensor, ...],
+    labels: Tensor,
+    alike: Alike,
+    temperature: float,
+    needs_input_grad: NeedsInputGrad,
 ) -> tuple[Tensor, list[Tensor | None]]:
-    total, gradients = solver(z, labels, alike, temperature, wants)
+    total, gradients = solver(z, labels, alike, temperature, needs_input_grad)
     # Of shape (1,), as the generic path has it: another rank may be taking that path in this very call.
     pairs = distributed.total(alike.paired.sum().reshape(1))
     scale = distributed.world_size() / pairs.clamp(min=1).to(total.dtype)[0]
@@ -94,7 +99,7 @@ def _solve(
 
 
 def _symmetric(
-    z: tuple[Tensor], labels: Tensor, alike: Alike, temperature: float, wants: tuple[bool]
+    z: tuple[Tensor], labels: Tensor, alike: Alike, temperature: float, needs_input_grad: tuple[bool]
 ) -> tuple[Tensor, tuple[Tensor | None]]:
     """Anchors that are the references, sorted by label: tiles on and above the diagonal serve both sides."""
     known = (labels >= 0).to(z[0].dtype)
@@ -105,7 +110,7 @@ def _symmetric(
         if rows != columns:
             negatives[columns].addmv_(tile.T, known[rows])
     total, pull = _pull(_logits(scaled, scaled, alike), negatives.log(), alike)
-    if not wants[0]:
+    if not needs_input_grad[0]:
         return total, (None,)
     gradient = torch.zeros_like(scaled)
     push = _push(pull, negatives)
@@ -144,7 +149,7 @@ def _upper_tiles(scaled: Tensor, labels: Tensor, reach: int) -> Iterator[tuple[s
 
 
 def _rectangular(
-    z: tuple[Tensor, ...], labels: Tensor, alike: Alike, temperature: float, wants: tuple[bool, ...]
+    z: tuple[Tensor, ...], labels: Tensor, alike: Alike, temperature: float, needs_input_grad: tuple[bool, ...]
 ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
     """Any anchors against any references at any temperature, in blocks of anchors."""
     anchors, references = z[0], z[-1]
@@ -152,8 +157,8 @@ def _rectangular(
     block = anchors_per_tile(references)
     # The last column takes what the padding of `alike` writes.
     buffer = scaled.new_zeros(min(block, len(anchors)), len(references) + 1)
-    of_anchors = torch.zeros_like(anchors) if wants[0] else None
-    of_references = (of_anchors if len(z) == 1 else torch.zeros_like(references)) if wants[-1] else None
+    of_anchors = torch.zeros_like(anchors) if needs_input_grad[0] else None
+    of_references = (of_anchors if len(z) == 1 else torch.zeros_like(references)) if needs_input_grad[-1] else None
     total = anchors.new_zeros(())
     for start in range(0, len(anchors), block):
         rows = slice(start, min(start + block, len(anchors)))

@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from metriclab.core.errors import RecipeError
 from metriclab.core.random import absorb, mix
 from metriclab.core.rows import Rows, count_positives, rows, wide
+from metriclab.errors import RecipeError
 from metriclab.losses.pml_classes import BY_LABEL, LIBRARY, NO_REFERENCES, STATE, make, names, parameters
 from metriclab.registry import register
 
@@ -28,7 +28,7 @@ class PML(nn.Module):
 
     A batch against itself is what that library means by a loss; against a memory its reference embeddings are the
     memory's rows. No row is paired with itself, also where the memory holds the batch. Weights that a loss learns have
-    the width of the embeddings, one row or more a training class; they are optimized with it.
+    the embedding_dim of the embeddings, one row or more a training class; they are optimized with it.
 
     Rows of unknown label and zero rows are left out; without any row or pair left, the loss is 0. Rows are taken in
     the order of their ids, and what is drawn at random is drawn from the run's seed and these ids: so neither the
@@ -38,10 +38,10 @@ class PML(nn.Module):
     Paper: Musgrave et al., PyTorch Metric Learning, 2020, arXiv 2008.09164.
 
     Args:
-        width: dimensions of the embeddings.
+        embedding_dim: dimensions of the embeddings.
         classes: sorted training labels.
         loss: name of its class, such as "CircleLoss".
-        params: of the loss, by that library's names; width and number of classes come from the run. A distance,
+        params: of the loss, by that library's names; embedding_dim and number of classes come from the run. A distance,
             reducer or regularizer is a name, or a table of it and its parameters: { name = "LpDistance", power = 2 }.
         miner: name of its class, such as "MultiSimilarityMiner"; it chooses what the loss sees. None by default.
         miner_params: of the miner, by that library's names.
@@ -57,7 +57,7 @@ class PML(nn.Module):
 
     def __init__(
         self,
-        width: int,
+        embedding_dim: int,
         classes: Int64[Tensor, "c"],
         /,
         *,
@@ -74,7 +74,7 @@ class PML(nn.Module):
         self.by_class = _has_weights(loss, params, len(classes))
         self.register_buffer("classes", classes, persistent=False)
         self.register_buffer("seed", torch.randint(2**31, ()))
-        filled = {"num_classes": len(classes), "embedding_size": width, "descriptors_dim": width}
+        filled = {"num_classes": len(classes), "embedding_size": embedding_dim, "descriptors_dim": embedding_dim}
         self.loss: nn.Module = make("loss", loss, params, "loss.params", filled)
         self.miner: nn.Module | None = None
         if miner is not None:
@@ -84,7 +84,7 @@ class PML(nn.Module):
             delattr(self.loss, STATE[loss])
             self.loss.register_buffer(STATE[loss], state)
         self.no_references: str | None = None
-        self.no_references = self._try_out(width)
+        self.no_references = self._try_out(embedding_dim)
 
     def forward(self, anchors: Rows, references: Rows) -> Float[Tensor, ""]:
         in_batch = references.z is anchors.z
@@ -150,10 +150,10 @@ class PML(nn.Module):
         return torch.split(positions, sizes)
 
     @torch.no_grad()
-    def _try_out(self, width: int) -> str | None:
+    def _try_out(self, embedding_dim: int) -> str | None:
         """Tries a copy on rows of two classes. Raises where it fails; says why it takes no references, if so."""
         tried = copy.deepcopy(self)
-        z = torch.randn(10, width, generator=torch.Generator().manual_seed(0))
+        z = torch.randn(10, embedding_dim, generator=torch.Generator().manual_seed(0))
         labels = torch.arange(10) % 2
         labels = self.classes[labels.clamp(max=len(self.classes) - 1)] if self.by_class else labels
         # More references than anchors: a position among them must not do as one among the anchors.

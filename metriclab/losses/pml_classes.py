@@ -19,7 +19,7 @@ from pytorch_metric_learning import (  # type: ignore[import-untyped]
     regularizers,
 )
 
-from metriclab.core.errors import RecipeError
+from metriclab.errors import RecipeError
 from metriclab.registry.problems import ParameterProblem, suggest
 from metriclab.registry.toml import toml_value
 

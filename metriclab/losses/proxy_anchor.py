@@ -18,8 +18,8 @@ from metriclab.registry import register
 
 
 def proxy_anchor_terms(pairs: Pairs, scale: float, margin: float) -> dict[str, Term]:
-    """Of proxies against images: log(1 + sum e^(-scale (s - margin))) over positives, meant over proxies that have
-    some; log(1 + sum e^(scale (s + margin))) over negatives, meant over all proxies."""
+    """Of proxies against images: log(1 + sum e^(-scale (s - margin))) over positives, averaged over proxies that have
+    some; log(1 + sum e^(scale (s + margin))) over negatives, averaged over all proxies."""
     s = pairs.similarity
     logits = scale * torch.where(pairs.positive, margin - s, s + margin)
     pull, push = (torch.logaddexp(one, torch.zeros_like(one)) for one in log_sums(pairs, logits))

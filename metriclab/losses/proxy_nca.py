@@ -15,14 +15,14 @@ from metriclab.registry import register
 
 
 def proxy_nca_terms(pairs: Pairs, temperature: float) -> dict[str, Term]:
-    """-log (sum over positives of e^(-d^2 / t) / sum over negatives of the same), meant over anchors with both."""
+    """-log (sum over positives of e^(-d^2 / t) / sum over negatives of the same), averaged over anchors with both."""
     own, others = log_sums(pairs, 2 * pairs.similarity / temperature)  # d^2 = 2 - 2 s; the 2 cancels
     counted = pairs.positive.any(1) & pairs.negative.any(1)
     return {"anchors": Term(torch.where(counted, others - own, 0), counted.long())}
 
 
 def proxy_nca_plus_terms(pairs: Pairs, temperature: float) -> dict[str, Term]:
-    """The same with the positives in the denominator too, meant over anchors with a positive."""
+    """The same with the positives in the denominator too, averaged over anchors with a positive."""
     return softmax_terms(pairs, 2 * pairs.similarity / temperature)
 
 

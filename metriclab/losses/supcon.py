@@ -19,7 +19,7 @@ from metriclab.registry import register
 
 
 def supcon_terms(pairs: Pairs, temperature: float) -> dict[str, Term]:
-    """-log e^(s_ap / t) / (sum over all others of e^(s_ao / t)), meant over an anchor's positives."""
+    """-log e^(s_ap / t) / (sum over all others of e^(s_ao / t)), averaged over an anchor's positives."""
     logits = pairs.similarity / temperature
     # Not -inf: a row without any other would have NaNs on the way to its zero gradient.
     lowest = torch.finfo(logits.dtype).min
@@ -55,6 +55,6 @@ class SupCon(nn.Module):
         self.temperature = temperature
         self.streamed = PairLoss(partial(supcon_terms, temperature=temperature))
 
-    def forward(self, anchors: Rows, references: Rows, *, mine: Miner | None = None) -> Float[Tensor, ""]:
-        loss = closed_form(anchors, references, self.temperature) if mine is None else None
-        return self.streamed(anchors, references, mine=mine) if loss is None else loss
+    def forward(self, anchors: Rows, references: Rows, *, miner: Miner | None = None) -> Float[Tensor, ""]:
+        loss = closed_form(anchors, references, self.temperature) if miner is None else None
+        return self.streamed(anchors, references, miner=miner) if loss is None else loss

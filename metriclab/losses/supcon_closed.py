@@ -20,10 +20,10 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from metriclab.core import distributed
+from metriclab import distributed
 from metriclab.core.rows import Rows, count_positives, wide
-from metriclab.core.solved import Wants, solved
 from metriclab.core.tiles import anchors_per_tile
+from metriclab.core.value_and_grad import NeedsInputGrad, value_and_grad
 
 _BLOCK = 8192
 """Rows raised to float64 at a time."""
@@ -35,7 +35,7 @@ def closed_form(anchors: Rows, references: Rows, temperature: float) -> Float[Te
         return None
     alike = _find(anchors, references)
     z = wide(anchors.z, references.z), wide(references.z, anchors.z)
-    return solved(partial(_solve, z[0].detach(), z[1].detach(), alike, temperature), *z)
+    return value_and_grad(partial(_solve, z[0].detach(), z[1].detach(), alike, temperature), *z)
 
 
 class _Groups(NamedTuple):
@@ -84,13 +84,13 @@ def _groups(anchors: Int64[Tensor, "b"], references: Int64[Tensor, "m"], unknown
 
 
 def _solve(
-    anchors: Tensor, references: Tensor, alike: _Alike, temperature: float, wants: Wants
+    anchors: Tensor, references: Tensor, alike: _Alike, temperature: float, needs_input_grad: NeedsInputGrad
 ) -> tuple[Tensor, list[Tensor | None]]:
     """Value and gradients of W x local sum / global count."""
     counted = alike.positives > 0
     share = (counted / alike.positives.clamp(min=1).to(anchors.dtype))[:, None]
     near = _sum_of_positives(references, alike).mul_(share).div_(temperature)
-    lse, gradients = _softmax(anchors, references, alike, temperature, counted, wants)
+    lse, gradients = _softmax(anchors, references, alike, temperature, counted, needs_input_grad)
     total = torch.where(counted, lse - (anchors * near).sum(1), 0).sum()
     of_anchors, of_references = gradients
     if of_anchors is not None:
@@ -133,13 +133,20 @@ def _blocks(rows: int) -> Iterator[slice]:
 
 
 def _softmax(
-    anchors: Tensor, references: Tensor, alike: _Alike, temperature: float, counted: Bool[Tensor, "b"], wants: Wants
+    anchors: Tensor,
+    references: Tensor,
+    alike: _Alike,
+    temperature: float,
+    counted: Bool[Tensor, "b"],
+    needs_input_grad: NeedsInputGrad,
 ) -> tuple[Float[Tensor, "b"], list[Tensor | None]]:
     """lse of each anchor and the gradients of their sum over the anchors that count, block by block."""
     scaled = anchors / temperature
     block = anchors_per_tile(references)
     buffer = scaled.new_empty(min(block, len(anchors)), len(references))
-    gradients = [torch.zeros_like(z) if want else None for z, want in zip((anchors, references), wants, strict=True)]
+    gradients = [
+        torch.zeros_like(z) if want else None for z, want in zip((anchors, references), needs_input_grad, strict=True)
+    ]
     of_anchors, of_references = gradients
     parts = []
     for start in range(0, len(anchors), block):

@@ -111,7 +111,7 @@ def triplet(*, margin: Annotated[float, Ge(0)] = 0.2, soft: bool = False, negati
     """Each positive nearer to its anchor than negatives are, by a margin in squared distance.
 
     The mean over chosen triplets of max(0, d_ap^2 - d_an^2 + margin); soft, of log(1 + e^(d_ap^2 - d_an^2 + margin)).
-    Chosen are, with `negatives`
+    ComponentSpec are, with `negatives`
 
     - all: all triplets;
     - semihard: for each positive pair the nearest negative that is farther away than the positive, if it is within

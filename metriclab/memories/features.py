@@ -10,7 +10,7 @@ from jaxtyping import Bool, Int64
 from torch import Tensor, nn
 
 from metriclab.core.rows import Rows
-from metriclab.memories._slots import EMPTY, Precision, Slots
+from metriclab.memories.slots import EMPTY, Precision, Slots
 from metriclab.registry import register
 
 _LOWEST = torch.iinfo(torch.int64).min
@@ -30,7 +30,7 @@ class Features(nn.Module):
     EMNLP 2025, arXiv 2510.12474, section S-XBM.
 
     Args:
-        width: dimensions of the features.
+        embedding_dim: dimensions of the features.
         classes: training labels, of which this memory needs nothing.
         size: items that it holds.
         dtype: of the stored features; half precision halves the memory they take. They are read in float32.
@@ -40,7 +40,7 @@ class Features(nn.Module):
 
     def __init__(
         self,
-        width: int,
+        embedding_dim: int,
         classes: Int64[Tensor, "c"],
         /,
         *,
@@ -48,7 +48,7 @@ class Features(nn.Module):
         dtype: Precision = "float32",
     ) -> None:
         super().__init__()
-        self.slots = Slots(size, width, dtype)
+        self.slots = Slots(size, embedding_dim, dtype)
         self.register_buffer("age", -1 - torch.arange(size))  # the higher, the newer; negative while a slot is empty
 
     def rows(self) -> Rows:

@@ -9,8 +9,8 @@ from annotated_types import Ge
 from jaxtyping import Int64
 from torch import Tensor, nn
 
-from metriclab.core.errors import RecipeError
 from metriclab.core.rows import Rows, normalize
+from metriclab.errors import RecipeError
 from metriclab.registry import register
 
 _FIRST_ID = -(2**61)
@@ -27,7 +27,7 @@ class Proxies(nn.Module):
     Paper: Movshovitz-Attias et al., No Fuss Distance Metric Learning using Proxies, ICCV 2017.
 
     Args:
-        width: dimensions of the embeddings.
+        embedding_dim: dimensions of the embeddings.
         classes: sorted training labels.
         per_class: rows a class; several for classes of several looks. What they mean is up to the loss.
 
@@ -38,7 +38,9 @@ class Proxies(nn.Module):
     labels: Tensor
     ids: Tensor
 
-    def __init__(self, width: int, classes: Int64[Tensor, "c"], /, *, per_class: Annotated[int, Ge(1)] = 1) -> None:
+    def __init__(
+        self, embedding_dim: int, classes: Int64[Tensor, "c"], /, *, per_class: Annotated[int, Ge(1)] = 1
+    ) -> None:
         super().__init__()
         if len(classes) == 0:
             raise RecipeError(
@@ -46,7 +48,7 @@ class Proxies(nn.Module):
                 help="choose data with labels, or a memory of embeddings, such as ring",
             )
         labels = classes.repeat_interleave(per_class)
-        self.directions = nn.Parameter(torch.randn(len(labels), width))
+        self.directions = nn.Parameter(torch.randn(len(labels), embedding_dim))
         self.register_buffer("labels", labels)
         self.register_buffer("ids", _FIRST_ID - torch.arange(len(labels)))
 

@@ -10,7 +10,7 @@ from jaxtyping import Int64
 from torch import Tensor, nn
 
 from metriclab.core.rows import Rows
-from metriclab.memories._slots import Precision, Slots
+from metriclab.memories.slots import Precision, Slots
 from metriclab.registry import register
 
 _LOWEST = torch.iinfo(torch.int64).min
@@ -27,7 +27,7 @@ class Ring(nn.Module):
     Paper: Wang et al., Cross-Batch Memory for Embedding Learning, CVPR 2020.
 
     Args:
-        width: dimensions of the embeddings.
+        embedding_dim: dimensions of the embeddings.
         classes: training labels, of which this memory needs nothing.
         size: rows that it holds.
         dtype: of the stored embeddings; half precision halves the memory they take. They are read in float32.
@@ -38,7 +38,7 @@ class Ring(nn.Module):
 
     def __init__(
         self,
-        width: int,
+        embedding_dim: int,
         classes: Int64[Tensor, "c"],
         /,
         *,
@@ -46,7 +46,7 @@ class Ring(nn.Module):
         dtype: Precision = "float32",
     ) -> None:
         super().__init__()
-        self.slots = Slots(size, width, dtype)
+        self.slots = Slots(size, embedding_dim, dtype)
         self.register_buffer("pointer", torch.tensor(0))  # the slot that is written next
         self.register_buffer("count", torch.tensor(0))
 

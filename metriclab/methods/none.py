@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from metriclab.core.batch import Batch
-from metriclab.core.errors import RecipeError
 from metriclab.core.network import Embedded, Network
+from metriclab.errors import RecipeError
 from metriclab.registry import register
 
 

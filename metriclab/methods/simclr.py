@@ -50,7 +50,7 @@ class SimCLR(nn.Module):
         return Outputs(batch.rows([view.z for view in embedded], labels=batch.items))
 
     def objective(self, local: Outputs, world: Outputs) -> Objective:
-        return Objective(apply_loss(self.loss, local.rows, world.rows, mine=self.miner), {})
+        return Objective(apply_loss(self.loss, local.rows, world.rows, miner=self.miner), {})
 
     def after_step(self, world: Outputs, step: int) -> None:
         pass

@@ -55,12 +55,12 @@ class Supervised(nn.Module):
 
     def objective(self, local: Outputs, world: Outputs) -> Objective:
         if self.memory is None:
-            return Objective(apply_loss(self.loss, local.rows, world.rows, mine=self.miner), {})
+            return Objective(apply_loss(self.loss, local.rows, world.rows, miner=self.miner), {})
         references = self.memory.rows()
         # In place of those that are alone of their class in the batch.
         lone = (count_positives(world.rows, references) == 0).float().mean()
-        loss = apply_loss(self.loss, local.rows, world.rows, references, mine=self.miner)
-        return Objective(loss, {"lone_anchors": lone})
+        loss = apply_loss(self.loss, local.rows, world.rows, references, miner=self.miner)
+        return Objective(loss, {"anchors_without_positives": lone})
 
     def after_step(self, world: Outputs, step: int) -> None:
         if self.memory is not None:

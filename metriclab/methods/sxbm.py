@@ -9,16 +9,16 @@ from annotated_types import Ge
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from metriclab.core import distributed
+from metriclab import distributed
 from metriclab.core.apply_loss import apply_loss, check_miner_fits
 from metriclab.core.batch import Batch
-from metriclab.core.errors import RecipeError
 from metriclab.core.network import Embedded, Network
 from metriclab.core.pair_loss import PairLoss
 from metriclab.core.protocols import Loss, Memory, Miner, Objective
 from metriclab.core.rows import Rows, concatenate, count_positives, normalize, rows
-from metriclab.methods._neighbours import is_neighbour, nearest
-from metriclab.methods._rank_loss import rank_terms
+from metriclab.errors import RecipeError
+from metriclab.methods.neighbours import is_neighbour, nearest
+from metriclab.methods.rank_loss import rank_terms
 from metriclab.registry import register
 
 
@@ -129,10 +129,10 @@ class SXBM(nn.Module):
             lone = (~here).all(1)
         else:
             references = concatenate([world.rows, _once(world.neighbours, world.rows)])
-            loss = apply_loss(self.loss, local.rows, world.rows, references, mine=self.miner)
+            loss = apply_loss(self.loss, local.rows, world.rows, references, miner=self.miner)
             lone = count_positives(world.rows, references) == 0
         # Images that teach nothing, in place of those that are alone of their class in the batch; none at the start.
-        metrics["lone_anchors"] = (lone & here.any()).float().mean()
+        metrics["anchors_without_positives"] = (lone & here.any()).float().mean()
         if self.rank_weight > 0:
             loss = loss + self.rank_weight * self.rank_loss(local.rows, world.rows)
         return Objective(loss, metrics)
@@ -149,7 +149,7 @@ def _check(network: Network, loss: Loss | None, miner: Miner | None) -> None:
     if any(parameter.requires_grad for parameter in network.encoder.parameters()):
         raise RecipeError(
             "method 'sxbm' compresses the features of a frozen encoder, and this one trains",
-            help='set encoder.train = "none", and encoder.weights to a finished run, or encoder.pretrained = true',
+            help='set encoder.trainable = "none", and encoder.weights to a finished run, or encoder.pretrained = true',
         )
     if loss is not None:
         check_miner_fits(loss, miner)

@@ -74,16 +74,16 @@ class XBM(nn.Module):
     def objective(self, local: Outputs, world: Outputs) -> Objective:
         earlier = self.memory.rows()
         counts = self.done >= self.start_step
-        loss = apply_loss(self.loss, local.rows, world.rows, mine=self.miner)
+        loss = apply_loss(self.loss, local.rows, world.rows, miner=self.miner)
         if self.weight > 0:
-            recalled = apply_loss(self.loss, local.rows, world.rows, earlier, mine=self.miner)
+            recalled = apply_loss(self.loss, local.rows, world.rows, earlier, miner=self.miner)
             # A choice and no branch: the step is a buffer, and reading it would wait for the device.
             loss = loss + torch.where(counts, self.weight * recalled, 0 * loss)
         alike = count_positives(world.rows, world.rows) + counts * count_positives(world.rows, earlier)
         metrics = {
             "memory_filled": (earlier.labels >= 0).sum() / max(1, len(earlier)),
             "memory_weight": self.weight * counts,
-            "lone_anchors": (alike == 0).float().mean(),  # in place of those that are alone in the batch
+            "anchors_without_positives": (alike == 0).float().mean(),  # in place of those that are alone in the batch
         }
         return Objective(loss, metrics)
 

@@ -22,7 +22,9 @@ def drawn_negatives(pairs: Pairs, k: int, cutoff: float, reach: float, seed: int
     squared = 2 - 2 * pairs.similarity.detach()
     possible = pairs.negative & (squared < reach**2)
     # Sorting log weight + Gumbel noise is drawing without replacement (Vieira 2014; Kool et al., ICML 2019).
-    keys = gumbel(seed, pairs.anchors.ids, pairs.references.ids) - log_density(squared.clamp(cutoff**2), pairs.width)
+    keys = gumbel(seed, pairs.anchors.ids, pairs.references.ids) - log_density(
+        squared.clamp(cutoff**2), pairs.embedding_dim
+    )
     keys = torch.where(possible, keys, -torch.inf)
     return choose(pairs, negative=possible & (keys >= kth_largest(keys, k)))
 

@@ -15,10 +15,10 @@ from metriclab.core.protocols import Miner
 from metriclab.miners.choice import choose, farthest, nearest, noise
 from metriclab.registry import register
 
-Sides = Literal["both", "positives", "negatives"]
+PairSides = Literal["both", "positives", "negatives"]
 
 
-def between(pairs: Pairs, above: float, upto: float, sides: Sides) -> Pairs:
+def between(pairs: Pairs, above: float, upto: float, sides: PairSides) -> Pairs:
     """The pairs whose hardness is in (above, upto], on the sides that are chosen from."""
     as_positive, as_negative = hardness(pairs)
     return choose(
@@ -37,7 +37,7 @@ def hardness(pairs: Pairs) -> tuple[Float[Tensor, "b m"], Float[Tensor, "b m"]]:
 
 
 @register("miner", "hard-pairs")
-def hard_pairs(*, sides: Sides = "both") -> Miner:
+def hard_pairs(*, sides: PairSides = "both") -> Miner:
     """Positives no nearer than the anchor's nearest negative, and negatives no farther than its farthest positive.
 
     A triplet of an anchor, a positive and a negative is hard where the negative is no farther than the positive, ties
@@ -56,7 +56,7 @@ def hard_pairs(*, sides: Sides = "both") -> Miner:
 
 
 @register("miner", "semihard-pairs")
-def semihard_pairs(*, margin: Annotated[float, Gt(0), Le(4)] = 0.2, sides: Sides = "negatives") -> Miner:
+def semihard_pairs(*, margin: Annotated[float, Gt(0), Le(4)] = 0.2, sides: PairSides = "negatives") -> Miner:
     """Negatives that are farther than all of the anchor's positives, and than its farthest by less than a margin.
 
     And, where they are chosen from, positives that are nearer than all negatives, and than the nearest by less than
@@ -73,7 +73,7 @@ def semihard_pairs(*, margin: Annotated[float, Gt(0), Le(4)] = 0.2, sides: Sides
 
 
 @register("miner", "easy-pairs")
-def easy_pairs(*, margin: Annotated[float, Ge(0), Le(4)] = 0.0, sides: Sides = "positives") -> Miner:
+def easy_pairs(*, margin: Annotated[float, Ge(0), Le(4)] = 0.0, sides: PairSides = "positives") -> Miner:
     """Positives that are nearer than all of the anchor's negatives, by a margin at least.
 
     And, where they are chosen from, negatives that are farther than all positives, by the margin at least. All their

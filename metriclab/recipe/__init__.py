@@ -10,10 +10,10 @@ from metriclab.recipe.check import DEFAULTS, check
 from metriclab.recipe.document import load
 from metriclab.recipe.overrides import override
 from metriclab.recipe.problems import Problem, RecipeProblems
-from metriclab.recipe.recipe import Chosen, Recipe
+from metriclab.recipe.recipe import ComponentSpec, Recipe
 from metriclab.recipe.settings import Train
 
-__all__ = ["Chosen", "Problem", "Recipe", "RecipeProblems", "Train", "read"]
+__all__ = ["ComponentSpec", "Problem", "Recipe", "RecipeProblems", "Train", "read"]
 
 
 def read(path: Path, overrides: Sequence[str] = ()) -> Recipe:

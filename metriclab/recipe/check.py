@@ -10,7 +10,7 @@ from typing import Any
 from metriclab.recipe.check_train import check_train, usual
 from metriclab.recipe.document import Document
 from metriclab.recipe.problems import Place, Problem, RecipeProblems, show
-from metriclab.recipe.recipe import LABEL, REQUIRES, Chosen, Recipe
+from metriclab.recipe.recipe import LABEL, REQUIRES, ComponentSpec, Recipe
 from metriclab.recipe.requires import check_requires
 from metriclab.recipe.settings import Train
 from metriclab.registry import (
@@ -102,7 +102,7 @@ class _Checker:
                 near = suggest(key, [*Train.model_fields, "extends", REQUIRES])
                 self.say(place, f"'{key}' stands outside of any table", near or "write it below its [table]")
 
-    def single(self, kind: Kind) -> Chosen | None:
+    def single(self, kind: Kind) -> ComponentSpec | None:
         """The one component of a kind; None where there is none."""
         table = self.document.values.get(kind.table, DEFAULTS.get(kind.table))
         if table is not None:
@@ -116,7 +116,7 @@ class _Checker:
             self.say(self.document.top, f"the table [{kind.table}] is missing", help)
         return None
 
-    def several(self, kind: Kind) -> list[Chosen]:
+    def several(self, kind: Kind) -> list[ComponentSpec]:
         """All components of a kind that a recipe may have more of."""
         tables = self.document.values.get(kind.table, DEFAULTS[kind.table])
         if not isinstance(tables, list):
@@ -140,7 +140,7 @@ class _Checker:
             chosen.append(component)
         return chosen
 
-    def component(self, kind: Kind, table: Any, *where: str | int) -> Chosen | None:
+    def component(self, kind: Kind, table: Any, *where: str | int) -> ComponentSpec | None:
         """The component that a table names; None where it names none. Its parameters may have problems."""
         if not isinstance(table, dict):
             help = f"write {kind.header} and below it name = {show(table) if isinstance(table, str) else '...'}"
@@ -154,7 +154,7 @@ class _Checker:
             return None
         filled = self.parameters(definition, params, *where)
         assert isinstance(name, str)
-        return Chosen(kind.name, name, filled, definition, label)
+        return ComponentSpec(kind.name, name, filled, definition, label)
 
     def parameters(self, definition: Definition, params: dict[str, Any], *where: str | int) -> dict[str, Any]:
         """A component's parameters, defaults filled in. They may have problems."""
@@ -219,7 +219,7 @@ class _Checker:
         help = near or f"write its keys below {kind.header} itself: recipes are flat"
         self.say(place, f"{definition.entry} has no table '{key}'", help)
 
-    def asked_by(self, method: Chosen | None) -> None:
+    def asked_by(self, method: ComponentSpec | None) -> None:
         """Holds the tables of losses, miners and memories against what the method asks for."""
         if method is None:
             return

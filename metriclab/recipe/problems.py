@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from metriclab.core.errors import RecipeError
+from metriclab.errors import RecipeError
 from metriclab.registry.toml import toml_value
 
 _WIDTH = 100

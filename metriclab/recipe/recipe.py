@@ -20,7 +20,7 @@ REQUIRES = "requires"
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
+class ComponentSpec:
     """A component that a recipe names.
 
     Attributes:
@@ -58,9 +58,9 @@ class Recipe:
     """
 
     path: Path = field(compare=False)
-    components: dict[str, Chosen]
-    evaluators: list[Chosen]
-    trackers: list[Chosen]
+    components: dict[str, ComponentSpec]
+    evaluators: list[ComponentSpec]
+    trackers: list[ComponentSpec]
     train: Train
     requires: tuple[str, ...] = ()
 

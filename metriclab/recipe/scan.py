@@ -27,7 +27,7 @@ _SCALAR = re.compile(r"[^,\[\]{}#\n\"']*")
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class KeyLocation:
     """One key or array element as it stands in the text.
 
     Attributes:
@@ -43,7 +43,7 @@ class Found:
     stated: bool
 
 
-def scan(text: str) -> list[Found]:
+def scan(text: str) -> list[KeyLocation]:
     """Every key and array element of a document, in the order of the text. Line ends must be plain newlines."""
     scanner = _Scanner(text)
     scanner.document()
@@ -54,7 +54,7 @@ class _Scanner:
     def __init__(self, text: str) -> None:
         self.text = text
         self.at = 0
-        self.found: list[Found] = []
+        self.found: list[KeyLocation] = []
         self.lengths: dict[Path, int] = {}  # of arrays of tables, so far
 
     def document(self) -> None:
@@ -68,14 +68,14 @@ class _Scanner:
         path: Path = ()
         for part, offset in parts[:-1]:
             path = self.last((*path, part))
-            self.found.append(Found(path, offset, offset, stated=False))
+            self.found.append(KeyLocation(path, offset, offset, stated=False))
         part, offset = parts[-1]
         path = (*path, part)
-        self.found.append(Found(path, offset, offset, stated=True))
+        self.found.append(KeyLocation(path, offset, offset, stated=True))
         if many:
             self.lengths[path] = self.lengths.get(path, 0) + 1
             path = self.last(path)
-            self.found.append(Found(path, offset, offset, stated=True))
+            self.found.append(KeyLocation(path, offset, offset, stated=True))
         self.take("]")
         self.take("]")
         return path
@@ -91,7 +91,7 @@ class _Scanner:
         path = table
         for index, (part, offset) in enumerate(parts, 1):
             path = (*path, part)
-            self.found.append(Found(path, offset, self.at, stated=index == len(parts)))
+            self.found.append(KeyLocation(path, offset, self.at, stated=index == len(parts)))
         self.value(path)
         return table
 
@@ -113,7 +113,7 @@ class _Scanner:
         if self.take("["):
             index = 0
             while self.more() and not self.take("]"):
-                self.found.append(Found((*path, index), self.at, self.at, stated=True))
+                self.found.append(KeyLocation((*path, index), self.at, self.at, stated=True))
                 self.value((*path, index))
                 index += 1
                 self.skip(_BLANK)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from metriclab.core.errors import PluginError
+from metriclab.errors import PluginError
 from metriclab.recipe.check import ASKED, DEFAULTS, REQUIRED
 from metriclab.recipe.recipe import LABEL, REQUIRES
 from metriclab.recipe.settings import Train

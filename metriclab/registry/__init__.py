@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from metriclab.registry.decorator import load_plugin_file, register
 from metriclab.registry.definition import Definition
-from metriclab.registry.entry import Entry
+from metriclab.registry.entry import ComponentEntry
 from metriclab.registry.kinds import KINDS, Kind
 from metriclab.registry.params import REQUIRED, ComponentParameter, Parameter, TableOf
 from metriclab.registry.problems import ParameterProblem, suggest
@@ -13,9 +13,9 @@ from metriclab.registry.registry import UnknownName, build, entries, load
 __all__ = [
     "KINDS",
     "REQUIRED",
+    "ComponentEntry",
     "ComponentParameter",
     "Definition",
-    "Entry",
     "Kind",
     "Parameter",
     "ParameterProblem",

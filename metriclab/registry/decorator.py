@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from metriclab.core.errors import PluginError, RecipeError
+from metriclab.errors import PluginError, RecipeError
 from metriclab.registry.definition import Definition
-from metriclab.registry.entry import Entry, installed, plugins_are_off, refusal
+from metriclab.registry.entry import ComponentEntry, installed, plugins_are_off, refusal
 from metriclab.registry.registry import declared, definitions, import_failure, refused
 from metriclab.registry.signature import define
 from metriclab.registry.slow import noticing_slowness
@@ -102,19 +102,19 @@ def _path_of(module: str) -> Path:
     return Path(str(sys.modules[module].__file__)).resolve()
 
 
-def _entry_of(kind: str, name: str, component: Any) -> Entry:
+def _entry_of(kind: str, name: str, component: Any) -> ComponentEntry:
     module = getattr(component, "__module__", None) or "?"
     target = f"{module}:{getattr(component, '__qualname__', '?')}"
     if module in _plugin_files:
-        return Entry(kind, name, target, _plugin_files[module], "file")
+        return ComponentEntry(kind, name, target, _plugin_files[module], "file")
     top = module.partition(".")[0]
     of_package = [entry for entry in installed() if entry.module.partition(".")[0] == top]
     for entry in of_package:
         if (entry.kind, entry.name, entry.target) == (kind, name, target):
             return entry
     if of_package:
-        return Entry(kind, name, target, of_package[0].package, of_package[0].version)
-    return Entry(kind, name, target, module, "code")
+        return ComponentEntry(kind, name, target, of_package[0].package, of_package[0].version)
+    return ComponentEntry(kind, name, target, module, "code")
 
 
 def _declare(definition: Definition) -> None:

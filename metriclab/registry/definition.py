@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from metriclab.core.errors import RecipeError
-from metriclab.registry.entry import Entry
+from metriclab.errors import RecipeError
+from metriclab.registry.entry import ComponentEntry
 from metriclab.registry.kinds import KINDS, Kind
 from metriclab.registry.params import REQUIRED, ComponentParameter, Parameter
 from metriclab.registry.problems import ParameterProblem, missing, unknown, wrong
@@ -29,7 +29,7 @@ class Definition:
             int, but 1 is a float.
     """
 
-    entry: Entry
+    entry: ComponentEntry
     factory: Callable[..., Any]
     given: tuple[str, ...]
     parameters: tuple[Parameter, ...]

@@ -21,7 +21,7 @@ UNREADABLE = "?"
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class ComponentEntry:
     """A component that a distribution, a file or code brings, known without importing it.
 
     Attributes:
@@ -51,7 +51,7 @@ class Entry:
         return self.target.partition(":")[0].strip()
 
 
-def installed() -> tuple[Entry, ...]:
+def installed() -> tuple[ComponentEntry, ...]:
     """All entries of all distributions on the path, also those that `refusal` refuses.
 
     Without plugins, metriclab's own alone.
@@ -65,12 +65,12 @@ def plugins_are_off() -> bool:
     return os.environ.get(NO_PLUGINS, "") not in ("", "0")
 
 
-def switched_off() -> tuple[Entry, ...]:
+def switched_off() -> tuple[ComponentEntry, ...]:
     """The entries of distributions that would be there if plugins were not off."""
     return tuple(entry for entry in _installed(tuple(sys.path)) if plugins_are_off() and not is_builtin(entry))
 
 
-def refusal(entry: Entry) -> str | None:
+def refusal(entry: ComponentEntry) -> str | None:
     """Why metadata alone shows that an entry cannot be a component, or None."""
     if entry.kind == UNREADABLE:
         return f"its entry points cannot be read: {entry.target}"
@@ -83,7 +83,7 @@ def refusal(entry: Entry) -> str | None:
     return None if is_builtin(entry) else api_version.mismatch(entry.api)
 
 
-def is_builtin(entry: Entry) -> bool:
+def is_builtin(entry: ComponentEntry) -> bool:
     return entry.package == BUILTIN
 
 
@@ -93,13 +93,13 @@ def normalized(package: str) -> str:
 
 
 @lru_cache(maxsize=8)
-def _taken(entries: tuple[Entry, ...]) -> frozenset[tuple[str, str]]:
+def _taken(entries: tuple[ComponentEntry, ...]) -> frozenset[tuple[str, str]]:
     return frozenset((entry.kind, entry.name) for entry in entries if is_builtin(entry))
 
 
 @lru_cache(maxsize=8)
-def _installed(path: tuple[str, ...]) -> tuple[Entry, ...]:
-    found: dict[str, list[Entry]] = {}
+def _installed(path: tuple[str, ...]) -> tuple[ComponentEntry, ...]:
+    found: dict[str, list[ComponentEntry]] = {}
     for distribution in distributions(path=list(path)):
         entries = _entries_of(distribution)
         if entries:  # the first on the path is the one that Python imports
@@ -107,7 +107,7 @@ def _installed(path: tuple[str, ...]) -> tuple[Entry, ...]:
     return tuple(entry for entries in found.values() for entry in entries)
 
 
-def _entries_of(distribution: Distribution) -> list[Entry]:
+def _entries_of(distribution: Distribution) -> list[ComponentEntry]:
     # Others' distributions may be damaged; that is no business of ours as long as they bring no component.
     try:
         text = distribution.read_text("entry_points.txt") or ""
@@ -120,9 +120,9 @@ def _entries_of(distribution: Distribution) -> list[Entry]:
         points = [point for point in distribution.entry_points if point.group.startswith(GROUP_PREFIX)]
         api = api_version.declared_version([point.name for point in points if point.group == api_version.GROUP])
     except Exception as error:
-        return [Entry(UNREADABLE, UNREADABLE, str(error), package, version)]
+        return [ComponentEntry(UNREADABLE, UNREADABLE, str(error), package, version)]
     return [_entry(point, package, version, api) for point in points if point.group != api_version.GROUP]
 
 
-def _entry(point: EntryPoint, package: str, version: str, api: int) -> Entry:
-    return Entry(point.group.removeprefix(GROUP_PREFIX), point.name, point.value, package, version, api)
+def _entry(point: EntryPoint, package: str, version: str, api: int) -> ComponentEntry:
+    return ComponentEntry(point.group.removeprefix(GROUP_PREFIX), point.name, point.value, package, version, api)

@@ -49,9 +49,9 @@ KINDS: dict[str, Kind] = {
         Kind("sampler", "sampler", ("labels",)),
         Kind("encoder", "encoder"),
         Kind("head", "head", ("in_features",)),
-        Kind("loss", "loss", ("width", "classes"), optional=2),  # most losses need neither
+        Kind("loss", "loss", ("embedding_dim", "classes"), optional=2),  # most losses need neither
         Kind("miner", "miner"),
-        Kind("memory", "memory", ("width", "classes")),
+        Kind("memory", "memory", ("embedding_dim", "classes")),
         Kind("method", "method", ("network", "total_steps"), optional=1),  # for what changes over the run
         Kind("optimizer", "optimizer", ("modules",)),
         Kind("schedule", "schedule", ("total_steps",)),

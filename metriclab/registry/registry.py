@@ -9,10 +9,18 @@ import importlib
 import re
 from typing import Any
 
-from metriclab.core.errors import PluginError, RecipeError
+from metriclab.errors import PluginError, RecipeError
 from metriclab.registry.api_version import API_VERSION
 from metriclab.registry.definition import Definition
-from metriclab.registry.entry import Entry, installed, is_builtin, normalized, plugins_are_off, refusal, switched_off
+from metriclab.registry.entry import (
+    ComponentEntry,
+    installed,
+    is_builtin,
+    normalized,
+    plugins_are_off,
+    refusal,
+    switched_off,
+)
 from metriclab.registry.kinds import KINDS
 from metriclab.registry.problems import suggest
 from metriclab.registry.signature import define
@@ -22,10 +30,10 @@ _QUALIFIED = re.compile(r"(?:(?P<package>[A-Za-z0-9][A-Za-z0-9._-]*):)?(?P<name>
 
 _LONGEST_NAME = 80  # that a message repeats whole
 
-declared: dict[tuple[str, str, str], Entry] = {}
+declared: dict[tuple[str, str, str], ComponentEntry] = {}
 """Components that no installed distribution brings, by (kind, name, package): of one-file plugins and running code."""
 
-definitions: dict[Entry, Definition] = {}
+definitions: dict[ComponentEntry, Definition] = {}
 """What has been loaded."""
 
 
@@ -33,7 +41,7 @@ class UnknownName(RecipeError):
     """No component has this name."""
 
 
-def entries(kind: str | None = None) -> list[Entry]:
+def entries(kind: str | None = None) -> list[ComponentEntry]:
     """The components that can be named, by kind, built-in ones first. From metadata alone: nothing is imported.
 
     Raises:
@@ -47,7 +55,7 @@ def entries(kind: str | None = None) -> list[Entry]:
     return sorted(found, key=lambda e: (order.index(e.kind), not is_builtin(e), e.name, e.package))
 
 
-def candidates() -> list[Entry]:
+def candidates() -> list[ComponentEntry]:
     """Everything that wants to be a component, also what is refused or broken, by package, metriclab's own first."""
     return sorted([*installed(), *_declared()], key=lambda e: (not is_builtin(e), e.package, e.kind, e.name))
 
@@ -66,7 +74,7 @@ def load(kind: str, name: str) -> Definition:
     return load_entry(find(kind, name))
 
 
-def load_entry(entry: Entry) -> Definition:
+def load_entry(entry: ComponentEntry) -> Definition:
     """The definition of an entry. Raises PluginError as `load` does, and for an entry that metadata alone refuses."""
     reason = refusal(entry)
     if reason is not None:
@@ -94,7 +102,7 @@ def build(kind: str, name: str, /, *given: Any, **params: Any) -> Any:
     return load(kind, name).build(*given, **params)
 
 
-def find(kind: str, name: str) -> Entry:
+def find(kind: str, name: str) -> ComponentEntry:
     """The entry that a name means, without importing it. Raises as `load` does."""
     of_kind = entries(kind)
     match = _QUALIFIED.fullmatch(name)
@@ -117,7 +125,7 @@ def find(kind: str, name: str) -> Entry:
     raise _unknown(kind, match, of_kind)
 
 
-def refused(entry: Entry, reason: str | None) -> PluginError:
+def refused(entry: ComponentEntry, reason: str | None) -> PluginError:
     """The error for an entry that `refusal` refuses."""
     help = f"its author must mend that; meanwhile do without it, or uninstall {entry.package}"
     if entry.api > API_VERSION:
@@ -132,14 +140,14 @@ def import_failure(what: str, error: BaseException) -> PluginError:
     return PluginError(f"{what} cannot be imported: {type(error).__name__}: {error}")
 
 
-def _import(entry: Entry) -> Any:
+def _import(entry: ComponentEntry) -> Any:
     if is_builtin(entry):
         return _imported(entry)
     with noticing_slowness(f"{entry} of {entry.source}"):
         return _imported(entry)
 
 
-def _imported(entry: Entry) -> Any:
+def _imported(entry: ComponentEntry) -> Any:
     module, _, attribute = entry.target.partition(":")
     try:
         component = importlib.import_module(module.strip())
@@ -150,16 +158,16 @@ def _imported(entry: Entry) -> Any:
     return component
 
 
-def _declared() -> list[Entry]:
+def _declared() -> list[ComponentEntry]:
     return [] if plugins_are_off() else list(declared.values())
 
 
-def _is_named(entry: Entry, match: re.Match[str]) -> bool:
+def _is_named(entry: ComponentEntry, match: re.Match[str]) -> bool:
     package = match["package"]
     return entry.name == match["name"] and (package is None or normalized(package) == normalized(entry.package))
 
 
-def _unknown(kind: str, match: re.Match[str], of_kind: list[Entry]) -> UnknownName:
+def _unknown(kind: str, match: re.Match[str], of_kind: list[ComponentEntry]) -> UnknownName:
     message = f"there is no {kind} '{_cut(match.group())}'"
     if match["package"] is not None:
         return UnknownName(message, help="`metriclab plugins` lists the packages that bring components")
@@ -169,7 +177,7 @@ def _unknown(kind: str, match: re.Match[str], of_kind: list[Entry]) -> UnknownNa
     return UnknownName(message, help=suggest(match["name"], names) or f"there are {', '.join(names) or 'none yet'}")
 
 
-def _unknown_without_plugins(kind: str, match: re.Match[str], of_kind: list[Entry]) -> UnknownName:
+def _unknown_without_plugins(kind: str, match: re.Match[str], of_kind: list[ComponentEntry]) -> UnknownName:
     hidden = [e for e in (*switched_off(), *declared.values()) if e.kind == kind and _is_named(e, match)]
     near = suggest(match["name"], [entry.name for entry in of_kind])
     help = near or "leave out --no-plugins, and METRICLAB_NO_PLUGINS from the environment"

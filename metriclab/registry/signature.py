@@ -6,10 +6,10 @@ import inspect
 import types
 from typing import Any, NoReturn, Union, get_args, get_origin, get_type_hints
 
-from metriclab.core.errors import PluginError
+from metriclab.errors import PluginError
 from metriclab.registry.definition import Definition
 from metriclab.registry.docstring import parse_docstring
-from metriclab.registry.entry import Entry
+from metriclab.registry.entry import ComponentEntry
 from metriclab.registry.kinds import KINDS
 from metriclab.registry.params import REQUIRED, ComponentParameter, NotPlain, Parameter, checked_type
 from metriclab.registry.toml import toml_value
@@ -17,7 +17,7 @@ from metriclab.registry.toml import toml_value
 _COMPONENT_KINDS = {"Loss": "loss", "Miner": "miner", "Memory": "memory"}
 
 
-def define(entry: Entry, component: Any) -> Definition:
+def define(entry: ComponentEntry, component: Any) -> Definition:
     """The definition of a component.
 
     Raises:
@@ -50,7 +50,7 @@ def define(entry: Entry, component: Any) -> Definition:
     return definition
 
 
-def _given(entry: Entry, signature: inspect.Signature) -> tuple[str, ...]:
+def _given(entry: ComponentEntry, signature: inspect.Signature) -> tuple[str, ...]:
     """What it takes by position. Positional-only parameters are the run's, keyword-only ones the recipe's."""
     given = 0
     for name, parameter in signature.parameters.items():
@@ -83,7 +83,7 @@ def _scope(component: Any) -> dict[str, Any]:
     return getattr(inspect.unwrap(function), "__globals__", {})
 
 
-def _resolve(entry: Entry, parameter: inspect.Parameter, scope: dict[str, Any]) -> Any:
+def _resolve(entry: ComponentEntry, parameter: inspect.Parameter, scope: dict[str, Any]) -> Any:
     if parameter.annotation is parameter.empty:
         _refuse(entry, f"parameter '{parameter.name}' has no annotation", "say which values it takes, as in `k: int`")
     holder = types.SimpleNamespace(__annotations__={parameter.name: parameter.annotation})
@@ -97,7 +97,7 @@ def _resolve(entry: Entry, parameter: inspect.Parameter, scope: dict[str, Any]) 
         )
 
 
-def _asked(entry: Entry, parameter: inspect.Parameter, annotation: Any) -> ComponentParameter | None:
+def _asked(entry: ComponentEntry, parameter: inspect.Parameter, annotation: Any) -> ComponentParameter | None:
     """The component asked for by a protocol, or None for a plain value."""
     options = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
     kinds = [
@@ -121,7 +121,7 @@ def _asked(entry: Entry, parameter: inspect.Parameter, annotation: Any) -> Compo
     return ComponentParameter(name, kinds[0], required=not optional)
 
 
-def _check_tables(entry: Entry, parameters: list[Parameter]) -> None:
+def _check_tables(entry: ComponentEntry, parameters: list[Parameter]) -> None:
     """What is said to be the table of another component must be one that can be found."""
     names = {parameter.name for parameter in parameters}
     for parameter in parameters:
@@ -131,7 +131,7 @@ def _check_tables(entry: Entry, parameters: list[Parameter]) -> None:
             _refuse(entry, reason, f"name one of {', '.join(KINDS)}, and a parameter beside it or none")
 
 
-def _model(entry: Entry, parameters: list[Parameter]) -> type[Any]:
+def _model(entry: ComponentEntry, parameters: list[Parameter]) -> type[Any]:
     from pydantic import ConfigDict, Field, create_model
 
     fields: dict[str, Any] = {}
@@ -174,5 +174,5 @@ def _check_defaults(definition: Definition) -> None:
             _refuse(definition.entry, f"a default is refused: {problem.message}", "change the default or the type")
 
 
-def _refuse(entry: Entry, reason: str, help: str | None) -> NoReturn:
+def _refuse(entry: ComponentEntry, reason: str, help: str | None) -> NoReturn:
     raise PluginError(f"{entry} of {entry.source} ({entry.target}) is refused: {reason}", help=help)

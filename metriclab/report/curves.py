@@ -10,7 +10,7 @@ from pathlib import Path
 from metriclab.report.charts import Series, legend, lines
 from metriclab.report.html import Markup, Section, section, tag
 from metriclab.report.labels import label, metric_label
-from metriclab.run.store import RunFolder
+from metriclab.runs.folder import RunFolder
 
 MOST = 24
 _HIDDEN = {"step", "seconds"}

@@ -7,8 +7,8 @@ from typing import Any
 
 from metriclab.report.html import Section, section, tag
 from metriclab.report.summary import facts
-from metriclab.run.files import to_json
-from metriclab.run.store import RunFolder
+from metriclab.runs.files import to_json
+from metriclab.runs.folder import RunFolder
 
 
 def recipe_section(path: Path) -> Section:

@@ -12,16 +12,17 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from metriclab.core.errors import DataError
+from metriclab.assembly.assemble import make
+from metriclab.assembly.devices import choose_device
+from metriclab.assembly.embedder import load
+from metriclab.assembly.splits import is_disjoint
 from metriclab.core.protocols import Dataset
 from metriclab.core.rows import Rows
+from metriclab.errors import DataError
+from metriclab.evaluation.evaluate import EmbeddingSettings, embed, evaluating
 from metriclab.recipe import Recipe
 from metriclab.report.html import short
-from metriclab.run.assemble import choose_device, make
-from metriclab.run.evaluate import Reading, embed, evaluating
-from metriclab.run.load import load
-from metriclab.run.splits import is_disjoint
-from metriclab.run.store import RunFolder
+from metriclab.runs.folder import RunFolder
 
 SHOWN = 8
 _TILE = 256
@@ -103,9 +104,9 @@ def embed_run(path: Path, data: Data) -> Embedded:
     return Embedded(queries, *(side.cpu().numpy() for side in (near, similarity, labels, right)))
 
 
-def _reading(recipe: Recipe, view: object, device: torch.device) -> Reading:
+def _reading(recipe: Recipe, view: object, device: torch.device) -> EmbeddingSettings:
     settings = recipe.train
-    return Reading(view, device, settings.evaluation_batch_size, settings.precision)  # type: ignore[arg-type]
+    return EmbeddingSettings(view, device, settings.evaluation_batch_size, settings.precision)  # type: ignore[arg-type]
 
 
 def _distinct(data: Data) -> Iterator[Dataset]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from metriclab.comparison.finished import FinishedRun, require_metric
 from metriclab.report.curves import curves_section, read_curves
 from metriclab.report.details import manifest_section, recipe_section
 from metriclab.report.embedded import Data, Embedded, embed_run, open_data
@@ -21,8 +22,7 @@ from metriclab.report.summary import (
     robustness_sections,
 )
 from metriclab.report.thumbnails import Sizes
-from metriclab.run.finished import FinishedRun, require_metric
-from metriclab.run.store import RunFolder
+from metriclab.runs.folder import RunFolder
 
 DEFAULT_METRIC = "retrieval.map_at_r"
 

@@ -11,13 +11,13 @@ from string import Template
 from typing import Protocol, runtime_checkable
 
 from metriclab import __version__
-from metriclab.core.errors import RecipeError, StorageError
+from metriclab.comparison.finished import find_runs
+from metriclab.errors import RecipeError, StorageError
 from metriclab.report.html import Markup, Section, join, tag
 from metriclab.report.one_run import OneRun
 from metriclab.report.several_runs import SeveralRuns
 from metriclab.report.thumbnails import LADDER, LAST, Sizes
-from metriclab.run.files import write_atomic
-from metriclab.run.finished import find_runs
+from metriclab.runs.files import write_atomic
 
 BUDGET = 5_000_000
 """Bytes of the file, at most."""

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from metriclab.comparison.compare import ComparisonEntry, Mean, compare
+from metriclab.comparison.finished import FinishedRun, group
+from metriclab.comparison.statistics import Interval
 from metriclab.report.charts import Point, Range, forest, legend, scatter
 from metriclab.report.curves import curves_section, read_curves
 from metriclab.report.embedded import Data, embed_run, open_data
@@ -14,9 +17,6 @@ from metriclab.report.labels import cost, label, metric_label, number
 from metriclab.report.one_run import DEFAULT_METRIC
 from metriclab.report.side_by_side import MOST, Answers, side_by_side_section
 from metriclab.report.thumbnails import Sizes
-from metriclab.run.compare import Entry, Mean, compare
-from metriclab.run.finished import FinishedRun, group
-from metriclab.run.statistics import Interval
 
 _COSTS = (
     "train_seconds",
@@ -56,7 +56,7 @@ class SeveralRuns:
         )
 
     @property
-    def _shown(self) -> Sequence[Entry]:
+    def _shown(self) -> Sequence[ComparisonEntry]:
         return self.compared.entries[:MOST]
 
     def opening(self) -> Markup:
@@ -199,5 +199,5 @@ def _pair(value: Interval | None) -> tuple[float, float] | None:
     return None if value is None else (value.low, value.high)
 
 
-def _setting(entry: Entry, key: str) -> str | None:
+def _setting(entry: ComparisonEntry, key: str) -> str | None:
     return short(str(entry.settings[key]), 60) if key in entry.settings else None

@@ -73,7 +73,7 @@ def metrics_section(result: Mapping[str, Any], notes: Notes) -> Section:
 
 def _nothing(trained: Parts) -> str:
     """Why there is no number."""
-    if any(part.get("lone_queries") for part in trained.values()):
+    if any(part.get("queries_without_matches") for part in trained.values()):
         return "No query has another image of its class to be held against, so there is nothing to measure."
     return "The test images have no labels, so there is nothing to measure."
 
@@ -81,13 +81,13 @@ def _nothing(trained: Parts) -> str:
 def _evaluator(
     name: str, part: Mapping[str, Any], found: Mapping[str, Parts], definitions: Parts, notes: Notes
 ) -> Markup | None:
-    if all(value is None for metric, value in part.items() if metric != "lone_queries"):
+    if all(value is None for metric, value in part.items() if metric != "queries_without_matches"):
         return None
     shown = {column: parts[name] for column, parts in found.items() if name in parts}
     rows = []
     for metric in part:
         values = [parts.get(metric) for parts in shown.values()]
-        if metric == "lone_queries" and not any(values):
+        if metric == "queries_without_matches" and not any(values):
             continue
         head = join(label(metric), notes.mark(definitions.get(name, {}).get(metric, "")))
         rows.append([head, *map(number, values)])

@@ -12,15 +12,15 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from metriclab.core.errors import RecipeError, StorageError
+from metriclab.errors import RecipeError, StorageError
 from metriclab.report.xbm_runs import SCORES, XBMRun, differing_settings, mean
-from metriclab.run.files import to_json, write_atomic
+from metriclab.runs.files import to_json, write_atomic
 
 NAMES = {"r_at_1": "R@1", "map_at_r": "MAP@R"}
 
 
 def write_figures(numbers: dict[str, Any], folder: Path) -> list[Path]:
-    """Draws what `summary` gave into a folder, with the numbers beside; returns the files.
+    """RandomKeys what `summary` gave into a folder, with the numbers beside; returns the files.
 
     Raises:
         StorageError: where the folder or a file cannot be written.

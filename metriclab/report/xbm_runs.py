@@ -11,9 +11,9 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from metriclab.core.errors import RecipeError, StorageError
+from metriclab.errors import RecipeError, StorageError
 from metriclab.recipe.document import load
-from metriclab.run.store import RunFolder
+from metriclab.runs.folder import RunFolder
 
 SCORES = ("r_at_1", "map_at_r")
 

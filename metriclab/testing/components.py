@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from metriclab.core.batch import Batch
-from metriclab.core.errors import RecipeError
 from metriclab.core.network import Network
 from metriclab.core.rows import normalize
+from metriclab.errors import RecipeError
 from metriclab.registry import Definition, build, load
 from metriclab.testing.checks import Check
 from metriclab.testing.dataset import dataset_checks

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metriclab.core.errors import DivergedError
 from metriclab.core.protocols import Change, Dataset, Evaluator, Score
 from metriclab.core.rows import Rows, rows
+from metriclab.errors import DivergedError
 from metriclab.testing.cases import shuffle
 from metriclab.testing.checks import Check, check, run_all
 
@@ -31,7 +31,7 @@ def check_evaluator(evaluator: Evaluator, *, diverged: bool = True) -> None:
     rows does not matter, nor an earlier call; torch's generator is left as it was, and so are the rows. Leave-one-out
     and a gallery of its own both work, and in leave-one-out no query is its own match. Embeddings that are constant or
     zero give finite numbers; one that is NaN is refused by a DivergedError, or shows. Queries of unknown label, or
-    without a match, raise nothing. One that wants the encoder (`wants = "encoder"`) is given a small `Subject`.
+    without a match, raise nothing. One with `wants = "encoder"` is given a small `EvaluatedEncoder`.
 
     Args:
         evaluator: the component, built.
@@ -94,7 +94,7 @@ class _Subject:
     def embed_changed(self, change: Change, chosen: Tensor, /) -> Rows:
         part = self.queries[chosen]
         images = torch.stack([_picture(item) for item in part.items.tolist()])
-        moved = (change(images.clone(), part.items) - images).flatten(1) @ _projection(self.queries.width)
+        moved = (change(images.clone(), part.items) - images).flatten(1) @ _projection(self.queries.embedding_dim)
         return rows(part.z + moved, part.labels, part.items)
 
     def embed_other(self, test: Dataset, train: Dataset, /) -> tuple[Rows, Rows]:
@@ -107,7 +107,7 @@ class _Subject:
         items = torch.arange(len(labels))
         pixels = data.images(items.numpy()).pixels.float() / 255
         means = torch.nn.functional.adaptive_avg_pool2d(pixels, _SIDE).mean(1, keepdim=True).expand(-1, 3, -1, -1)
-        z = (means - 0.5).flatten(1) @ _projection(self.queries.width)
+        z = (means - 0.5).flatten(1) @ _projection(self.queries.embedding_dim)
         # An encoder that has diverged has diverged for every image.
         return rows(z + self.queries.z.sum() * 0, labels, items)
 

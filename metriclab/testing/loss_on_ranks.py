@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from metriclab.core.apply_loss import apply_loss
-from metriclab.core.distributed import average_gradients, gather, mean
 from metriclab.core.protocols import Loss
+from metriclab.distributed import average_gradients, gather, mean
 from metriclab.testing.cases import Case, case, fresh, plain
 from metriclab.testing.meter import measure
 from metriclab.testing.ranks import Share, pack, two_ranks

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metriclab.core.distributed import gather
 from metriclab.core.protocols import Memory
 from metriclab.core.rows import Rows, concatenate, rows
+from metriclab.distributed import gather
 from metriclab.registry import build
 from metriclab.testing.cases import shuffle
 from metriclab.testing.checks import Check, check, refusal, run_all
@@ -122,7 +122,7 @@ def _check_rows(name: str, memory: Any, when: str) -> None:
 
 
 def _check_arguments(name: str, memory: Any, pushes: list[Rows]) -> None:
-    new = pushed(0, 7, memory.rows().width)
+    new = pushed(0, 7, memory.rows().embedding_dim)
     before = copy.deepcopy(new)
     memory.push(new)
     assert same_rows(before, new), f"{name}.push writes into the rows it is given"
@@ -200,7 +200,7 @@ def _check_order(name: str, memory: Any, pushes: list[Rows]) -> None:
 
 
 def _check_losses(name: str, memory: Any, pushes: list[Rows]) -> None:
-    loss, anchors = build("loss", "contrastive"), pushed(99, 6, pushes[0].width)
+    loss, anchors = build("loss", "contrastive"), pushed(99, 6, pushes[0].embedding_dim)
     for step, new in enumerate([pushes[3], *pushes]):  # the first is of no rows
         memory.push(new)
         z = anchors.z.clone().requires_grad_()

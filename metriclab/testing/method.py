@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from metriclab.core.batch import Batch
-from metriclab.core.batch_norm import synchronize_batch_norm
-from metriclab.core.distributed import average_gradients, gather, map_tensors, mean
 from metriclab.core.protocols import Method
+from metriclab.distributed import average_gradients, gather, map_tensors, mean
+from metriclab.distributed.batch_norm import synchronize_batch_norm
 from metriclab.testing.checks import Check, check, refusal, run_all
 from metriclab.testing.ranks import Share, pack, two_ranks
 

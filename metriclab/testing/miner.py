@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metriclab.core.distributed import map_tensors
-from metriclab.core.pairs import Pairs, compare
+from metriclab.core.pairs import Pairs, all_pairs
 from metriclab.core.protocols import Miner
+from metriclab.distributed import map_tensors
 from metriclab.testing.cases import Case, case, edges, plain, shuffle
 from metriclab.testing.checks import Check, check, run_all
 from metriclab.testing.mined_loss import RULE, check_ranks, check_tiles
@@ -72,9 +72,9 @@ def many() -> Case:
     return case("many rows", [i % 7 for i in range(40)], width=3, seed=2)
 
 
-def all_pairs(given: Case) -> Pairs:
+def against_itself(given: Case) -> Pairs:
     """The rows against themselves."""
-    return compare(given.rows(), given.rows())
+    return all_pairs(given.rows(), given.rows())
 
 
 def _name(miner: Miner) -> str:
@@ -85,7 +85,9 @@ def _name(miner: Miner) -> str:
 def _cut(pairs: Pairs, anchors: slice | Tensor, references: slice | Tensor = slice(None)) -> Pairs:
     cells = (pairs.similarity, pairs.positive, pairs.negative)
     similarity, positive, negative = (cell[anchors][:, references] for cell in cells)
-    return Pairs(similarity, positive, negative, pairs.anchors[anchors], pairs.references[references], pairs.width)
+    return Pairs(
+        similarity, positive, negative, pairs.anchors[anchors], pairs.references[references], pairs.embedding_dim
+    )
 
 
 def _same(one: Pairs, other: Pairs) -> bool:
@@ -100,7 +102,7 @@ def _mine(miner: Miner, pairs: Pairs, what: str) -> Any:
 
 
 def _check_masks(miner: Miner, given: Case) -> None:
-    pairs = all_pairs(given)
+    pairs = against_itself(given)
     some = slice((2 * len(given.z) + 2) // 3)
     _check_result(miner, pairs, given.name)
     _check_result(miner, _cut(pairs, some), f"{given.name}, two thirds of them anchors")
@@ -108,7 +110,7 @@ def _check_masks(miner: Miner, given: Case) -> None:
 
 def _check_nothing(miner: Miner) -> None:
     """A rank without anchors, or an empty memory."""
-    pairs, every, none = all_pairs(plain()), slice(None), slice(0)
+    pairs, every, none = against_itself(plain()), slice(None), slice(0)
     _check_result(miner, _cut(pairs, none, every), "no anchors")
     _check_result(miner, _cut(pairs, every, none), "no references")
     _check_result(miner, _cut(pairs, none, none), "no rows at all")
@@ -118,7 +120,7 @@ def _check_result(miner: Miner, pairs: Pairs, what: str) -> None:
     before = copy.deepcopy(pairs)
     mined = _mine(miner, pairs, what)
     assert isinstance(mined, Pairs), f"{_name(miner)} returns a {type(mined).__name__}, not Pairs"
-    for field in ("similarity", "anchors", "references", "width"):
+    for field in ("similarity", "anchors", "references", "embedding_dim"):
         assert getattr(mined, field) is getattr(pairs, field), (
             f"{_name(miner)} changes the {field} of its pairs: return dataclasses.replace(pairs, positive=..., "
             "negative=...), which keeps them"
@@ -143,9 +145,9 @@ def _equal(one: Pairs, other: Pairs) -> bool:
 def _check_again(miner: Miner, given: Case) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        first = miner(all_pairs(given))
-        miner(all_pairs(plain()))
-        second = miner(all_pairs(given))
+        first = miner(against_itself(given))
+        miner(against_itself(plain()))
+        second = miner(against_itself(given))
     assert _same(first, second), (
         f"{_name(miner)} chooses otherwise in a second call on {given.name}: it must be a pure function; draw from "
         "the ids of anchors and references"
@@ -153,7 +155,7 @@ def _check_again(miner: Miner, given: Case) -> None:
 
 
 def _check_order(miner: Miner, given: Case) -> None:
-    pairs = all_pairs(given)
+    pairs = against_itself(given)
     mined, n = miner(pairs), len(given.z)
     same_order, other = torch.arange(n), shuffle(n)
     for what, order in (("anchors", (other, same_order)), ("references", (same_order, other))):
@@ -162,7 +164,7 @@ def _check_order(miner: Miner, given: Case) -> None:
 
 
 def _check_parts(miner: Miner, given: Case) -> None:
-    pairs, n = all_pairs(given), len(given.z)
+    pairs, n = against_itself(given), len(given.z)
     mined = miner(pairs)
     for borders in ([0, n // 2, n], [0, 0, 1, 2, n // 3, n - 1, n]):
         for start, stop in pairwise(borders):
@@ -172,7 +174,7 @@ def _check_parts(miner: Miner, given: Case) -> None:
 
 
 def _check_other_cells(miner: Miner, given: Case) -> None:
-    pairs = all_pairs(given)
+    pairs = against_itself(given)
     for similarity in (1.0, -1.0):
         others = pairs.similarity.masked_fill(~(pairs.positive | pairs.negative), similarity)
         assert _same(miner(pairs), miner(replace(pairs, similarity=others))), (
@@ -182,7 +184,7 @@ def _check_other_cells(miner: Miner, given: Case) -> None:
 
 
 def _check_rounding(miner: Miner, given: Case) -> None:
-    pairs = all_pairs(given)
+    pairs = against_itself(given)
     step = torch.finfo(pairs.similarity.dtype).eps
     anchors, references = torch.arange(len(pairs.anchors)), torch.arange(len(pairs.references))
     steps = (7 * anchors[:, None] + references) % 3 - 1  # one up, one down, or none, in turn
@@ -195,7 +197,7 @@ def _check_rounding(miner: Miner, given: Case) -> None:
 
 def _check_precision(miner: Miner) -> None:
     given = many()
-    same = _same(miner(all_pairs(given)), miner(all_pairs(given.to(torch.float32))))
+    same = _same(miner(against_itself(given)), miner(against_itself(given.to(torch.float32))))
     assert same, f"{_name(miner)} chooses otherwise in float32 than in float64 on {given.name}"
 
 
@@ -204,7 +206,7 @@ def _check_broken(miner: Miner) -> None:
         broken = plain()
         broken.z[row] = torch.nan
         if broken.labels[row] >= 0:
-            mined = miner(all_pairs(broken))
+            mined = miner(against_itself(broken))
             seen = ((mined.positive | mined.negative) & mined.similarity.isnan()).any()
             assert seen, (
                 f"{_name(miner)} leaves out all pairs of a row that is NaN, which hides divergence: compare as "
@@ -216,9 +218,9 @@ def _check_device(miner: Miner) -> None:
     given: Any = copy.deepcopy(miner)
     if isinstance(given, nn.Module):
         given.to("meta")
-    without_values = map_tensors(lambda tensor: tensor.to("meta"), _fields(all_pairs(plain())))
+    without_values = map_tensors(lambda tensor: tensor.to("meta"), _fields(against_itself(plain())))
     try:
-        given(Pairs(**without_values, width=5))
+        given(Pairs(**without_values, embedding_dim=5))
     except Exception as error:
         raise AssertionError(
             f"{_name(miner)} cannot run on tensors without values ({type(error).__name__}: {error}): it reads values "

@@ -6,8 +6,8 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from metriclab.core.errors import MetriclabError, PluginError
-from metriclab.registry import Definition, Entry
+from metriclab.errors import MetriclabError, PluginError
+from metriclab.registry import ComponentEntry, Definition
 from metriclab.registry.registry import load_entry
 from metriclab.testing.components import definition_checks
 
@@ -29,7 +29,7 @@ class Outcome:
     text: str = ""
 
 
-def check_entries(entries: Collection[Entry], *, without: Collection[str] = ()) -> Iterator[Outcome]:
+def check_entries(entries: Collection[ComponentEntry], *, without: Collection[str] = ()) -> Iterator[Outcome]:
     """Every check of every component, one by one, each built from its defaults.
 
     A component that needs values which nobody can guess is left out, and that is said.

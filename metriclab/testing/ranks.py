@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metriclab.core.distributed import local_group, meeting_place
+from metriclab.distributed import local_group, meeting_place
 from metriclab.registry.decorator import match_plugin_files, plugin_files
 
 PATIENCE = 180

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from metriclab.core.batch import Images
 from metriclab.core.protocols import Views
-from metriclab.core.random import Draws
+from metriclab.core.random import RandomKeys
 from metriclab.testing.cases import shuffle
 from metriclab.testing.checks import Check, check, run_all
 
@@ -58,10 +58,10 @@ def some_images(channels: int) -> Images:
     return Images.padded([_image(place, channels, *size).numpy() for place, size in enumerate(sizes)])
 
 
-def some_draws(count: int, *, epoch: int = 0) -> Draws:
+def some_draws(count: int, *, epoch: int = 0) -> RandomKeys:
     """Of different items, some of which came before in the epoch."""
     place = torch.arange(count)
-    return Draws(5, epoch, 7 * place + 3, place % 2)
+    return RandomKeys(5, epoch, 7 * place + 3, place % 2)
 
 
 def _image(seed: int, channels: int, height: int, width: int) -> Tensor:
@@ -80,7 +80,7 @@ def _taken(images: Images, index: Tensor) -> Images:
     return Images(images.pixels[index], images.sizes[index])
 
 
-def _all_views(views: Views, images: Images, draws: Draws) -> list[tuple[str, Tensor]]:
+def _all_views(views: Views, images: Images, draws: RandomKeys) -> list[tuple[str, Tensor]]:
     """Each view with what to call it."""
     return [*((f"view {place}", view) for place, view in enumerate(views(images, draws))), ("test", views.test(images))]
 
@@ -169,13 +169,13 @@ def _check_own_draws(name: str, views: Views, channels: int) -> None:
     n = 16
     same_image = Images.padded([_image(0, channels, 40, 40).numpy()] * n)
     item, zero = torch.arange(n), torch.zeros(n, dtype=torch.int64)
-    draws = Draws(5, 0, item, zero)
+    draws = RandomKeys(5, 0, item, zero)
     now, later = views(same_image, draws), views(same_image, replace(draws, epoch=1))
     if all(torch.equal(one, other) for one, other in zip(now, later, strict=True)):
         return  # not random, as plain views are
     for place, view in enumerate(now):
         assert not _all_alike(view), f"{name}: view {place} has the same draws for every image of the batch"
-    again = views(same_image, Draws(5, 0, zero, item))
+    again = views(same_image, RandomKeys(5, 0, zero, item))
     assert not all(_all_alike(view) for view in again), (
         f"{name} has the same draws for an image that comes again in an epoch: draw by `draws.uniform(view, slot)`"
     )

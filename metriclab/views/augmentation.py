@@ -13,8 +13,8 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from metriclab.core.batch import Images
-from metriclab.core.errors import RecipeError
-from metriclab.core.random import Draws
+from metriclab.core.random import RandomKeys
+from metriclab.errors import RecipeError
 from metriclab.views.blur import SIGMA, blur_, gaussian_kernels
 from metriclab.views.colour import (
     JITTER_COLUMNS,
@@ -79,7 +79,9 @@ class Augmentation:
     solarize: float
 
     @torch.no_grad()
-    def views(self, images: Images, draws: Draws, indices: Iterable[int]) -> tuple[Float[Tensor, "n c _h _w"], ...]:
+    def views(
+        self, images: Images, draws: RandomKeys, indices: Iterable[int]
+    ) -> tuple[Float[Tensor, "n c _h _w"], ...]:
         """The views of these indices: each one is a pure function of the images, their draws and its index."""
         n, channels = images.pixels.shape[:2]
         plans = [self._plan(draws.uniform(index, _SLOT, sum(_COLUMNS)), images.sizes, channels) for index in indices]

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from metriclab.core.batch import Images
-from metriclab.core.random import Draws
+from metriclab.core.random import RandomKeys
 from metriclab.registry import register
 from metriclab.views.augmentation import (
     AreaShare,
@@ -80,7 +80,7 @@ class MultiCropViews:
         self.large = Augmentation(size, min_area, max_area, flip, rotation, colour, grayscale, blur, solarize)
         self.small = replace(self.large, size=small_size, min_area=small_min_area, max_area=small_max_area)
 
-    def __call__(self, images: Images, draws: Draws, /) -> tuple[Float[Tensor, "n c _h _w"], ...]:
+    def __call__(self, images: Images, draws: RandomKeys, /) -> tuple[Float[Tensor, "n c _h _w"], ...]:
         large = self.large.views(images, draws, range(self.large_count))
         return (*large, *self.small.views(images, draws, range(self.large_count, self.count)))
 

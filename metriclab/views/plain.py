@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from metriclab.core.batch import Images
-from metriclab.core.random import Draws
+from metriclab.core.random import RandomKeys
 from metriclab.registry import register
 from metriclab.views.geometry import central_view
 
@@ -27,7 +27,7 @@ class PlainViews:
         self.size = size
         self.count = count
 
-    def __call__(self, images: Images, draws: Draws, /) -> tuple[Float[Tensor, "n c h w"], ...]:
+    def __call__(self, images: Images, draws: RandomKeys, /) -> tuple[Float[Tensor, "n c h w"], ...]:
         return (self.test(images),) * self.count
 
     def test(self, images: Images, /) -> Float[Tensor, "n c h w"]:

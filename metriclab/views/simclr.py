@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from metriclab.core.batch import Images
-from metriclab.core.random import Draws
+from metriclab.core.random import RandomKeys
 from metriclab.registry import register
 from metriclab.views.augmentation import (
     AreaShare,
@@ -66,7 +66,7 @@ class SimCLRViews:
         self.count = count
         self.augmentation = Augmentation(size, min_area, max_area, flip, rotation, colour, grayscale, blur, solarize)
 
-    def __call__(self, images: Images, draws: Draws, /) -> tuple[Float[Tensor, "n c _h _w"], ...]:
+    def __call__(self, images: Images, draws: RandomKeys, /) -> tuple[Float[Tensor, "n c _h _w"], ...]:
         return self.augmentation.views(images, draws, range(self.count))
 
     def test(self, images: Images, /) -> Float[Tensor, "n c h w"]:

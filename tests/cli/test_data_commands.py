@@ -12,8 +12,8 @@ from click.testing import CliRunner
 from PIL import Image
 
 from metriclab.cli import main
-from metriclab.datasets.caches import find_caches
-from metriclab.datasets.lock import alone
+from metriclab.images.caches import find_caches
+from metriclab.images.lock import alone
 
 RECIPE = """
 [data]

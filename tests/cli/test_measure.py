@@ -13,15 +13,15 @@ import torch
 from click.testing import CliRunner
 
 from metriclab.cli import main
-from metriclab.core.errors import DataError, StorageError
+from metriclab.core.progress import exhaust
 from metriclab.core.rows import rows
-from metriclab.core.stepwise import drained
+from metriclab.errors import DataError, StorageError
+from metriclab.evaluation.evaluate import steps_of
 from metriclab.evaluators.knn import NearestNeighbours
 from metriclab.evaluators.retrieval import Retrieval
-from metriclab.run import stored
-from metriclab.run.evaluate import steps_of
-from metriclab.run.export import writer_for
-from metriclab.run.stored import Source, read_rows, unit
+from metriclab.vectors import rows as stored
+from metriclab.vectors.export import writer_for
+from metriclab.vectors.rows import Source, read_rows, unit
 
 N, CLASSES = 60, 5
 
@@ -79,7 +79,7 @@ def test_every_format_gives_what_the_evaluator_gives(folder):
         found = measured(*arguments, "--set", "k=[1, 3]")
         assert found["metrics"]["retrieval"] == pytest.approx(want, abs=1e-9), arguments
         assert found["protocol"] == "leave-one-out"
-        assert (found["queries"], found["gallery"], found["width"], found["classes"]) == (N, N, 6, CLASSES)
+        assert (found["queries"], found["gallery"], found["embedding_dim"], found["classes"]) == (N, N, 6, CLASSES)
         assert "Recall at 3" in found["definitions"]["retrieval"]["r_at_3"]
 
 
@@ -100,7 +100,7 @@ def test_queries_look_among_a_gallery_and_names_mean_the_same_on_both_sides(fold
     sides = [rows(torch.from_numpy(x), torch.from_numpy(y)) for x, y in ((z, labels), (others, of_others))]
     want = {name: score.value for name, score in Retrieval()(*sides).items()}
     assert found["metrics"]["retrieval"] == pytest.approx(want)
-    assert want["lone_queries"] == N / CLASSES
+    assert want["queries_without_matches"] == N / CLASSES
     assert (found["protocol"], found["gallery"]) == ("queries against a gallery", 40)
 
 
@@ -147,8 +147,8 @@ def test_the_table_has_the_numbers_and_tells_their_rules_once(folder):
 
 @pytest.mark.parametrize("evaluator", [Retrieval(), NearestNeighbours(k=3)])
 def test_steps_tell_the_share_done_and_end_with_what_a_call_gives(evaluator, monkeypatch):
-    monkeypatch.setattr("metriclab.evaluators._ranking.TILE_CELLS", 8 * N)
-    monkeypatch.setattr("metriclab.evaluators._ranking.PART_CELLS", 4 * N)
+    monkeypatch.setattr("metriclab.ranking.keys.TILE_CELLS", 8 * N)
+    monkeypatch.setattr("metriclab.ranking.keys.PART_CELLS", 4 * N)
     z, labels = drawn()
     both = rows(torch.from_numpy(z), torch.from_numpy(labels))
     seen = []
@@ -174,7 +174,7 @@ def test_steps_tell_the_share_done_and_end_with_what_a_call_gives(evaluator, mon
 def test_an_evaluator_without_steps_is_called():
     z, labels = drawn()
     both = rows(torch.from_numpy(z), torch.from_numpy(labels))
-    assert drained(steps_of(lambda queries, gallery, /: {"rows": (len(queries), len(gallery))}, both, both)) == {
+    assert exhaust(steps_of(lambda queries, gallery, /: {"rows": (len(queries), len(gallery))}, both, both)) == {
         "rows": (N, N)
     }
 

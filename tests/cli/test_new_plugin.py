@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from metriclab.cli import main
 from metriclab.cli.new_plugin.package import CREATED, plan, write
-from metriclab.core.errors import RecipeError
+from metriclab.errors import RecipeError
 from metriclab.recipe import read
 from metriclab.registry import entries, entry, load
 from metriclab.registry.api_version import API_VERSION

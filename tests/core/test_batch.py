@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from metriclab.core.batch import Batch
-from metriclab.core.pairs import compare
+from metriclab.core.pairs import all_pairs
 
 
 def batch(n: int = 3) -> Batch:
@@ -24,5 +24,5 @@ def test_rows_of_later_views_are_those_of_all_views_from_there_on():
 def test_two_embeddings_of_one_view_are_one_row_to_a_loss():
     part = batch()
     queries, keys = part.rows([torch.rand(3, 4)], part.items), [torch.rand(3, 4)]
-    assert not compare(queries, part.rows(keys, part.items)).positive.any()
-    assert torch.equal(compare(queries, part.rows(keys, part.items, first_view=1)).positive, torch.eye(3).bool())
+    assert not all_pairs(queries, part.rows(keys, part.items)).positive.any()
+    assert torch.equal(all_pairs(queries, part.rows(keys, part.items, first_view=1)).positive, torch.eye(3).bool())

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from metriclab.core.pair_loss import PairLoss, Term
-from metriclab.core.pairs import Pairs, compare
+from metriclab.core.pairs import Pairs, all_pairs
 from metriclab.core.rows import rows
 from metriclab.core.tiles import forced_tile_cells
 from metriclab.testing import measure
@@ -41,7 +41,7 @@ class Scaled(nn.Module):
 
 def dense(terms, anchors, references):
     """The definition, with all pairs at once and plain autograd."""
-    found = terms(compare(anchors, references)).values()
+    found = terms(all_pairs(anchors, references)).values()
     return sum(term.weight * term.total.sum() / max(1, int(term.count.sum())) for term in found)
 
 
@@ -97,7 +97,7 @@ def test_a_miner_chooses_pairs():
         return pull_and_push(nearer_than_half(pairs))
 
     with forced_tile_cells(20):
-        value = PairLoss(pull_and_push)(all_rows, all_rows, mine=nearer_than_half)
+        value = PairLoss(pull_and_push)(all_rows, all_rows, miner=nearer_than_half)
     expected = dense(mined_terms, all_rows, all_rows)
     torch.testing.assert_close(value, expected, atol=1e-14, rtol=0)
     assert value != dense(pull_and_push, all_rows, all_rows)

@@ -68,7 +68,7 @@ def test_rows_fills_in_what_is_not_given():
     made = rows(torch.randn(4, 2), torch.tensor([1, 1, 2, -1]))
     assert made.items.tolist() == [0, 1, 2, 3]
     assert made.views.tolist() == [0, 0, 0, 0]
-    assert made.width == 2
+    assert made.embedding_dim == 2
     assert len(made) == 4
 
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from originals import CLASSES, ORIGINALS, PER_CLASS, SMALL
 from PIL import Image
 
-from metriclab.core.errors import DataError
 from metriclab.datasets.benchmark_images import Size
+from metriclab.errors import DataError
 from metriclab.recipe import read
-from run.tiny import TINY, run
+from tests.support.originals import CLASSES, ORIGINALS, PER_CLASS, SMALL
+from tests.support.tiny import TINY, run
 
 pytestmark = pytest.mark.usefixtures("cache")
 SPLITS = ("train", "val", "test")

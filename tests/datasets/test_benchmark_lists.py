@@ -6,11 +6,11 @@ import logging
 from pathlib import Path
 
 import pytest
-from originals import CAR_NAMES, CLASSES, ORIGINALS, annotations, numbered, write_cars196_devkit
 from scipy.io import savemat
 
-from metriclab.core.errors import DataError
 from metriclab.datasets.benchmark_images import Size
+from metriclab.errors import DataError
+from tests.support.originals import CAR_NAMES, CLASSES, ORIGINALS, annotations, numbered, write_cars196_devkit
 
 pytestmark = pytest.mark.usefixtures("cache")
 CUB200, CARS196, SOP, IN_SHOP = ORIGINALS

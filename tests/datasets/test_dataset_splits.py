@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metriclab.core.errors import DataError, RecipeError
 from metriclab.datasets.splits import carve, require_split, shares
+from metriclab.errors import DataError, RecipeError
 
 KEYS = st.lists(st.text(max_size=5), unique=True, min_size=6, max_size=30)
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from metriclab.core.errors import DataError, RecipeError
 from metriclab.datasets import fashion_mnist
 from metriclab.datasets.fashion_mnist import FashionMNIST, read_idx
+from metriclab.errors import DataError, RecipeError
 
 
 def idx(array):

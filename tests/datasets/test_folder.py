@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pictures import classes, fill, picture
 
-from metriclab.core.errors import DataError
-from metriclab.datasets import image_build
 from metriclab.datasets.folder import Folder
-from metriclab.datasets.image_files import used_files
-from metriclab.datasets.once import one_look
+from metriclab.errors import DataError
+from metriclab.images import build as image_build
+from metriclab.images.files import used_files
+from metriclab.images.once import one_look
+from tests.support.pictures import classes, fill, picture
 
 pytestmark = pytest.mark.usefixtures("cache")
 SPLITS = ("train", "val", "test")

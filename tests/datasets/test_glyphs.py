@@ -5,9 +5,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from metriclab.core.errors import DataError
 from metriclab.datasets import glyphs
 from metriclab.datasets.glyphs import FONTS, Glyphs
+from metriclab.errors import DataError
 
 pytestmark = pytest.mark.usefixtures("drawn_cache")
 SPLITS = ("train", "val", "test")

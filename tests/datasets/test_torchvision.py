@@ -10,8 +10,8 @@ import torchvision
 from PIL import Image
 from scipy.io import savemat
 
-from metriclab.core.errors import DataError, RecipeError
 from metriclab.datasets.torchvision import SOURCES, Name, Torchvision
+from metriclab.errors import DataError, RecipeError
 
 RNG = np.random.default_rng(0)
 

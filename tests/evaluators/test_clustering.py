@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from metriclab.core.errors import DivergedError
 from metriclab.core.rows import Rows, rows
+from metriclab.errors import DivergedError
 from metriclab.evaluators import clustering
 from metriclab.evaluators.clustering import Clustering, k_means
 

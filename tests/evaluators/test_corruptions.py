@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from metriclab.evaluators._corruptions import CORRUPTIONS
+from metriclab.evaluators.corruptions import CORRUPTIONS
 
 NAMES = sorted(CORRUPTIONS)
 
@@ -65,7 +65,7 @@ def test_noise_has_the_stated_width_and_no_bias():
 
 
 def test_noise_in_parts_is_the_same_noise(monkeypatch):
-    from metriclab.evaluators import _corruptions
+    from metriclab.evaluators import corruptions as _corruptions
 
     images = pictures(5)
     whole = changed("noise", images, 2)

@@ -8,9 +8,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from metriclab.core.rows import rows
-from metriclab.evaluators import _ranking, _screen
 from metriclab.evaluators.knn import NearestNeighbours
 from metriclab.evaluators.retrieval import Retrieval
+from metriclab.ranking import keys as _ranking
+from metriclab.ranking import screen as _screen
 
 
 class LargestTensor(TorchDispatchMode):

@@ -6,14 +6,16 @@ import math
 
 import pytest
 import torch
-from ranking_reference import candidates, vector
 from scipy.stats import skew
-from test_evaluation_memory import LargestTensor
 
-from metriclab.core.errors import DivergedError
 from metriclab.core.rows import Rows, rows
-from metriclab.evaluators import _nearest, _ranking, health
+from metriclab.errors import DivergedError
+from metriclab.evaluators import health
 from metriclab.evaluators.health import Health, alignment, effective_rank, occurrences, skewness, uniformity
+from metriclab.ranking import keys as _ranking
+from metriclab.ranking import nearest as _nearest
+from tests.evaluators.test_evaluation_memory import LargestTensor
+from tests.support.ranking_reference import candidates, vector
 
 
 def squared_distance(both: Rows, i: int, j: int) -> float:
@@ -115,7 +117,7 @@ def test_without_a_pair_there_is_nothing_to_measure(n):
 
 def test_an_empty_gallery_leaves_what_looks_at_queries_alone():
     queries = drawn(10)
-    scores = Health()(queries, rows(torch.empty(0, queries.width), torch.empty(0).long()))
+    scores = Health()(queries, rows(torch.empty(0, queries.embedding_dim), torch.empty(0).long()))
     assert math.isnan(scores["hubness"].value)
     assert scores["alignment"].value == Health()(queries, queries)["alignment"].value
 

@@ -6,15 +6,17 @@ import math
 from unittest.mock import patch
 
 import pytest
-import ranking_reference as reference
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metriclab.core.errors import DivergedError
 from metriclab.core.rows import Rows, rows
-from metriclab.evaluators import _nearest, _ranking, _screen
+from metriclab.errors import DivergedError
 from metriclab.evaluators.knn import NearestNeighbours
+from metriclab.ranking import keys as _ranking
+from metriclab.ranking import nearest as _nearest
+from metriclab.ranking import screen as _screen
+from tests.support import ranking_reference as reference
 
 
 def check(queries: Rows, gallery: Rows, k: int, temperature: float) -> None:
@@ -99,8 +101,8 @@ def test_unknown_labels_neither_vote_nor_ask():
 def test_lone_queries_are_counted_and_left_out():
     both = rows(torch.eye(3), torch.tensor([0, 0, 1]))
     scores = NearestNeighbours(k=1)(both, both)
-    assert scores["lone_queries"].per_query.tolist() == [0, 0, 1]
-    assert scores["lone_queries"].value == 1
+    assert scores["queries_without_matches"].per_query.tolist() == [0, 0, 1]
+    assert scores["queries_without_matches"].value == 1
     assert scores["accuracy"].per_query.isnan().tolist() == [False, False, True]
 
 
@@ -128,7 +130,7 @@ def test_nothing_to_measure_is_nan(queries, gallery):
     sides = (rows(torch.randn(n, 4), torch.zeros(n).long()) for n in (queries, gallery))
     scores = NearestNeighbours()(*sides)
     assert math.isnan(scores["accuracy"].value)
-    assert scores["lone_queries"].value == queries
+    assert scores["queries_without_matches"].value == queries
 
 
 def test_every_score_says_how_it_is_defined():

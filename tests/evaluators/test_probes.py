@@ -11,16 +11,16 @@ from scipy.stats import multivariate_normal
 from sklearn.covariance import ShrunkCovariance
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import precision_recall_fscore_support
-from test_evaluation_memory import LargestTensor
 
-from metriclab.core.errors import DivergedError
 from metriclab.core.rows import Rows, rows
-from metriclab.evaluators import linear_probe
-from metriclab.evaluators._classification import classification
-from metriclab.evaluators._discriminant import discriminant, moments
-from metriclab.evaluators._fitting import halves, task
-from metriclab.evaluators.linear_probe import LinearProbe, logistic_regression, predict
-from metriclab.evaluators.mlp_probe import MLPProbe
+from metriclab.errors import DivergedError
+from metriclab.evaluators.probes import linear as linear_probe
+from metriclab.evaluators.probes.classification import classification
+from metriclab.evaluators.probes.discriminant import discriminant, moments
+from metriclab.evaluators.probes.examples import halves, task
+from metriclab.evaluators.probes.linear import LinearProbe, logistic_regression, predict
+from metriclab.evaluators.probes.mlp import MLPProbe
+from tests.evaluators.test_evaluation_memory import LargestTensor
 
 PROBES = [LinearProbe(), MLPProbe(rounds=8, hidden=16, learning_rate=0.01)]
 
@@ -94,11 +94,11 @@ class TestEveryProbe:
         z = torch.randn(11, 3)
         both = rows(z, torch.tensor([0] * 4 + [1] * 4 + [7, -1, -1]))
         scores = probe(both, both)
-        assert scores["lone_queries"].value == 1
+        assert scores["queries_without_matches"].value == 1
         assert scores["accuracy"].per_query[8:].isnan().all()
-        assert scores["lone_queries"].per_query[-2:].isnan().all()
+        assert scores["queries_without_matches"].per_query[-2:].isnan().all()
         closed = probe(rows(z, torch.tensor([0] * 4 + [1] * 4 + [7, -1, -1])), both[:8])
-        assert closed["lone_queries"].value == 1
+        assert closed["queries_without_matches"].value == 1
         assert int(closed["accuracy"].per_query.isnan().sum()) == 3
 
     def test_labels_are_exact_integers(self, probe):
@@ -119,7 +119,7 @@ class TestEveryProbe:
         both = rows(torch.randn(len(labels), 3), torch.tensor(labels, dtype=torch.int64))
         scores = probe(both, both)
         assert all(math.isnan(scores[name].value) for name in ("accuracy", "precision", "recall", "f1"))
-        assert scores["lone_queries"].value == sum(label >= 0 for label in labels)
+        assert scores["queries_without_matches"].value == sum(label >= 0 for label in labels)
 
     def test_one_class_is_always_right(self, probe):
         both = rows(torch.randn(6, 3), torch.zeros(6).long())

@@ -7,19 +7,21 @@ from concurrent.futures import ThreadPoolExecutor
 from unittest.mock import patch
 
 import pytest
-import ranking_reference as reference
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
-from metriclab.core.errors import DivergedError
 from metriclab.core.protocols import Score
 from metriclab.core.rows import Rows, rows
-from metriclab.evaluators import _matches, _ranking, _screen
-from metriclab.evaluators._workers import ieee_products
+from metriclab.errors import DivergedError
 from metriclab.evaluators.knn import NearestNeighbours
 from metriclab.evaluators.retrieval import Retrieval
+from metriclab.ranking import keys as _ranking
+from metriclab.ranking import matches as _matches
+from metriclab.ranking import screen as _screen
+from metriclab.ranking.workers import ieee_products
+from tests.support import ranking_reference as reference
 
 DEPTHS = (1, 2, 3, 5, 20)
 retrieval = Retrieval(k=DEPTHS)
@@ -42,7 +44,10 @@ def all_ways(queries: Rows, gallery: Rows) -> list[dict[str, Score]]:
 def check(queries: Rows, gallery: Rows) -> None:
     expected = reference.retrieval(queries, gallery, DEPTHS)
     for scores in all_ways(queries, gallery):
-        assert set(scores) in ({*expected, "lone_queries"}, {*expected, "lone_queries"} - {"map", "mrr"})
+        assert set(scores) in (
+            {*expected, "queries_without_matches"},
+            {*expected, "queries_without_matches"} - {"map", "mrr"},
+        )
         for name in scores.keys() & expected.keys():
             per_query = reference.vector(expected[name])
             torch.testing.assert_close(scores[name].per_query, per_query, equal_nan=True, rtol=0, atol=1e-9, msg=name)
@@ -165,7 +170,7 @@ def test_precision_is_divided_by_k_however_few_matches_there_are():
 def test_an_image_is_never_its_own_match():
     both = rows(torch.eye(3), torch.tensor([0, 1, 2]))
     scores = retrieval(both, both)
-    assert scores["lone_queries"].value == 3
+    assert scores["queries_without_matches"].value == 3
     assert math.isnan(scores["r_at_1"].value)
     assert scores["r_at_1"].per_query.isnan().all()
 
@@ -186,15 +191,15 @@ def test_rows_of_unknown_label_are_distractors_and_never_queries():
     scores = retrieval(queries, gallery)
     assert scores["mrr"].per_query[0] == pytest.approx(1 / 3)
     assert scores["mrr"].per_query[1].isnan()
-    assert scores["lone_queries"].value == 0
-    assert scores["lone_queries"].per_query[1].isnan()
+    assert scores["queries_without_matches"].value == 0
+    assert scores["queries_without_matches"].per_query[1].isnan()
 
 
 def test_lone_queries_are_counted_and_left_out():
     gallery = rows(torch.eye(2), torch.tensor([0, 1]))
     scores = retrieval(rows(torch.eye(2), torch.tensor([0, 7])), gallery)
-    assert scores["lone_queries"].value == 1
-    assert scores["lone_queries"].per_query.tolist() == [0, 1]
+    assert scores["queries_without_matches"].value == 1
+    assert scores["queries_without_matches"].per_query.tolist() == [0, 1]
     assert scores["r_at_1"].value == 1
 
 
@@ -314,7 +319,7 @@ def test_broken_embeddings_are_refused_with_their_number():
 @pytest.mark.parametrize(("queries", "gallery"), [(0, 3), (3, 0), (0, 0)])
 def test_nothing_to_measure_is_nan(queries, gallery):
     scores = retrieval(rows(torch.randn(queries, 4), torch.zeros(queries).long()), classes(gallery, 1, 4))
-    assert scores["lone_queries"].value == queries
+    assert scores["queries_without_matches"].value == queries
     for name in METRICS:
         assert math.isnan(scores[name].value)
         assert scores[name].per_query.shape == (queries,)
@@ -432,5 +437,5 @@ def test_without_depths_a_query_may_have_no_match():
     both = rows(torch.randn(400, 4), torch.arange(400) % 3, torch.arange(400).where(torch.arange(400) % 3 > 0, 0))
     with patch.object(_matches, "FEW", 0):
         scores = Retrieval(k=(), whole_ranking=False)(both, both)
-    assert scores["lone_queries"].value == 134
+    assert scores["queries_without_matches"].value == 134
     assert math.isfinite(scores["map_at_r"].value)

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 
-from metriclab.core.errors import RecipeError
 from metriclab.core.rows import Rows, rows
+from metriclab.errors import RecipeError
 from metriclab.evaluators.retrieval import Retrieval
 from metriclab.evaluators.robustness import Robustness
 from metriclab.evaluators.transfer import Transfer
@@ -125,7 +125,7 @@ def test_another_data_set_that_is_not_there_is_refused_before_a_run(data, messag
 def test_transfer_hands_on_the_other_data():
     transfer = Transfer(data={"name": "synthetic", "classes": 3, "per_class": 4, "disjoint": True}, evaluator="knn")
     scores = transfer(subject())
-    assert set(scores) == {"accuracy", "lone_queries"}
+    assert set(scores) == {"accuracy", "queries_without_matches"}
     assert all(score.per_query.numel() == 0 for score in scores.values())
     assert scores["accuracy"].definition.startswith("On the test split of synthetic, held against each other")
     assert set(transfer.fingerprint) == {"test", "train"}

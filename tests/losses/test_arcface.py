@@ -7,8 +7,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from losses.loops import ROWS, agree, agree_in_lower_precision
-from losses.over_classes import (
+from pytorch_metric_learning.losses import ArcFaceLoss
+
+from metriclab.core.rows import rows
+from metriclab.losses.arcface import widened
+from metriclab.registry import build
+from metriclab.testing import check_loss
+from tests.support.class_losses import (
     CLASSES,
     agree_in_bfloat16,
     class_batch,
@@ -16,12 +21,7 @@ from losses.over_classes import (
     same_as_peer_over_proxies,
     softmax_by_loops,
 )
-from pytorch_metric_learning.losses import ArcFaceLoss
-
-from metriclab.core.rows import rows
-from metriclab.losses.arcface import widened
-from metriclab.registry import build
-from metriclab.testing import check_loss
+from tests.support.loss_loops import ROWS, agree, agree_in_lower_precision
 
 SETTINGS = [(1.0, 0.5), (64.0, 0.5), (20.0, 0.0), (5000.0, 1.2)]
 
@@ -119,5 +119,5 @@ def test_a_miner_chooses_among_the_proxies_too():
         return replace(pairs, positive=pairs.positive & kept, negative=pairs.negative & kept)
 
     known = held[:3]
-    mined = make(64.0, 0.5)(batch, held, mine=first_classes)
+    mined = make(64.0, 0.5)(batch, held, miner=first_classes)
     torch.testing.assert_close(mined, make(64.0, 0.5)(batch, known), atol=1e-12, rtol=0)

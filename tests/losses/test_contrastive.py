@@ -6,11 +6,11 @@ import math
 
 import pytest
 import torch
-from losses.loops import agree, agree_in_lower_precision, mean, partners
 
 from metriclab.core.rows import Rows, concatenate, rows
 from metriclab.core.tiles import forced_tile_cells
 from metriclab.registry import build
+from tests.support.loss_loops import agree, agree_in_lower_precision, mean, partners
 
 
 def by_loops(anchors: Rows, references: Rows, cost, counts) -> float:

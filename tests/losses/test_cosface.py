@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from losses.loops import ROWS, agree, agree_in_lower_precision
-from losses.over_classes import (
+from pytorch_metric_learning.losses import CosFaceLoss
+
+from metriclab.registry import build
+from tests.support.class_losses import (
     CLASSES,
     agree_in_bfloat16,
     class_batch,
@@ -13,9 +15,7 @@ from losses.over_classes import (
     same_as_peer_over_proxies,
     softmax_by_loops,
 )
-from pytorch_metric_learning.losses import CosFaceLoss
-
-from metriclab.registry import build
+from tests.support.loss_loops import ROWS, agree, agree_in_lower_precision
 
 SETTINGS = [(1.0, 0.35), (64.0, 0.35), (20.0, 0.0), (5000.0, 1.0)]
 

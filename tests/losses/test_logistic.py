@@ -6,11 +6,11 @@ import math
 
 import pytest
 import torch
-from losses.loops import ROWS, agree, agree_in_lower_precision, log_sum_exp, mean, partners, peer_batch
 
 from metriclab.core.rows import rows
 from metriclab.registry import build
 from metriclab.testing import check_loss
+from tests.support.loss_loops import ROWS, agree, agree_in_lower_precision, log_sum_exp, mean, partners, peer_batch
 
 SETTINGS = [(1.0, 0.0), (0.1, -10.0), (0.02, -25.0), (0.001, 3.0), (2e-4, 0.0)]
 

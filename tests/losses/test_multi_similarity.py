@@ -6,11 +6,20 @@ from dataclasses import replace
 
 import pytest
 import torch
-from losses.loops import ROWS, agree, agree_in_lower_precision, log_sum_exp, mean, partners, peer_batch, same_as_peer
 from pytorch_metric_learning.losses import MultiSimilarityLoss
 
 from metriclab.core.rows import rows
 from metriclab.registry import build
+from tests.support.loss_loops import (
+    ROWS,
+    agree,
+    agree_in_lower_precision,
+    log_sum_exp,
+    mean,
+    partners,
+    peer_batch,
+    same_as_peer,
+)
 
 SETTINGS = [(2.0, 50.0, 0.5), (1.0, 1.0, 1.0), (10.0, 10.0, -0.2), (50.0, 1000.0, 0.0), (1000.0, 2.0, 0.7)]
 
@@ -62,7 +71,7 @@ def test_an_anchor_counts_whatever_a_miner_leaves_of_its_pairs():
         return replace(pairs, positive=pairs.positive & first, negative=pairs.negative & first)
 
     loss = build("loss", "multi-similarity")
-    torch.testing.assert_close(loss(batch, batch, mine=only_the_first), loss(batch[:1], batch) / 4)
+    torch.testing.assert_close(loss(batch, batch, miner=only_the_first), loss(batch[:1], batch) / 4)
 
 
 @pytest.mark.parametrize("setting", SETTINGS)

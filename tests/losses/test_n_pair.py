@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import pytest
 import torch
-from losses.loops import ROWS, agree, agree_in_lower_precision, log_sum_exp, mean, partners, peer_batch, same_as_peer
 from pytorch_metric_learning.losses import NPairsLoss
 
 from metriclab.registry import build
+from tests.support.loss_loops import (
+    ROWS,
+    agree,
+    agree_in_lower_precision,
+    log_sum_exp,
+    mean,
+    partners,
+    peer_batch,
+    same_as_peer,
+)
 
 
 def by_loops(anchors, references):

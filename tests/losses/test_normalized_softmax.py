@@ -6,15 +6,6 @@ import math
 
 import pytest
 import torch
-from losses.loops import ROWS, agree, agree_in_lower_precision
-from losses.over_classes import (
-    CLASSES,
-    agree_in_bfloat16,
-    class_batch,
-    proxies,
-    same_as_peer_over_proxies,
-    softmax_by_loops,
-)
 from pytorch_metric_learning.losses import NormalizedSoftmaxLoss
 from torch.nn.functional import cross_entropy, normalize
 
@@ -23,6 +14,15 @@ from metriclab.core.tiles import forced_tile_cells
 from metriclab.memories.proxies import Proxies
 from metriclab.registry import build
 from metriclab.testing import measure
+from tests.support.class_losses import (
+    CLASSES,
+    agree_in_bfloat16,
+    class_batch,
+    proxies,
+    same_as_peer_over_proxies,
+    softmax_by_loops,
+)
+from tests.support.loss_loops import ROWS, agree, agree_in_lower_precision
 
 TEMPERATURES = [1.0, 0.05, 0.001, 2e-4]
 

@@ -124,7 +124,7 @@ def test_a_miner_takes_the_generic_path():
     def no_negatives(pairs):
         return replace(pairs, negative=torch.zeros_like(pairs.negative))
 
-    assert NTXent()(batch, batch, mine=no_negatives) == 0
+    assert NTXent()(batch, batch, miner=no_negatives) == 0
 
 
 def test_views_of_a_batch_as_simclr_makes_them():

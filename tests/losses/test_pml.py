@@ -6,14 +6,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from losses.loops import peer_batch
 from pytorch_metric_learning import losses, miners
 from torch import Tensor
 
-from metriclab.core.errors import RecipeError
 from metriclab.core.rows import Rows, concatenate, rows
+from metriclab.errors import RecipeError
 from metriclab.registry import build
 from metriclab.testing import check_loss
+from tests.support.loss_loops import peer_batch
 
 
 def pml(loss: str, params=None, miner: str | None = None, miner_params=None, classes=8, width=4):
@@ -24,7 +24,7 @@ def pml(loss: str, params=None, miner: str | None = None, miner_params=None, cla
 
 def memory(batch: Rows, n: int = 6) -> Rows:
     """Rows that are none of the batch."""
-    return rows(torch.randn(n, batch.width, dtype=torch.float64), torch.arange(n) % 3)
+    return rows(torch.randn(n, batch.embedding_dim, dtype=torch.float64), torch.arange(n) % 3)
 
 
 def same(value: Tensor, peer: Tensor, z: Tensor) -> None:

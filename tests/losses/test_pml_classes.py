@@ -12,16 +12,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from losses.test_pml import pml
 
-from metriclab.core.errors import RecipeError
+from metriclab.assembly.assemble import build_method, make, optimized_modules
+from metriclab.errors import RecipeError
 from metriclab.losses import pml_classes
 from metriclab.losses.pml_classes import names, parameters
 from metriclab.recipe import RecipeProblems, read
 from metriclab.registry import build
-from metriclab.run.assemble import build_method, make, optimized_modules
 from metriclab.testing.cases import edges, evaluate
-from run.tiny import TINY, run
+from tests.losses.test_pml import pml
+from tests.support.tiny import TINY, run
 
 PAGE = Path(__file__).parents[2] / "docs" / "pytorch-metric-learning.md"
 EXAMPLES = {"RankedListLoss": {"margin": 0.4, "Tn": 1}}

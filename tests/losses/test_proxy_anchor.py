@@ -6,17 +6,17 @@ import math
 
 import pytest
 import torch
-from losses.loops import ROWS, agree, agree_in_lower_precision, log_sum_exp, mean
-from losses.over_classes import CLASSES, agree_in_bfloat16, class_batch, proxies, same_as_peer_over_proxies
 from pytorch_metric_learning.losses import ProxyAnchorLoss
 
 from metriclab.core.apply_loss import apply_loss, check_miner_fits
-from metriclab.core.distributed import average_gradients, gather
-from metriclab.core.distributed import mean as mean_over_ranks
-from metriclab.core.errors import RecipeError
 from metriclab.core.rows import rows
+from metriclab.distributed import average_gradients, gather
+from metriclab.distributed import mean as mean_over_ranks
+from metriclab.errors import RecipeError
 from metriclab.registry import build
 from metriclab.testing import check_loss, two_ranks
+from tests.support.class_losses import CLASSES, agree_in_bfloat16, class_batch, proxies, same_as_peer_over_proxies
+from tests.support.loss_loops import ROWS, agree, agree_in_lower_precision, log_sum_exp, mean
 
 SETTINGS = [(1.0, 0.1), (32.0, 0.1), (32.0, 0.0), (1000.0, 0.5), (5000.0, 0.1)]
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from losses.loops import ROWS, agree, agree_in_lower_precision, log_sum_exp, mean, partners
-from losses.over_classes import (
+from pytorch_metric_learning.losses import ProxyNCALoss
+
+from metriclab.core.rows import rows
+from metriclab.registry import build
+from metriclab.testing import check_loss
+from tests.support.class_losses import (
     CLASSES,
     agree_in_bfloat16,
     class_batch,
@@ -13,11 +17,7 @@ from losses.over_classes import (
     same_as_peer_over_proxies,
     softmax_by_loops,
 )
-from pytorch_metric_learning.losses import ProxyNCALoss
-
-from metriclab.core.rows import rows
-from metriclab.registry import build
-from metriclab.testing import check_loss
+from tests.support.loss_loops import ROWS, agree, agree_in_lower_precision, log_sum_exp, mean, partners
 
 TEMPERATURES = [1.0, 0.11, 0.001, 4e-4]
 

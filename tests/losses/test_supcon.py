@@ -9,12 +9,21 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from losses.loops import ROWS, agree, agree_in_lower_precision, log_sum_exp, mean, partners, peer_batch, same_as_peer
 from pytorch_metric_learning.losses import SupConLoss
 
 from metriclab.core.rows import concatenate, rows
 from metriclab.core.tiles import forced_tile_cells
 from metriclab.registry import build
+from tests.support.loss_loops import (
+    ROWS,
+    agree,
+    agree_in_lower_precision,
+    log_sum_exp,
+    mean,
+    partners,
+    peer_batch,
+    same_as_peer,
+)
 
 TEMPERATURES = [1.0, 0.1, 0.02, 0.001, 2e-4]
 
@@ -54,7 +63,7 @@ def test_the_closed_form_is_the_generic_path_whatever_the_labels_and_tiles(label
     loss = build("loss", "supcon", temperature=t)
     z, older = (torch.randn(n, 4, dtype=torch.float64, requires_grad=True) for n in (len(labels), 5))
     outcomes = []
-    for options in ({}, {"mine": everything}):
+    for options in ({}, {"miner": everything}):
         batch = rows(z, torch.tensor(labels))
         references = concatenate([batch[1:], rows(older, torch.tensor([0, 1, -1, 7, 0]))])
         with forced_tile_cells(cells):
@@ -70,7 +79,7 @@ def test_a_row_that_the_references_hold_twice_is_still_itself(labels):
     ids = torch.tensor([1, 2, 3, 1, 2, 1])
     z = torch.randn(6, 4, dtype=torch.float64, requires_grad=True)
     outcomes = []
-    for options in ({}, {"mine": everything}):
+    for options in ({}, {"miner": everything}):
         batch = rows(z, torch.tensor(labels), ids=ids)
         value = loss(batch[:3], batch, **options)
         outcomes.append((value, *torch.autograd.grad(value, z)))
@@ -121,7 +130,7 @@ def test_what_a_miner_leaves_out_is_in_no_denominator():
         return replace(pairs, negative=torch.zeros_like(pairs.negative))
 
     alone = [build("loss", "supcon")(part, part) for part in (batch[batch.labels == label] for label in (0, 1))]
-    mined = build("loss", "supcon")(batch, batch, mine=no_negatives)
+    mined = build("loss", "supcon")(batch, batch, miner=no_negatives)
     torch.testing.assert_close(mined, (2 * alone[0] + 3 * alone[1]) / 5, atol=1e-13, rtol=0)
 
 

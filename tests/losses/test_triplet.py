@@ -6,12 +6,12 @@ import math
 
 import pytest
 import torch
-from losses.loops import agree, agree_in_lower_precision, mean, partners
 from torch import Tensor
 
 from metriclab.core.rows import Rows, concatenate, rows
 from metriclab.core.tiles import forced_tile_cells
 from metriclab.registry import build
+from tests.support.loss_loops import agree, agree_in_lower_precision, mean, partners
 
 
 def by_loops(anchors: Rows, references: Rows, margin: float, soft: bool, negatives: str) -> float:

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metriclab.core.distributed import gather
 from metriclab.core.rows import Rows, rows
+from metriclab.distributed import gather
 from metriclab.memories.features import Features
 from metriclab.registry import build
 from metriclab.testing import two_ranks

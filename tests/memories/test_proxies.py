@@ -7,20 +7,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from methods.small import labelled, network
 
-from metriclab.core.errors import RecipeError
+from metriclab.assembly.assemble import assemble, build_method, classes_of
+from metriclab.assembly.splits import load_splits
 from metriclab.core.rows import rows
+from metriclab.errors import RecipeError
 from metriclab.memories.proxies import Proxies
 from metriclab.memories.ring import Ring
 from metriclab.methods.supervised import Supervised
 from metriclab.recipe import Recipe, read
 from metriclab.registry import build
-from metriclab.run.assemble import assemble, build_method, classes_of
-from metriclab.run.fit import fit
-from metriclab.run.splits import load_splits
 from metriclab.testing import check_method
-from run.tiny import TINY
+from metriclab.training.fit import fit
+from tests.support.small_methods import labelled, network
+from tests.support.tiny import TINY
 
 CLASSES = torch.tensor([1, 4, 2**62])
 
@@ -95,7 +95,7 @@ def test_in_a_run_they_are_an_optimizer_group_of_their_own(tmp_path):
     training = assemble(chosen, data)
     memory = training.method.get_submodule("memory")
     assert memory.rows().labels.tolist() == [label for label in classes_of(data.labels).tolist() for _ in range(2)]
-    assert memory.rows().width == 8
+    assert memory.rows().embedding_dim == 8
     rates = {group["name"]: group["initial_lr"] for group in training.optimizer.param_groups}
     assert rates["memory"] == pytest.approx(5.0)
     assert all(rate == pytest.approx(0.05) for name, rate in rates.items() if name != "memory")

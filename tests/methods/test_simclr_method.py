@@ -6,16 +6,16 @@ import math
 
 import pytest
 import torch
-from methods.small import network
 from torch import nn
 
 from metriclab.core.batch import Batch
-from metriclab.core.errors import RecipeError
 from metriclab.core.network import Network
 from metriclab.core.rows import rows
+from metriclab.errors import RecipeError
 from metriclab.methods.simclr import SimCLR
 from metriclab.registry import build
 from metriclab.testing import check_method
+from tests.support.small_methods import network
 
 
 def batch(items=(4, 1, 7, 4, 2, 9, 5), views=2, labels=None) -> Batch:
@@ -47,7 +47,7 @@ def test_it_is_the_loss_of_the_mined_pairs():
     method, images = SimCLR(network(batch_norm=False), loss=loss, miner=miner), batch()
     outputs = method(images)
     mined = method.objective(outputs, outputs).loss
-    assert torch.equal(mined, loss(outputs.rows, outputs.rows, mine=miner))
+    assert torch.equal(mined, loss(outputs.rows, outputs.rows, miner=miner))
     assert float(mined.detach()) < float(loss(outputs.rows, outputs.rows).detach())  # its costliest negatives are gone
 
 
@@ -117,4 +117,4 @@ def test_a_loss_over_rows_of_all_ranks_gets_them_on_both_sides():
     method.objective(local, world)
     method.loss = build("loss", "nt-xent")
     assert seen == [(8, 8)]
-    assert rows(torch.randn(2, 2), torch.arange(2)).width == 2
+    assert rows(torch.randn(2, 2), torch.arange(2)).embedding_dim == 2

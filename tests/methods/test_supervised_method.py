@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from methods.small import labelled, network
 
-from metriclab.core.errors import RecipeError
 from metriclab.core.pairs import Pairs
+from metriclab.errors import RecipeError
 from metriclab.methods.supervised import Outputs, Supervised
 from metriclab.registry import build
 from metriclab.testing import check_method
+from tests.support.small_methods import labelled, network
 
 LABELS = (0, 1, 0, 2, 1, 0, -1)
 
@@ -60,7 +60,7 @@ def test_it_is_the_loss_of_the_mined_pairs():
     method.miner = hard_negatives
     mined = method.objective(outputs, outputs).loss
     assert torch.equal(plain, loss(outputs.rows, outputs.rows))
-    assert torch.equal(mined, loss(outputs.rows, outputs.rows, mine=hard_negatives))
+    assert torch.equal(mined, loss(outputs.rows, outputs.rows, miner=hard_negatives))
     assert float(mined.detach()) != pytest.approx(float(plain.detach()), abs=1e-3)
     method.miner = no_pairs
     assert float(method.objective(outputs, outputs).loss.detach()) == 0
@@ -100,4 +100,4 @@ def test_who_is_alone_is_asked_of_the_memory_where_there_is_one():
     memory = build("memory", "proxies", 4, torch.arange(3))
     method = Supervised(network(batch_norm=False), loss=build("loss", "normalized-softmax"), memory=memory)
     outputs = method(labelled((0, 1, 2)))
-    assert float(method.objective(outputs, outputs).metrics["lone_anchors"]) == 0
+    assert float(method.objective(outputs, outputs).metrics["anchors_without_positives"]) == 0

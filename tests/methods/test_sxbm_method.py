@@ -8,21 +8,21 @@ from dataclasses import replace
 
 import pytest
 import torch
-from methods.small import labelled, network
 from torch import nn
 
 from metriclab.core.batch import Batch
-from metriclab.core.distributed import average_gradients, gather, mean
-from metriclab.core.errors import RecipeError
 from metriclab.core.network import Network
 from metriclab.core.pair_loss import PairLoss
 from metriclab.core.rows import Rows, rows
 from metriclab.core.tiles import forced_tile_cells
-from metriclab.methods._neighbours import nearest
-from metriclab.methods._rank_loss import rank_terms
+from metriclab.distributed import average_gradients, gather, mean
+from metriclab.errors import RecipeError
+from metriclab.methods.neighbours import nearest
+from metriclab.methods.rank_loss import rank_terms
 from metriclab.methods.sxbm import SXBM
 from metriclab.registry import build
 from metriclab.testing import check_method, measure, two_ranks
+from tests.support.small_methods import labelled, network
 
 LABELS = (0, 1, 0, 2, 1, 0, -1)
 
@@ -211,7 +211,9 @@ def test_without_neighbours_the_loss_is_zero_with_a_live_gradient():
     assert float(loss.detach()) == 0
     assert all(parameter.grad is not None for parameter in method.network.head.parameters())
     assert not any(parameter.grad.any() for parameter in method.network.head.parameters())
-    assert float(metrics["neighbours"]) == float(metrics["agreement"]) == float(metrics["lone_anchors"]) == 0
+    assert (
+        float(metrics["neighbours"]) == float(metrics["agreement"]) == float(metrics["anchors_without_positives"]) == 0
+    )
 
 
 @pytest.mark.parametrize("remembers", [False, True])
@@ -310,7 +312,7 @@ def test_it_never_holds_all_similarities():
 def test_an_encoder_that_trains_is_refused():
     with pytest.raises(RecipeError, match="compresses the features of a frozen encoder, and this one trains") as caught:
         SXBM(network(batch_norm=False), memory=build("memory", "ring", 6, torch.arange(3), size=4))
-    assert caught.value.help.startswith('set encoder.train = "none"')
+    assert caught.value.help.startswith('set encoder.trainable = "none"')
 
 
 def test_components_that_do_not_go_together_are_refused():

@@ -7,17 +7,17 @@ from dataclasses import replace
 
 import pytest
 import torch
-from methods.small import labelled, network
 
-from metriclab.core.distributed import average_gradients, gather, mean
-from metriclab.core.errors import RecipeError
 from metriclab.core.protocols import Memory
+from metriclab.distributed import average_gradients, gather, mean
+from metriclab.errors import RecipeError
 from metriclab.methods.xbm import XBM
 from metriclab.recipe import Recipe, read
 from metriclab.registry import build
-from metriclab.run.experiment import Interrupted
 from metriclab.testing import check_method, two_ranks
-from run.tiny import TINY, outcome, run
+from metriclab.training.experiment import Interrupted
+from tests.support.small_methods import labelled, network
+from tests.support.tiny import TINY, outcome, run
 
 LABELS = [(0, 1, 0, 2, 1), (2, 0, 1, 1, 3), (3, 3, 0, 2, -1), (1, 0, 2, 0, 3), (2, 2, 1, 0, 0)]
 RATE = 0.1
@@ -205,8 +205,8 @@ def test_it_logs_when_the_memory_counts_and_who_is_alone_with_it():
     first, second = (labelled((0, 1, 2), step=step) for step in (0, 1))
     outputs = method(first)
     metrics = method.objective(outputs, outputs).metrics
-    assert (float(metrics["memory_weight"]), float(metrics["lone_anchors"])) == (0.0, 1.0)
+    assert (float(metrics["memory_weight"]), float(metrics["anchors_without_positives"])) == (0.0, 1.0)
     method.after_step(outputs, 0)
     outputs = method(second)
     metrics = method.objective(outputs, outputs).metrics
-    assert (float(metrics["memory_weight"]), float(metrics["lone_anchors"])) == (0.5, 0.0)
+    assert (float(metrics["memory_weight"]), float(metrics["anchors_without_positives"])) == (0.5, 0.0)

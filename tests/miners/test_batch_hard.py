@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from miners.mining import agree, chosen, first_anchor, on_circle
 from pytorch_metric_learning.miners import BatchEasyHardMiner
 
-from metriclab.core.pairs import compare
+from metriclab.core.pairs import all_pairs
 from metriclab.core.rows import rows
 from metriclab.registry import build
+from tests.support.mining import agree, chosen, first_anchor, on_circle
 
 TIE = 1e-12
 
@@ -39,7 +39,7 @@ def test_as_in_pytorch_metric_learning(positive):
     batch = rows(z, labels)
     peer = BatchEasyHardMiner(pos_strategy="hard" if positive == "farthest" else "easy", neg_strategy="hard")
     a1, p, a2, n = (index.tolist() for index in peer(z, labels))
-    mined = chosen(build("miner", "batch-hard", positive=positive)(compare(batch, batch)))
+    mined = chosen(build("miner", "batch-hard", positive=positive)(all_pairs(batch, batch)))
     assert {(a, place) for a, (places, _) in enumerate(mined) for place in places} == set(zip(a1, p, strict=True))
     assert {(a, place) for a, (_, places) in enumerate(mined) for place in places} == set(zip(a2, n, strict=True))
 

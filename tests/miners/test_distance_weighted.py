@@ -7,12 +7,12 @@ import math
 
 import pytest
 import torch
-from miners.mining import chosen, on_circle
 
-from metriclab.core.pairs import Pairs, compare
+from metriclab.core.pairs import Pairs, all_pairs
 from metriclab.core.rows import Keys, rows
 from metriclab.miners.distance_weighted import gumbel, log_density
 from metriclab.registry import build
+from tests.support.mining import chosen, on_circle
 
 
 def repeated(distances, width, anchors=20_000):
@@ -91,18 +91,18 @@ def test_new_rows_draw_anew():
     z, labels = torch.randn(30, 4), torch.arange(30) % 3
     miner = build("miner", "distance-weighted")
     first, second = rows(z, labels), rows(z, labels)  # the same embeddings in a later step
-    assert torch.equal(miner(compare(first, first)).negative, miner(compare(first, first)).negative)
-    assert not torch.equal(miner(compare(first, first)).negative, miner(compare(second, second)).negative)
+    assert torch.equal(miner(all_pairs(first, first)).negative, miner(all_pairs(first, first)).negative)
+    assert not torch.equal(miner(all_pairs(first, first)).negative, miner(all_pairs(second, second)).negative)
     other = build("miner", "distance-weighted", seed=1)
-    assert not torch.equal(miner(compare(first, first)).negative, other(compare(first, first)).negative)
+    assert not torch.equal(miner(all_pairs(first, first)).negative, other(all_pairs(first, first)).negative)
 
 
 def test_no_more_are_drawn_than_are_in_reach():
     given = on_circle(0, 10, 60, 100, 120, labels=[0, 0, 1, 1, 1])  # distances 1, 1.53 and 1.73 of the negatives
-    mined = build("miner", "distance-weighted", k=2)(compare(given[:1], given))
+    mined = build("miner", "distance-weighted", k=2)(all_pairs(given[:1], given))
     assert chosen(mined) == [({1}, {2})]
     far = on_circle(0, 120, 180, labels=[0, 1, 2])
-    assert chosen(build("miner", "distance-weighted")(compare(far[:1], far))) == [(set(), set())]
+    assert chosen(build("miner", "distance-weighted")(all_pairs(far[:1], far))) == [(set(), set())]
 
 
 @pytest.mark.parametrize("width", [1, 2, 3, 128, 4096])

@@ -6,9 +6,9 @@ import math
 
 import pytest
 import torch
-from miners.mining import LABELS, agree, first_anchor, on_circle, partners, several
 
 from metriclab.registry import build
+from tests.support.mining import LABELS, agree, first_anchor, on_circle, partners, several
 
 TIE = 1e-12
 NAMES = ["hard-pairs", "semihard-pairs", "easy-pairs"]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from miners.mining import LABELS, agree, chosen, first_anchor, on_circle, several
 from pytorch_metric_learning.miners import MultiSimilarityMiner
 
-from metriclab.core.pairs import compare
+from metriclab.core.pairs import all_pairs
 from metriclab.core.rows import rows
 from metriclab.registry import build
+from tests.support.mining import LABELS, agree, chosen, first_anchor, on_circle, several
 
 TIE = 1e-12
 
@@ -38,7 +38,7 @@ def test_as_in_pytorch_metric_learning(epsilon):
     z, labels = torch.randn(25, 5, dtype=torch.float64), torch.cat([torch.arange(24) % 5, torch.tensor([9])])
     batch = rows(z, labels)
     a1, p, a2, n = (index.tolist() for index in MultiSimilarityMiner(epsilon=epsilon)(z, labels))
-    mined = chosen(build("miner", "multi-similarity", epsilon=epsilon)(compare(batch, batch)))
+    mined = chosen(build("miner", "multi-similarity", epsilon=epsilon)(all_pairs(batch, batch)))
     assert {(a, place) for a, (places, _) in enumerate(mined) for place in places} == set(zip(a1, p, strict=True))
     assert {(a, place) for a, (_, places) in enumerate(mined) for place in places} == set(zip(a2, n, strict=True))
 
@@ -61,6 +61,6 @@ def test_an_anchor_lacking_one_side_has_no_pair():
 def test_with_the_loss_of_its_name_every_anchor_still_counts():
     batch = rows(torch.randn(6, 4, dtype=torch.float64), torch.tensor([0, 0, 1, 1, 2, 3]))
     loss, miner = build("loss", "multi-similarity"), build("miner", "multi-similarity")
-    mined = loss(batch, batch, mine=miner)
-    each = [loss(batch[i : i + 1], batch, mine=miner) for i in range(6)]
+    mined = loss(batch, batch, miner=miner)
+    each = [loss(batch[i : i + 1], batch, miner=miner) for i in range(6)]
     torch.testing.assert_close(mined, sum(each) / 6)

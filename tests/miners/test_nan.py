@@ -6,10 +6,10 @@ from importlib.metadata import entry_points
 
 import pytest
 import torch
-from miners.mining import broken, lost
 
 from metriclab.core.rows import rows
 from metriclab.registry import build
+from tests.support.mining import broken, lost
 
 MINERS = sorted({point.name for point in entry_points(group="metriclab.miner")})
 SIDES = [name for name in MINERS if name in ("hard-pairs", "semihard-pairs", "easy-pairs")]
@@ -31,4 +31,4 @@ def test_the_loss_of_a_broken_row_is_nan(name, loss):
     z = torch.randn(8, 4)
     z[3] = torch.nan
     batch = rows(z, torch.arange(8) % 3)
-    assert build("loss", loss)(batch, batch, mine=build("miner", name)).isnan()
+    assert build("loss", loss)(batch, batch, miner=build("miner", name)).isnan()

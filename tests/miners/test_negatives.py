@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from miners.mining import agree, first_anchor, on_circle
 
-from metriclab.core.pairs import compare
+from metriclab.core.pairs import all_pairs
 from metriclab.core.rows import rows
 from metriclab.registry import build
+from tests.support.mining import agree, first_anchor, on_circle
 
 TIE = 1e-12
 
@@ -55,13 +55,13 @@ def test_both_the_threshold_and_k_bound_what_is_left_out():
 
 def test_collapsed_embeddings_keep_what_drives_them_apart():
     z = torch.ones(12, 4) + 1e-3 * torch.randn(12, 1)  # rows of one direction and unlike lengths
-    pairs = compare(rows(z, torch.arange(12)), rows(z, torch.arange(12)))
+    pairs = all_pairs(rows(z, torch.arange(12)), rows(z, torch.arange(12)))
     assert torch.equal(build("miner", "false-negatives", k=3)(pairs).negative, pairs.negative)
 
 
 def test_images_of_one_class_no_longer_repel_each_other():
     centres = torch.nn.functional.one_hot(torch.arange(20) % 4, 8).double()
     batch = rows(centres + 0.05 * torch.randn(20, 8, dtype=torch.float64), torch.arange(20))
-    mined = build("miner", "false-negatives", k=4)(compare(batch, batch))
+    mined = build("miner", "false-negatives", k=4)(all_pairs(batch, batch))
     apart = torch.arange(20)[:, None] % 4 != torch.arange(20) % 4
     assert torch.equal(mined.negative, apart)

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from metriclab.cli import main
-from metriclab.core.errors import RecipeError
+from metriclab.errors import RecipeError
 from metriclab.recipe import read
 
 WHOLE = """
@@ -23,7 +23,7 @@ name = "pixels"
 
 [head]
 name = "linear"
-width = 8
+embedding_dim = 8
 
 [loss]
 name = "nt-xent"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metriclab.core.errors import PluginError, RecipeError
+from metriclab.errors import PluginError, RecipeError
 from metriclab.recipe import Recipe, RecipeProblems, read
 from metriclab.recipe.source import LIMIT
 from metriclab.registry import load_plugin_file

@@ -15,15 +15,15 @@ from hypothesis import strategies as st
 from jaxtyping import Float, jaxtyped
 from torch import Tensor, nn
 
-from metriclab.core.errors import PluginError, RecipeError
 from metriclab.core.protocols import Loss, Memory, Miner
-from metriclab.registry import REQUIRED, Entry, TableOf, build, load, register
+from metriclab.errors import PluginError, RecipeError
+from metriclab.registry import REQUIRED, ComponentEntry, TableOf, build, load, register
 from metriclab.registry.signature import define
 from metriclab.registry.toml import toml_value
 
 
 def definition_of(component, kind="loss"):
-    return define(Entry(kind, "mine", "some.module:mine", "some-package", "1.2"), component)
+    return define(ComponentEntry(kind, "mine", "some.module:mine", "some-package", "1.2"), component)
 
 
 def refusal_of(component, kind="loss"):
@@ -216,7 +216,7 @@ REFUSED = "loss 'mine' of some-package 1.2 (some.module:mine) is refused: "
         (
             given_one,
             "it has 1 positional-only parameters, where a loss has 0 or 2",
-            "its signature is (width, classes, /, *, ...) or (*, ...)",
+            "its signature is (embedding_dim, classes, /, *, ...) or (*, ...)",
         ),
         (unannotated, "parameter 't' has no annotation", "say which values it takes, as in `k: int`"),
         (
@@ -373,7 +373,7 @@ def test_a_loss_takes_all_that_is_given_or_nothing():
 
     assert build("loss", "test-classifier", 8, (3, 5), scale=4) == (8, (3, 5), 4.0)
     with pytest.raises(
-        RecipeError, match=r"2 positional arguments, not 0\n  help: build\('loss', 'test-classifier', wid"
+        RecipeError, match=r"2 positional arguments, not 0\n  help: build\('loss', 'test-classifier', emb"
     ):
         build("loss", "test-classifier")
     with pytest.raises(RecipeError, match=r"is built with 0 positional arguments, not 2"):

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from metriclab.core.errors import PluginError, RecipeError
+from metriclab.errors import PluginError, RecipeError
 from metriclab.registry import entries, load, load_plugin_file, register
 
 SOURCE = """

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from metriclab.core.errors import PluginError, RecipeError
+from metriclab.errors import PluginError, RecipeError
 from metriclab.registry import UnknownName, entries, load
 from metriclab.registry.registry import candidates, load_entry
 

@@ -10,12 +10,12 @@ from click.testing import CliRunner
 
 from metriclab.api import API_VERSION
 from metriclab.cli import main
-from metriclab.core.errors import PluginError, RecipeError
+from metriclab.errors import PluginError, RecipeError
 from metriclab.recipe import read
 from metriclab.registry import UnknownName, api_version, entries, load, load_plugin_file, slow
 from metriclab.registry.entry import NO_PLUGINS, is_builtin
 from metriclab.registry.registry import candidates
-from run.tiny import TINY
+from tests.support.tiny import TINY
 
 POINTS = "[metriclab.loss]\nellipse = my_ellipse:ellipse\n"
 ELLIPSE = '''

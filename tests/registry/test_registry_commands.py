@@ -7,8 +7,8 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from metriclab import errors
 from metriclab.cli import group, main
-from metriclab.core import errors
 
 PLUGIN = '''
 from typing import Annotated, Literal

@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 
 from metriclab.core.batch import Images
-from metriclab.core.errors import RecipeError
 from metriclab.core.rows import rows
+from metriclab.errors import RecipeError
 from metriclab.report.embedded import Data, Embedded, nearest
 from metriclab.report.gallery import Pictures
 from metriclab.report.html import Markup, Section, section, tag

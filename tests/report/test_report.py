@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
-from report.chromium import Chromium
 
 from metriclab.cli import main
-from metriclab.core.errors import DataError, RecipeError, StorageError
+from metriclab.errors import DataError, RecipeError, StorageError
 from metriclab.report.html import data, join, tag
 from metriclab.report.page import BUDGET, within_budget, write_report
 from metriclab.report.summary import Notes, robustness_sections
-from run.tiny import run, tiny
+from tests.support.chromium import Chromium
+from tests.support.tiny import run, tiny
 
 HOSTILE = "<script>alert(1)</script>"
 
@@ -196,8 +196,8 @@ def test_data_that_are_gone_or_changed_are_named(runs, pictures, tmp_path):
 
 
 def test_a_page_that_cannot_fit_is_refused(runs):
+    from metriclab.comparison.finished import find_runs
     from metriclab.report.one_run import OneRun
-    from metriclab.run.finished import find_runs
 
     found, _ = find_runs(runs[:1])
     with pytest.raises(RecipeError, match=r"more than the 10,000 that it may be"):

@@ -12,10 +12,10 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from metriclab.cli import main
-from metriclab.core.errors import RecipeError, StorageError
+from metriclab.errors import RecipeError, StorageError
 from metriclab.report.xbm_figures import draw_drift, draw_memory_ratio, markdown, summary
 from metriclab.report.xbm_runs import differing_settings, read_runs
-from run.tiny import run, tiny
+from tests.support.tiny import run, tiny
 
 XBM = ("loss.name=contrastive", "method.name=xbm", "method.start_step=2", "memory.name=ring", "memory.size=24")
 FOLLOWED = ("train.steps=10", "train.drift_images=9", "train.drift_every=5")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from metriclab.registry import Entry, entries, load_plugin_file
+from metriclab.registry import ComponentEntry, entries, load_plugin_file
 from metriclab.registry import registry as registered
 from metriclab.testing import component_checks
 
@@ -113,7 +113,7 @@ def _forgetful_registry():
         memory.update(content)
 
 
-def brought(file: str) -> list[Entry]:
+def brought(file: str) -> list[ComponentEntry]:
     load_plugin_file(FOLDER / f"{file}.py")
     return [entry for entry in entries() if entry.package == f"{file}.py"]
 

@@ -7,15 +7,15 @@ from importlib.metadata import distribution
 
 import pytest
 from click.testing import CliRunner
-from test_broken_plugins import FOLDER, _forgetful_registry  # noqa: F401  (a fixture)
 
 from metriclab.cli import main
-from metriclab.core.errors import RecipeError
 from metriclab.core.network import Network
+from metriclab.errors import RecipeError
 from metriclab.registry import load_plugin_file, register, registry
 from metriclab.registry.kinds import BUILTIN
 from metriclab.testing import component_checks
 from metriclab.testing.pytest import conformance
+from tests.testing.test_broken_plugins import FOLDER, _forgetful_registry  # noqa: F401  (a fixture)
 
 test_constant = conformance("schedule", "constant")
 test_cosine = conformance("schedule", "cosine", {"final": 0.1})

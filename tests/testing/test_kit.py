@@ -13,7 +13,7 @@ from torch import nn
 from metriclab.core.batch import Batch
 from metriclab.core.network import Embedded, Network
 from metriclab.core.pair_loss import PairLoss, Term
-from metriclab.core.pairs import compare
+from metriclab.core.pairs import all_pairs
 from metriclab.core.protocols import Objective
 from metriclab.core.rows import Rows
 from metriclab.methods.simclr import SimCLR
@@ -109,7 +109,7 @@ class Constant(Wrapped):
 
 class Dense(Wrapped):
     def forward(self, anchors, references):
-        terms = good_terms(compare(anchors, references)).values()
+        terms = good_terms(all_pairs(anchors, references)).values()
         return sum(term.total.sum() / term.count.sum().clamp(min=1) for term in terms)
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from metriclab.core import distributed
+from metriclab import distributed
 from metriclab.core.rows import Rows, rows
 from metriclab.registry import build, load
 from metriclab.testing import check_memory

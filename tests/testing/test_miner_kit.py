@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from metriclab.core import distributed
+from metriclab import distributed
 from metriclab.testing import check_miner
 
 
@@ -70,14 +70,14 @@ def needs_references(pairs):
     return replace(pairs, negative=pairs.negative & (pairs.similarity >= hardest))
 
 
-def guarded(mine):
+def guarded(miner):
     """With nothing to choose from, nothing is chosen."""
 
-    def miner(pairs):
-        return mine(pairs) if pairs.similarity.numel() else pairs
+    def careful(pairs):
+        return miner(pairs) if pairs.similarity.numel() else pairs
 
-    miner.__qualname__ = mine.__qualname__
-    return miner
+    careful.__qualname__ = miner.__qualname__
+    return careful
 
 
 def over_the_tile(pairs):

@@ -10,7 +10,7 @@ import torch
 from torchvision.transforms import v2
 
 from metriclab.core.batch import Images
-from metriclab.core.random import Draws
+from metriclab.core.random import RandomKeys
 from metriclab.views.simclr import SimCLRViews
 
 NOTHING = {"min_area": 1.0, "flip": 0.0, "colour": 0.0, "grayscale": 0.0, "blur": 0.0}
@@ -21,7 +21,7 @@ def views_of(picture: torch.Tensor, count: int, **parameters) -> torch.Tensor:
     """Two views of each of half as many copies of a picture, each with draws of its own."""
     copies = count // 2
     images = Images(picture.expand(copies, -1, -1, -1), torch.tensor([picture.shape[1:]]).expand(copies, 2))
-    draws = Draws(0, 0, torch.arange(copies), torch.zeros(copies, dtype=torch.int64))
+    draws = RandomKeys(0, 0, torch.arange(copies), torch.zeros(copies, dtype=torch.int64))
     return torch.cat(SimCLRViews(**parameters)(images, draws))
 
 

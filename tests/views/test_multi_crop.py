@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from metriclab.core.batch import Images
-from metriclab.core.errors import RecipeError
-from metriclab.core.random import Draws
+from metriclab.core.random import RandomKeys
+from metriclab.errors import RecipeError
 from metriclab.views.multi_crop import MultiCropViews
 from metriclab.views.simclr import SimCLRViews
 
@@ -20,8 +20,8 @@ def images(n: int, channels: int = 3, side: int = 40) -> Images:
     return Images(pixels, torch.randint(3 * side // 4, side + 1, (n, 2), generator=generator))
 
 
-def draws(items: torch.Tensor) -> Draws:
-    return Draws(1, 2, items, torch.zeros_like(items))
+def draws(items: torch.Tensor) -> RandomKeys:
+    return RandomKeys(1, 2, items, torch.zeros_like(items))
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from metriclab.core.batch import Images
-from metriclab.core.errors import RecipeError
-from metriclab.core.random import Draws
+from metriclab.core.random import RandomKeys
+from metriclab.errors import RecipeError
 from metriclab.views.plain import PlainViews
 from metriclab.views.simclr import SimCLRViews
 
@@ -22,9 +22,9 @@ def images(n: int, channels: int = 3, side: int = 40, seed: int = 0) -> Images:
     return Images(pixels, torch.randint(3 * side // 4, side + 1, (n, 2), generator=generator))
 
 
-def draws(items: torch.Tensor, **changes: int) -> Draws:
+def draws(items: torch.Tensor, **changes: int) -> RandomKeys:
     values = {"seed": 1, "epoch": 2, **changes}
-    return Draws(values["seed"], values["epoch"], items, torch.full_like(items, values.get("draw", 0)))
+    return RandomKeys(values["seed"], values["epoch"], items, torch.full_like(items, values.get("draw", 0)))
 
 
 def pick(some: Images, index: torch.Tensor) -> Images:

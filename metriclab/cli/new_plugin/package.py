@@ -9,7 +9,7 @@ from pathlib import Path
 from string import Template
 
 from metriclab import __version__
-from metriclab.core.errors import RecipeError, StorageError
+from metriclab.errors import RecipeError, StorageError
 from metriclab.registry import KINDS, entries
 from metriclab.registry.api_version import API_VERSION
 

@@ -53,7 +53,7 @@ size = 8
 
 [head]
 name = "linear"
-width = 4
+embedding_dim = 4
 
 [loss]
 name = "nt-xent"

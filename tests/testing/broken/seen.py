@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from metriclab.api import Draws, Images, register
+from metriclab.api import Images, RandomKeys, register
 
 
 class Squares:
@@ -15,11 +15,11 @@ class Squares:
 
     count = 2
 
-    def __call__(self, images: Images, draws: Draws) -> tuple[Tensor, ...]:
+    def __call__(self, images: Images, draws: RandomKeys) -> tuple[Tensor, ...]:
         view = self.test(images)
         return tuple(view * self.brightness(draws, place)[:, None, None, None] for place in range(self.count))
 
-    def brightness(self, draws: Draws, view: int) -> Tensor:
+    def brightness(self, draws: RandomKeys, view: int) -> Tensor:
         return 0.5 + 0.5 * draws.uniform(view, 0)[:, 0]
 
     def test(self, images: Images) -> Tensor:
@@ -39,26 +39,26 @@ def good_views():
 class OneDrawForTheBatch(Squares):
     """A pure function, and independent of the batch; but every image gets the same."""
 
-    def brightness(self, draws: Draws, view: int) -> Tensor:
+    def brightness(self, draws: RandomKeys, view: int) -> Tensor:
         generator = torch.Generator().manual_seed(draws.seed + draws.epoch + view)
         return torch.rand(1, generator=generator).expand(len(draws.items))
 
 
 @register("views", "first-image-decides")
 class FirstImageDecides(Squares):
-    def brightness(self, draws: Draws, view: int) -> Tensor:
+    def brightness(self, draws: RandomKeys, view: int) -> Tensor:
         return super().brightness(draws, view)[:1].expand(len(draws.items))
 
 
 @register("views", "draws-globally")
 class DrawsGlobally(Squares):
-    def brightness(self, draws: Draws, view: int) -> Tensor:
+    def brightness(self, draws: RandomKeys, view: int) -> Tensor:
         return torch.rand(len(draws.items))
 
 
 @register("views", "one-draw-for-both-views")
 class OneDrawForBothViews(Squares):
-    def brightness(self, draws: Draws, view: int) -> Tensor:
+    def brightness(self, draws: RandomKeys, view: int) -> Tensor:
         return super().brightness(draws, 0)
 
 
@@ -66,8 +66,8 @@ class OneDrawForBothViews(Squares):
 class IgnoresCopies(Squares):
     """An item that comes twice in an epoch looks the same both times."""
 
-    def brightness(self, draws: Draws, view: int) -> Tensor:
-        return super().brightness(Draws(draws.seed, draws.epoch, draws.items, torch.zeros_like(draws.draws)), view)
+    def brightness(self, draws: RandomKeys, view: int) -> Tensor:
+        return super().brightness(RandomKeys(draws.seed, draws.epoch, draws.items, torch.zeros_like(draws.draws)), view)
 
 
 @register("views", "sees-padding")
@@ -93,7 +93,7 @@ class MutatesImages(Squares):
 class Miscounts(Squares):
     count = 2
 
-    def __call__(self, images: Images, draws: Draws) -> tuple[Tensor, ...]:
+    def __call__(self, images: Images, draws: RandomKeys) -> tuple[Tensor, ...]:
         return super().__call__(images, draws)[:1]
 
 

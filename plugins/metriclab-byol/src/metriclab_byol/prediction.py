@@ -85,4 +85,4 @@ def output_std(outputs: Outputs) -> Float[Tensor, ""]:
     It is 1 where they point everywhere alike and 0 after a collapse, as in figure 2 of SimSiam.
     """
     rows = outputs.projections
-    return math.sqrt(rows.width) * rows.z.std(0, correction=0).mean()
+    return math.sqrt(rows.embedding_dim) * rows.z.std(0, correction=0).mean()

@@ -117,11 +117,11 @@ class MoCo(nn.Module):
         queue = self.memory.rows()
         references = concatenate([world.keys, queue])
         queued = torch.arange(len(references), device=queue.labels.device) >= len(world.keys)
-        mine = None if self.batch_negatives else partial(against_queue, queued=queued)
-        loss = apply_loss(self.loss, local.queries, world.queries, references, mine=mine)
+        miner = None if self.batch_negatives else partial(against_queue, queued=queued)
+        loss = apply_loss(self.loss, local.queries, world.queries, references, miner=miner)
         filled = (queue.labels >= 0).float().mean()
         # Positives are among the keys, where the run does not look for them.
-        return Objective(loss, {"queue_filled": filled, "lone_anchors": torch.zeros_like(filled)})
+        return Objective(loss, {"queue_filled": filled, "anchors_without_positives": torch.zeros_like(filled)})
 
     def after_step(self, world: Outputs, step: int) -> None:
         share = 1 - self.momentum(step)

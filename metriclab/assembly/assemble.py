@@ -1,0 +1,165 @@
+"""From a checked recipe to the objects that run it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from metriclab import distributed
+from metriclab.assembly.devices import choose_device, set_up_torch
+from metriclab.assembly.weights import build_encoder
+from metriclab.core.network import Network
+from metriclab.core.protocols import Dataset, Evaluator, Sampler, Schedule, Views
+from metriclab.core.random import RandomKeys
+from metriclab.distributed.batch_norm import synchronize_batch_norm
+from metriclab.errors import RecipeError
+from metriclab.recipe import ComponentSpec, Recipe, Train
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """What a run trains with.
+
+    Attributes:
+        data: the training split.
+        sampler, optimizer: None for a run of no steps.
+        steps: of the whole run.
+        features: of all items, unit rows on the device, for a method that trains on features; see `with_features`.
+    """
+
+    settings: Train
+    device: torch.device
+    data: Dataset
+    views: Views
+    sampler: Sampler | None
+    method: nn.Module
+    optimizer: Optimizer | None
+    schedule: Schedule
+    steps: int
+    features: Float[Tensor, "n d"] | None = None
+
+
+def make(chosen: ComponentSpec, *given: Any, **components: Any) -> Any:
+    """The component a recipe table describes, built with what it takes of all that its kind is given."""
+    return chosen.definition.factory(*given[: len(chosen.definition.given)], **chosen.params, **components)
+
+
+def assemble(recipe: Recipe, data: Dataset, *, initial: bool = True) -> Training:
+    """Builds everything that training needs, on this rank's device, the same on every rank.
+
+    Args:
+        recipe: a checked recipe.
+        data: the training split.
+        initial: whether to fetch the initial weights that the recipe names; a checkpoint makes them needless.
+    """
+    settings, device = recipe.train, choose_device(recipe.train.device)
+    set_up_torch(settings)
+    sampler: Sampler | None = None if settings.steps == 0 else make(recipe.components["sampler"], data.labels)
+    steps = number_of_steps(settings, sampler)
+    method = build_method(recipe, classes_of(data.labels), steps, initial=initial).to(device)
+    if settings.channels_last:
+        method.to(memory_format=torch.channels_last)
+    if settings.synchronize_batch_norm and distributed.world_size() > 1:
+        method = synchronize_batch_norm(method)
+    distributed.broadcast_module(method)
+    optimizer = None
+    if sampler is not None:
+        optimizer = make(recipe.components["optimizer"], optimized_modules(method))
+        scale_learning_rate(optimizer, settings.learning_rate_scaling, sampler.batch_size)
+    schedule = make(recipe.components["schedule"], max(steps, 1))
+    views: Views = make(recipe.components["views"])
+    try_one_image(method, views, data, device)
+    if settings.compile:
+        method.get_submodule("network.encoder").compile()
+    return Training(settings, device, data, views, sampler, method, optimizer, schedule, steps)
+
+
+@torch.no_grad()
+def try_one_image(method: nn.Module, views: Views, data: Dataset, device: torch.device) -> None:
+    """Sends one image all the way through, in every size, so that those that do not fit are found before all else.
+
+    Raises:
+        RecipeError: where the network cannot take what the views make.
+    """
+    image, zero = data.images(np.arange(1)).to(device), torch.zeros(1, dtype=torch.int64, device=device)
+    sizes = {view.shape: view for view in (views.test(image), *views(image, RandomKeys(0, 0, zero, zero)))}
+    for view in sizes.values():
+        try:
+            method.eval().embed(view)  # type: ignore[operator]  # of the method protocol
+        except RuntimeError as error:
+            raise RecipeError(
+                f"the encoder cannot take images of {view.shape[2]} x {view.shape[3]} pixels: {error}",
+                help="set a larger size in [views]",
+            ) from error
+    method.train()
+
+
+def number_of_steps(settings: Train, sampler: Sampler | None) -> int:
+    """Length of the run; the recipe gives it in steps or in epochs."""
+    if sampler is None:
+        return 0
+    return settings.steps if settings.steps is not None else (settings.epochs or 0) * sampler.steps
+
+
+def build_method(
+    recipe: Recipe, classes: Int64[Tensor, "c"], total_steps: int = 1, *, initial: bool = True
+) -> nn.Module:
+    """The method with its network and components, on the CPU; parameters drawn from the recipe's seed.
+
+    Args:
+        recipe: a checked recipe.
+        classes: sorted training labels, for memories that hold a row a class.
+        total_steps: of the run, at least 1, for methods that change over it; says nothing where nothing is trained.
+        initial: False builds it for a checkpoint: the encoder's `pretrained` and `weights`, which only say what
+            to start from, are left out.
+    """
+    torch.manual_seed(recipe.train.seed)
+    parts = recipe.components
+    encoder = build_encoder(parts["encoder"], initial=initial)
+    network = Network(encoder, make(parts["head"], encoder.out_features))
+    chosen = parts["method"].definition
+    remembered = encoder if getattr(chosen.factory, "remembers", "z") == "h" else network.head
+    given = {"loss": (network.head.out_features, classes), "memory": (remembered.out_features, classes)}
+    components = {
+        name: make(parts[component.kind], *given.get(component.kind, ()))
+        for name, component in chosen.components.items()
+        if component.kind in parts
+    }
+    method: nn.Module = make(parts["method"], network, max(total_steps, 1), **components)
+    return method
+
+
+def build_evaluators(recipe: Recipe) -> dict[str, Evaluator]:
+    """The recipe's evaluators by what they are called in results."""
+    return {chosen.label: make(chosen) for chosen in recipe.evaluators}
+
+
+def optimized_modules(method: nn.Module) -> Mapping[str, nn.Module]:
+    """The parts whose learning rates a recipe can tell apart; a parameter belongs to the first that has it."""
+    network = method.get_submodule("network")
+    others = {name: child for name, child in method.named_children() if child is not network}
+    return {
+        "encoder": network.get_submodule("encoder"),
+        "head": network.get_submodule("head"),
+        **others,
+        "method": method,
+    }
+
+
+def scale_learning_rate(optimizer: Optimizer, rule: str, batch_size: int) -> None:
+    """Chen et al. 2020, appendix B.1: lr x B / 256 ("linear") or lr x sqrt(B) ("sqrt")."""
+    factor = {"none": 1.0, "linear": batch_size / 256, "sqrt": batch_size**0.5}[rule]
+    for group in optimizer.param_groups:
+        group["initial_lr"] = group["lr"] = group["lr"] * factor
+
+
+def classes_of(labels: np.ndarray) -> Int64[Tensor, "c"]:
+    """Sorted known labels."""
+    return torch.from_numpy(np.unique(labels[labels >= 0]))

@@ -1,0 +1,103 @@
+"""A finished run as something to use: images in, features out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from metriclab.assembly.assemble import build_method, make
+from metriclab.assembly.weights import best_checkpoint
+from metriclab.core.batch import Images
+from metriclab.core.network import Embedded
+from metriclab.core.protocols import Views
+from metriclab.errors import DataError
+from metriclab.images.decode import UnreadableImageError, decode
+from metriclab.recipe import Recipe
+from metriclab.runs import checkpoint as checkpoints
+from metriclab.runs.folder import RunFolder
+
+Output = Literal["h", "z"]
+
+
+class Embedder(nn.Module):
+    """A trained network with the view it was tested on. What comes out is what the run was measured by.
+
+    Args:
+        method: trained, in evaluation mode.
+        view: the test view.
+        short_side: of an image file after decoding, in pixels: as the data of the run were decoded.
+        output: what the run was measured by: the encoder's features h, or the head's embedding z.
+
+    Attributes:
+        network: encoder and head.
+    """
+
+    def __init__(self, method: nn.Module, view: Views, short_side: int, output: Output = "h") -> None:
+        super().__init__()
+        self.short_side, self.output = short_side, output
+        self.method = method
+        self.view = view
+        self.network = method.get_submodule("network")
+
+    def forward(self, images: Images, *, output: Output | None = None) -> Float[Tensor, "n d"]:
+        """Embeddings of raw uint8 images, on the device of the network; not normalised."""
+        device = next((tensor.device for tensor in self.method.state_dict().values()), torch.device("cpu"))
+        method: Any = self.method  # a module that fits the protocol of methods
+        embedded: Embedded = method.embed(self.view.test(images.to(device)))
+        embedding: Tensor = getattr(embedded, output or self.output)
+        return embedding
+
+    def files(
+        self, paths: Sequence[str | Path], *, output: Output | None = None, batch_size: int = 256
+    ) -> Iterator[Float[Tensor, "n d"]]:
+        """Embeddings of image files in their order, batch by batch, on the CPU.
+
+        Raises:
+            DataError: naming the file that cannot be read.
+        """
+        for start in range(0, len(paths), batch_size):
+            images = Images.padded(
+                [_decoded(Path(path), self.short_side) for path in paths[start : start + batch_size]]
+            )
+            with torch.no_grad():
+                embedded = self(images, output=output).float().cpu()
+            yield embedded
+
+
+def _decoded(path: Path, short_side: int) -> UInt8[np.ndarray, "3 h w"]:
+    try:
+        return decode(path, short_side)
+    except UnreadableImageError as error:
+        raise DataError(f"{path}: {error}", help="repair it, or leave it out") from error
+
+
+def load(run: str | Path, *, step: int | None = None) -> Embedder:
+    """The trained encoder of a run folder, ready to embed, on the CPU.
+
+    Args:
+        run: the run folder.
+        step: of a checkpoint; by default the best one, or the newest of an unfinished run.
+
+    Raises:
+        StorageError: where the folder is no run, or its checkpoint is missing or damaged.
+    """
+    folder = RunFolder(Path(run))
+    recipe = folder.recipe()
+    saved = best_checkpoint(folder) if step is None else checkpoints.read(folder.checkpoints, step)
+    classes = torch.tensor(folder.manifest()["classes"], dtype=torch.int64)
+    method = build_method(recipe, classes, initial=saved is None)
+    if saved is not None:
+        checkpoints.restore_method(saved, method)
+    return Embedder(method.eval(), make(recipe.components["views"]), _short_side(recipe), recipe.train.output)
+
+
+def _short_side(recipe: Recipe) -> int:
+    # A data set of image files has a key of this name; others draw or hold images of that size.
+    size = recipe.components["dataset"].params.get("size")
+    return size if isinstance(size, int) else 256

@@ -1,0 +1,69 @@
+"""The three splits of a data set, and what makes two runs comparable."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from metriclab.assembly.assemble import classes_of, make
+from metriclab.core.protocols import Dataset
+from metriclab.images.once import one_look
+from metriclab.recipe import ComponentSpec, Recipe
+from metriclab.runs.files import digest_of
+
+
+@dataclass(frozen=True, slots=True)
+class Splits:
+    """The three splits of a data set."""
+
+    train: Dataset
+    val: Dataset
+    test: Dataset
+
+    def fingerprints(self) -> dict[str, str]:
+        return {name: getattr(self, name).fingerprint for name in ("train", "val", "test")}
+
+    def classes(self) -> list[int]:
+        labels: list[int] = classes_of(self.train.labels).tolist()
+        return labels
+
+
+def load_splits(recipe: Recipe) -> Splits:
+    """The recipe's data set."""
+    chosen = recipe.components["dataset"]
+    with one_look():
+        return Splits(make(chosen, "train"), make(chosen, "val"), make(chosen, "test"))
+
+
+def benchmark(recipe: Recipe, splits: Splits) -> dict[str, Any]:
+    """What two runs must share to be compared: the test data, how they are seen, and what is measured."""
+    disjoint = is_disjoint(splits.test, splits.train)
+    keys = {
+        "data": recipe.components["dataset"].name,
+        "test": splits.test.fingerprint,
+        "gallery": "leave-one-out" if disjoint else splits.train.fingerprint,
+        "evaluate": {chosen.label: _measured(chosen) for chosen in recipe.evaluators},
+    }
+    return {**keys, "digest": digest_of(keys)}
+
+
+def _measured(chosen: ComponentSpec) -> dict[str, Any]:
+    """What an evaluator measures: its parameters, its name where it is called otherwise, the data it brings."""
+    name = {} if chosen.label == chosen.name else {"name": chosen.name}
+    if getattr(chosen.definition.factory, "wants", "rows") == "rows":
+        return {**name, **chosen.params}
+    data = getattr(make(chosen), "fingerprint", None)
+    return {**name, **chosen.params, **({} if data is None else {"fingerprint": data})}
+
+
+def has_labels(data: Dataset) -> bool:
+    """Whether there is anything in a split that evaluation can tell right from wrong."""
+    return bool((data.labels >= 0).any())
+
+
+def is_disjoint(queries: Dataset, others: Dataset) -> bool:
+    """Whether two splits share no class: the zero-shot protocol. A split without labels shares none."""
+    known, seen = (np.unique(data.labels[data.labels >= 0]) for data in (queries, others))
+    return not np.isin(known, seen).any()

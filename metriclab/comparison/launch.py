@@ -1,0 +1,158 @@
+"""Running what a suite is missing: child processes, each with a log file, so that a crash harms one run alone."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from metriclab.comparison.suite import Suite, SuiteEntry
+from metriclab.errors import StorageError
+from metriclab.runs.folder import RunFolder
+
+State = Literal["missing", "interrupted", "finished"]
+
+
+@dataclass(frozen=True, slots=True)
+class SuiteRun:
+    """One run of a suite.
+
+    Attributes:
+        folder: of the run; its log is beside it.
+        state: "missing", "interrupted" or "finished".
+    """
+
+    entry: SuiteEntry
+    seed: int
+    folder: Path
+    state: State
+
+    @property
+    def log(self) -> Path:
+        return self.folder.with_suffix(".log")
+
+    def arguments(self, plugins: Sequence[Path] = ()) -> list[str]:
+        """What to give to `metriclab` to run it, or to finish it."""
+        options = [*self.entry.options, f"train.seed={self.seed}"]
+        return [
+            *("run", str(self.entry.base)),
+            *(word for option in options for word in ("--set", option)),
+            *(word for plugin in plugins for word in ("--plugin", str(plugin))),
+            *("--out", str(self.folder)),
+            *(["--resume"] if self.state == "interrupted" else []),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.entry.name}, seed {self.seed}"
+
+
+class Event(NamedTuple):
+    """Something that became of a run; `detail` is the end of the log of one that failed."""
+
+    run: SuiteRun
+    what: Literal["started", "finished", "stopped", "failed"]
+    detail: str = ""
+
+
+def plan(suite: Suite, out: Path) -> list[SuiteRun]:
+    """Every run of a suite, seed by seed so that all entries have the same ones early, and how it stands.
+
+    Raises:
+        StorageError: where a folder holds a run of another recipe.
+    """
+    runs = []
+    for seed in suite.seeds:
+        for entry in suite.entries:
+            folder = RunFolder(out / entry.folder / f"seed-{seed}")
+            state: State = "missing"
+            if folder.recipe_file.is_file():
+                changed = folder.differences(entry.with_seed(seed))
+                if changed:
+                    raise StorageError(
+                        f"{folder.path} holds a run of another recipe, which differs in {', '.join(changed)}",
+                        help="remove that folder, or choose another one with --out",
+                    )
+                state = "finished" if folder.result_file.is_file() else "interrupted"
+            runs.append(SuiteRun(entry, seed, folder.path, state))
+    return runs
+
+
+def launch(
+    runs: Sequence[SuiteRun], *, jobs: int = 1, plugins: Sequence[Path] = (), stop: Callable[[], bool] = lambda: False
+) -> Iterator[Event]:
+    """Runs those that are not finished, some at a time, and yields what becomes of each.
+
+    Args:
+        jobs: how many at a time; the cores are divided among them, unless OMP_NUM_THREADS is set already.
+        plugins: files that each run imports.
+        stop: asked often; True asks the runs under way to save and stop, and starts no other.
+    """
+    waiting = [run for run in runs if run.state != "finished"]
+    under_way: list[tuple[SuiteRun, subprocess.Popen[bytes]]] = []
+    stopping = False
+    try:
+        while under_way or (waiting and not stopping):
+            while waiting and len(under_way) < jobs and not stopping:
+                run = waiting.pop(0)
+                process = _start(run, plugins, max(1, _cores() // jobs))
+                if process is None:
+                    yield Event(run, "failed", f"another process is at it: wait for its end, see {run.log}")
+                else:
+                    under_way.append((run, process))
+                    yield Event(run, "started")
+            if stop() and not stopping:
+                stopping = True
+                for _, process in under_way:
+                    process.terminate()
+            time.sleep(0.1)
+            for run, process in list(under_way):
+                if process.poll() is not None:
+                    under_way.remove((run, process))
+                    yield _ended(run, process.returncode, stopping)
+    finally:
+        for _, process in under_way:
+            process.kill()
+            process.wait()
+
+
+def _start(run: SuiteRun, plugins: Sequence[Path], threads: int) -> subprocess.Popen[bytes] | None:
+    try:
+        run.folder.parent.mkdir(parents=True, exist_ok=True)
+        with run.log.open("ab") as log:
+            # The child inherits the lock with the file and holds it to its end, even if this process is killed before.
+            try:
+                fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return None
+            environment = {"OMP_NUM_THREADS": str(threads), "COLUMNS": "120", **os.environ}
+            # A session of its own: Ctrl-C reaches this process alone, which tells its children once.
+            return subprocess.Popen(
+                [sys.executable, "-m", "metriclab.cli", *run.arguments(plugins)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment,
+                start_new_session=True,
+            )
+    except OSError as error:
+        raise StorageError(f"{run.log} cannot be written: {error.strerror}", help="choose another --out") from error
+
+
+def _ended(run: SuiteRun, code: int, stopping: bool) -> Event:
+    if code == 0:
+        return Event(run, "finished")
+    if stopping:
+        return Event(run, "stopped")
+    lines = run.log.read_text("utf-8", "replace").splitlines()
+    end = "\n".join(lines[-5:])
+    return Event(run, "failed", f"exit code {code}, see {run.log}, which ends:\n{end}")
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,85 @@
+"""The group of processes that a run is: who is in it, how it is joined, and which rows each rank has."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from metriclab.errors import RecipeError
+
+
+def rank() -> int:
+    """Index of this process, 0 outside a group."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """Number of processes, 1 outside a group."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+@contextmanager
+def process_group() -> Iterator[None]:
+    """Joins the group that `torchrun` describes in the environment (nccl on GPUs, else gloo); leaves it at the end."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+        yield
+        return
+    cuda = torch.cuda.is_available()
+    if cuda:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    # Small decisions travel on the CPU, and a run may want it although there is a GPU.
+    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def meeting_place() -> Any:
+    """Where groups of processes of this machine meet, as long as it is kept; they are told its `port`."""
+    return dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
+
+
+@contextmanager
+def local_group(rank: int, ranks: int, port: int, name: str) -> Iterator[None]:
+    """A gloo group of processes that meet under a name of its own: what tests over several ranks run in.
+
+    One rank alone needs no group and gets none.
+    """
+    if ranks == 1:
+        yield
+        return
+    limit = timedelta(seconds=60)  # a rank that fails must not leave the others waiting for long
+    server = dist.TCPStore("127.0.0.1", port, timeout=limit)  # type: ignore[attr-defined]
+    store = dist.PrefixStore(name, server)  # type: ignore[attr-defined]
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=ranks, timeout=limit)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def rank_slice(rows: int, rank: int, world: int) -> slice:
+    """The part of a global batch that one rank takes: neighbouring rows, equal numbers to within one, never none.
+
+    Args:
+        rows: of the global batch.
+        rank: index of the process.
+        world: number of processes.
+
+    Raises:
+        RecipeError: where there are fewer rows than ranks.
+    """
+    assert 0 <= rank < world
+    if rows < world:
+        raise RecipeError(
+            f"a batch of {rows} rows cannot be divided among {world} processes",
+            help="set a larger sampler.batch_size (and sampler.drop_last = true), or start fewer processes",
+        )
+    return slice(rows * rank // world, rows * (rank + 1) // world)

@@ -1,0 +1,179 @@
+"""The linear probe: how much of the classes a linear map of the frozen embedding can tell."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from annotated_types import Ge, Gt, Le
+from jaxtyping import Float, Float64, Int64
+from scipy.optimize import minimize
+from torch import Tensor
+
+from metriclab.core.protocols import Score
+from metriclab.core.rows import Rows
+from metriclab.evaluators.probes.classification import Classify, classification, held_out, rules
+from metriclab.evaluators.probes.discriminant import discriminant, moments
+from metriclab.evaluators.probes.examples import Examples
+from metriclab.registry import register
+
+PENALTIES = (1e1, 1e0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
+"""From the strongest: each fit starts from the one before."""
+
+UNCHOSEN = 1e-2
+"""The penalty where no class has rows to hold out."""
+
+MOST_CELLS = 2**24
+"""Rows times classes beyond which nothing is fitted by iterations: each would take seconds, all of them hours."""
+
+SHRINKAGES = (1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01)
+"""Of the closed form, from the strongest."""
+
+UNSHRUNK = 0.1
+"""The shrinkage where no class has rows to hold out."""
+
+TILE_CELLS = 2**21
+"""Logits that are held at once."""
+
+_HISTORY_CELLS = 2**26
+
+
+@register("evaluator", "linear-probe")
+class LinearProbe:
+    """Multinomial logistic regression on frozen embeddings: accuracy, and precision, recall and F1 over classes.
+
+    Full-batch L-BFGS with an L2 penalty that is chosen on held-out rows. Memory does not grow with rows times classes.
+    Where those are more than 16.8 million (Stanford Online Products has 300 million), linear discriminant analysis in
+    closed form takes the place of the regression: it, too, is linear in the embedding, and takes seconds.
+
+    Paper: T. Chen, S. Kornblith, M. Norouzi, G. Hinton. A Simple Framework for Contrastive Learning of Visual
+    Representations. ICML 2020, appendix B.8 (logistic regression by L-BFGS, its penalty chosen from a grid).
+
+    Args:
+        labels: share of the fitting rows of each class that is fitted, at least one; 0.01 is the 1 % protocol.
+        iterations: most steps of L-BFGS for one penalty.
+    """
+
+    def __init__(
+        self, *, labels: Annotated[float, Gt(0), Le(1)] = 1.0, iterations: Annotated[int, Ge(1)] = 200
+    ) -> None:
+        self.labels, self.iterations = labels, iterations
+        self.definition = (
+            "predicted by multinomial logistic regression: mean cross-entropy plus penalty / 2 times the squared norm "
+            f"of the weights without biases, by L-BFGS of at most {iterations} steps; the penalty of 10^1, 10^0, ..., "
+            f"10^-5 with the best accuracy on {held_out()} (the largest of equals; {UNCHOSEN:g} where no class has two "
+            f"rows), refitted to all of them; beyond {MOST_CELLS:,} rows x classes by linear discriminant analysis in "
+            f"place of it, its shrinkage of {', '.join(map(str, SHRINKAGES))} chosen in the same way ({UNSHRUNK:g} "
+            f"where no class has two rows); {rules(labels)} (linear-probe/1)."
+        )
+
+    @torch.no_grad()
+    def __call__(self, queries: Rows, gallery: Rows, /) -> dict[str, Score]:
+        """Accuracy, macro precision, recall and F1 with their values by class, and the queries left out.
+
+        Args:
+            queries: rows to measure; those with a negative label are passed over.
+            gallery: rows to fit; the same object as `queries` for two halves of each class.
+
+        Raises:
+            DivergedError: where an embedding is not finite.
+        """
+        return classification(queries, gallery, self._fit, self.labels, self.definition)
+
+    def _fit(self, examples: Examples, classes: int) -> Classify:
+        few = len(examples.y) * classes <= MOST_CELLS
+        weights = self._regressed(examples, classes) if few else _analysed(examples, classes)
+        return functools.partial(predict, weights)
+
+    def _regressed(self, examples: Examples, classes: int) -> Float64[Tensor, "d_and_bias c"]:
+        x, y = examples.x, examples.y
+        start = x.new_zeros(x.shape[1] + 1, classes, dtype=torch.float64)
+        chosen, weights = UNCHOSEN, start
+        if bool(examples.inner.any()):
+            best, fitted, inner = -1.0, start, examples.inner
+            for penalty in PENALTIES:
+                fitted = logistic_regression(x[~inner], y[~inner], penalty, fitted, self.iterations)
+                accuracy = _accuracy(fitted, x[inner], y[inner])
+                if accuracy > best:
+                    best, chosen, weights = accuracy, penalty, fitted
+        return logistic_regression(x, y, chosen, weights, self.iterations)
+
+
+def _analysed(examples: Examples, classes: int) -> Float64[Tensor, "d_and_bias c"]:
+    x, y, inner = examples.x, examples.y, examples.inner
+    chosen = UNSHRUNK
+    if bool(inner.any()):
+        outer = moments(x[~inner], y[~inner], classes)
+        found = {shrinkage: _accuracy(discriminant(outer, shrinkage), x[inner], y[inner]) for shrinkage in SHRINKAGES}
+        chosen = max(found, key=lambda shrinkage: found[shrinkage])
+    return discriminant(moments(x, y, classes), chosen)
+
+
+def _accuracy(weights: Float64[Tensor, "d_and_bias c"], x: Float[Tensor, "n d"], y: Int64[Tensor, "n"]) -> float:
+    return float((predict(weights, x) == y).double().mean())
+
+
+def logistic_regression(
+    x: Float[Tensor, "n d"],
+    y: Int64[Tensor, "n"],
+    penalty: float,
+    start: Float64[Tensor, "d_and_bias c"],
+    iterations: int = 200,
+    tolerance: float = 1e-4,
+) -> Float64[Tensor, "d_and_bias c"]:
+    """The weights, their last row the biases, that minimise mean cross-entropy + penalty / 2 |weights|^2.
+
+    Args:
+        x: inputs.
+        y: dense labels.
+        penalty: of the weights, not of the biases.
+        start: where to begin.
+        iterations: most steps.
+        tolerance: largest slope that ends the search.
+    """
+    result = minimize(
+        _objective(x, y, penalty, start.shape),
+        start.flatten().cpu().numpy(),
+        jac=True,
+        method="L-BFGS-B",
+        options={
+            "maxiter": iterations,
+            "gtol": tolerance,
+            "ftol": 64 * np.finfo(float).eps,
+            "maxcor": max(3, min(10, _HISTORY_CELLS // start.numel())),
+        },
+    )
+    return torch.from_numpy(result.x).to(x.device).view(start.shape)
+
+
+def _objective(
+    x: Float[Tensor, "n d"], y: Int64[Tensor, "n"], penalty: float, shape: torch.Size
+) -> Callable[[Any], tuple[float, Any]]:
+    """Loss and slope, a tile of rows at a time: n x c logits are never there at once."""
+    height = max(1, TILE_CELLS // (shape[1] + shape[0]))
+
+    def loss_and_slope(flat: Any) -> tuple[float, Any]:
+        weights = torch.from_numpy(flat).to(x.device).view(shape)
+        slope = torch.cat([penalty * weights[:-1], torch.zeros_like(weights[-1:])])
+        loss = 0.5 * penalty * weights[:-1].square().sum()
+        for start in range(0, len(x), height):
+            part, labels = x[start : start + height].double(), y[start : start + height, None]
+            log_probability = (part @ weights[:-1] + weights[-1]).log_softmax(1)
+            loss -= log_probability.gather(1, labels).sum() / len(x)
+            error = log_probability.exp_().scatter_add_(1, labels, torch.full_like(labels, -1, dtype=torch.float64))
+            error /= len(x)
+            slope[:-1] += part.T @ error
+            slope[-1] += error.sum(0)
+        return float(loss), slope.flatten().cpu().numpy()
+
+    return loss_and_slope
+
+
+def predict(weights: Float64[Tensor, "d_and_bias c"], x: Float[Tensor, "n d"]) -> Int64[Tensor, "n"]:
+    """The most probable class of each row."""
+    height = max(1, TILE_CELLS // sum(weights.shape))
+    parts = [(part.double() @ weights[:-1] + weights[-1]).argmax(1) for part in torch.split(x, height)]
+    return torch.cat(parts)

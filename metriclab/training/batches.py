@@ -1,0 +1,142 @@
+"""The batches of a run: which items, in which order, seen how. A pure function of the seed and the step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from metriclab import distributed
+from metriclab.assembly.assemble import Training
+from metriclab.core.batch import Batch, Images
+from metriclab.core.protocols import Dataset, Sampler, Views
+from metriclab.core.random import RandomKeys
+
+_AHEAD = 2
+
+NEARLY_ALL = 0.9
+"""A smaller share of the training images in an epoch is worth a word; a last batch alone leaves out fewer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """This rank's slice of one global batch, read and not yet seen by any view.
+
+    Attributes:
+        batch: who the images are, with their features where the method trains on those; it has no views.
+        largest: the longest slice that any rank has of this global batch.
+    """
+
+    batch: Batch
+    largest: int
+    images: Images | None
+    draws: RandomKeys
+    views: Views
+    channels_last: bool
+
+    def __len__(self) -> int:
+        return len(self.batch)
+
+    def part(self, start: int, stop: int) -> Batch:
+        """Images start..stop with their views, which are the same in any cut and whenever they are made."""
+        batch = self.batch.slice(start, stop)
+        if self.images is None:
+            return batch
+        views = self.views(self.images[start:stop], self.draws[start:stop])
+        if self.channels_last:
+            views = tuple(view.contiguous(memory_format=torch.channels_last) for view in views)
+        return replace(batch, views=views)
+
+
+def batches(training: Training, start: int) -> Iterator[Loaded]:
+    """This rank's slices of the global batches from step `start` on; images are read ahead in a thread.
+
+    On every rank the same items are drawn with the same augmentation as in one process. Where the training has the
+    features of all items, no image is read.
+    """
+    assert training.sampler is not None
+    labels, device, known = torch.from_numpy(training.data.labels), training.device, training.features
+    for slice_, images in _with_images(training, _slices(training, training.sampler, start)):
+        items, drawn = (torch.from_numpy(part) for part in (slice_.items, slice_.draws))
+        on_device, positions = items.to(device), torch.arange(slice_.start, slice_.start + len(items))
+        features = None if known is None else known[on_device]
+        batch = Batch((), labels[items].to(device), on_device, positions.to(device), slice_.step, features)
+        draws = RandomKeys(training.settings.seed, slice_.epoch, on_device, drawn.to(device))
+        yield Loaded(batch, slice_.largest, images, draws, training.views, training.settings.channels_last)
+
+
+def _with_images(training: Training, slices: Iterator[_Slice]) -> Iterator[tuple[_Slice, Images | None]]:
+    if training.features is not None:
+        yield from ((slice_, None) for slice_ in slices)
+        return
+    with ThreadPoolExecutor(1, thread_name_prefix="metriclab-read") as reader:
+        for slice_, read in _read_ahead(reader, training.data, slices):
+            yield slice_, _to_device(read.result(), training.device)
+
+
+class _Slice:
+    """This rank's part of one global batch, before any image is read."""
+
+    __slots__ = ("draws", "epoch", "items", "largest", "start", "step")
+
+    def __init__(self, step: int, epoch: int, start: int, items: np.ndarray, draws: np.ndarray, largest: int) -> None:
+        self.step, self.epoch, self.start = step, epoch, start
+        self.items, self.draws, self.largest = items, draws, largest
+
+
+def _slices(training: Training, sampler: Sampler, start: int) -> Iterator[_Slice]:
+    epoch_of_order, order = -1, list[tuple[np.ndarray, np.ndarray]]()
+    for step in range(start, training.steps):
+        epoch, index = divmod(step, sampler.steps)
+        if epoch != epoch_of_order:
+            epoch_of_order, order = epoch, epoch_order(sampler, training.settings.seed, epoch)
+        items, draws = order[index]
+        ranks = distributed.world_size()
+        part = distributed.rank_slice(len(items), distributed.rank(), ranks)
+        yield _Slice(step, epoch, part.start, items[part], draws[part], -(-len(items) // ranks))
+
+
+def epoch_order(sampler: Sampler, seed: int, epoch: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The global batches of an epoch: items, and how often each had been drawn before in the epoch."""
+    seed_of_epoch = int(np.random.SeedSequence((seed, epoch)).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    order = [np.asarray(items, dtype=np.int64) for items in sampler.epoch(seed_of_epoch)]
+    everything = np.concatenate(order)
+    by_item = np.argsort(everything, kind="stable")
+    ordered = everything[by_item]
+    first = np.searchsorted(ordered, ordered)
+    draws = np.empty_like(everything)
+    draws[by_item] = np.arange(len(everything)) - first
+    ends = np.cumsum([len(items) for items in order])[:-1]
+    return list(zip(order, np.split(draws, ends), strict=True))
+
+
+def coverage(training: Training) -> str | None:
+    """What the first epoch draws, in words; None where it draws every class and nearly all images."""
+    if training.sampler is None:
+        return None
+    labels = training.data.labels
+    drawn = np.unique(np.concatenate([items for items, _ in epoch_order(training.sampler, training.settings.seed, 0)]))
+    classes, of_all = (len(np.unique(part[part >= 0])) for part in (labels[drawn], labels))
+    if classes == of_all and len(drawn) >= NEARLY_ALL * len(labels):
+        return None
+    return f"an epoch draws {len(drawn):,} of {len(labels):,} training images, of {classes:,} of {of_all:,} classes"
+
+
+def _read_ahead(
+    reader: ThreadPoolExecutor, data: Dataset, slices: Iterator[_Slice]
+) -> Iterator[tuple[_Slice, Future[Images]]]:
+    waiting: list[tuple[_Slice, Future[Images]]] = []
+    for slice_ in slices:
+        waiting.append((slice_, reader.submit(data.images, slice_.items)))
+        if len(waiting) > _AHEAD:
+            yield waiting.pop(0)
+    yield from waiting
+
+
+def _to_device(images: Images, device: torch.device) -> Images:
+    if device.type == "cuda":
+        images = Images(images.pixels.pin_memory(), images.sizes.pin_memory())
+    return images.to(device)

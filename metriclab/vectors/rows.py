@@ -1,0 +1,208 @@
+"""Embeddings that a user has in files, as rows to measure: mapped into memory where they can be, never copied whole."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Int64
+from torch import Tensor
+
+from metriclab.core.rows import ZERO_NORM, Rows, normalize, rows
+from metriclab.errors import DataError, StorageError
+from metriclab.vectors.arrays import Labels, embeddings_of, integers_of, labels_in, labels_of, read_arrays
+
+_PART = 2**20
+"""Numbers that are looked at, or written, at a time."""
+
+_IN_MEMORY = 2**25
+"""Numbers up to which what had to be normalised is kept in memory: 128 MB."""
+
+_NEAR_ONE = 2.0**-19
+"""What a norm may be off by, as those are that were summed in float32: two of the smallest steps that rank rows."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where one side's embeddings are, and what is known of them.
+
+    Attributes:
+        embeddings: a file of one of `arrays.FORMATS`.
+        labels: a file of labels; else those in the file of the embeddings are taken, if there are any.
+        items: a file of integers, equal for rows of one thing; else those in the file of the embeddings, else none are.
+        by_folder: whether the label of a row is the folder of its image, by the paths that `metriclab embed` wrote.
+    """
+
+    embeddings: Path
+    labels: Path | None = None
+    items: Path | None = None
+    by_folder: bool = False
+
+
+class _Side(NamedTuple):
+    source: Source
+    z: Float32[Tensor, "n d"]
+    labels: Labels | None
+    items: Int64[Tensor, "n"] | None
+
+
+def read_rows(queries: Source, gallery: Source | None = None) -> tuple[Rows, Rows]:
+    """Queries and gallery; the same object twice without a gallery, for leave-one-out.
+
+    Rows of unit norm in float32 are read where they lie. Others are normalised into a copy, which lies in an unnamed
+    temporary file where it is large. Labels are numbers or names; of a side without any all are unknown.
+
+    Raises:
+        DataError: where a file cannot be read, or its content cannot be measured; it names the file.
+        StorageError: where there is no room for the copy.
+    """
+    if gallery is not None and _same(queries.embeddings, gallery.embeddings):
+        raise DataError(
+            f"{gallery.embeddings} is the file of the queries: every row would find itself",
+            help="leave --gallery away to measure each row against all others",
+        )
+    sides = [_read(source) for source in (queries, gallery) if source is not None]
+    first, last = sides[0], sides[-1]
+    if first.z.shape[1] != last.z.shape[1]:
+        raise DataError(
+            f"{first.source.embeddings} has {first.z.shape[1]} dimensions, {last.source.embeddings} {last.z.shape[1]}",
+            help="embed queries and gallery by the same network",
+        )
+    codes = _coded(sides)
+    made = [_unit_rows(side, labels) for side, labels in zip(sides, codes, strict=True)]
+    if any(side.labels is not None for side in sides):
+        _require_matches(sides, made)
+    return made[0], made[-1]
+
+
+def _unit_rows(side: _Side, labels: Int64[Tensor, "n"]) -> Rows:
+    # `rows` would copy embeddings: it is given narrow ones to make all the rest.
+    return replace(rows(side.z.new_zeros(len(labels), 1), labels, side.items), z=side.z)
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one.exists() and other.exists() and one.samefile(other)
+
+
+def _read(source: Source) -> _Side:
+    path = source.embeddings
+    arrays, paths = read_arrays(path)
+    z = embeddings_of(path, arrays)
+    if source.by_folder:
+        if paths is None:
+            raise DataError(
+                f"{path} has no paths to take folders from", help="`metriclab embed` writes them; else give --labels"
+            )
+        labels: Labels | None = np.array([Path(name).parent.name for name in paths])
+    else:
+        labels = labels_in(path, arrays) if source.labels is None else labels_of(source.labels)
+    items = integers_of(path, arrays, "items") if source.items is None else integers_of(source.items, None, "items")
+    for what, values in (("labels", labels), ("items", items)):
+        if values is not None and len(values) != len(z):
+            raise DataError(
+                f"there are {len(values):,} {what} for the {len(z):,} embeddings of {path}",
+                help="give one for each row, in their order",
+            )
+    return _Side(source, unit(z, path), labels, None if items is None else torch.from_numpy(items))
+
+
+def unit(z: Float[Tensor, "n d"], path: Path) -> Float32[Tensor, "n d"]:
+    """The rows with norm 1 in float32: themselves where they have it, else a copy; a row of zeros stays zero.
+
+    Raises:
+        DataError: where a row is not finite.
+        StorageError: where there is no room for the copy.
+    """
+    parts = torch.split(z, max(1, _PART // z.shape[1]))
+    # Into one place: small results kept between large temporary ones would leave the heap full of holes.
+    norms = torch.empty(len(z), dtype=torch.float64)
+    for part, place in zip(parts, torch.split(norms, len(parts[0])), strict=True):
+        place.copy_(torch.linalg.vector_norm(part, dim=1, dtype=torch.float64))
+    broken = (~norms.isfinite()).nonzero().squeeze(1)
+    if len(broken):
+        raise DataError(
+            f"{path}: {len(broken):,} of {len(z):,} embeddings are not finite, the first is row {int(broken[0])}",
+            help="leave out NaN and infinite rows, or look for what made them",
+        )
+    zeros = int((norms < ZERO_NORM).sum())
+    if zeros:
+        _log.warning("%s: %s of %s embeddings are zero: they are alike to nothing", path, f"{zeros:,}", f"{len(z):,}")
+    fine = z.dtype == torch.float32 and z.is_contiguous()
+    if fine and bool((((norms - 1).abs() <= _NEAR_ONE) | (norms == 0)).all()):
+        return z
+    if z.numel() <= _IN_MEMORY:
+        return torch.cat([normalize(part).float() for part in parts])
+    return _on_disk(parts, z.shape)
+
+
+def _on_disk(parts: Sequence[Tensor], shape: Sequence[int]) -> Float32[Tensor, "n d"]:
+    try:
+        # Written and then mapped: a full disk is an error when writing, and a crash when touching a map.
+        with tempfile.TemporaryFile(prefix="metriclab-") as file:
+            for part in parts:
+                file.write(normalize(part).float().numpy().data)
+            file.flush()
+            return torch.from_numpy(np.memmap(file, np.float32, mode="c", shape=tuple(shape)))
+    except OSError as error:
+        raise StorageError(
+            f"no room for the normalised embeddings in {tempfile.gettempdir()}: {error.strerror}",
+            help="set the environment variable TMPDIR to a folder with room, or store embeddings of norm 1 in float32",
+        ) from error
+
+
+def _coded(sides: Sequence[_Side]) -> list[Int64[Tensor, "_"]]:
+    """Labels as integers that mean the same on all sides; -1 for an unknown one, which as a name is empty."""
+    known = [side.labels for side in sides if side.labels is not None]
+    if len({labels.dtype.kind for labels in known}) > 1:
+        raise DataError(
+            f"labels of {sides[0].source.embeddings} and {sides[-1].source.embeddings} are numbers on one side and "
+            "names on the other",
+            help="give both the same",
+        )
+    if not known or known[0].dtype.kind == "i":
+        return [_integers(side) for side in sides]
+    names, codes = np.unique(np.concatenate(known), return_inverse=True)
+    codes = np.where(names[codes] == "", -1, codes).astype(np.int64)
+    rest = iter(np.split(codes, np.cumsum([len(labels) for labels in known])[:-1]))
+    return [_unknown(side) if side.labels is None else torch.from_numpy(next(rest).copy()) for side in sides]
+
+
+def _integers(side: _Side) -> Int64[Tensor, "n"]:
+    return _unknown(side) if side.labels is None else torch.from_numpy(side.labels)
+
+
+def _unknown(side: _Side) -> Int64[Tensor, "n"]:
+    return torch.full((len(side.z),), -1)
+
+
+def _require_matches(sides: Sequence[_Side], made: Sequence[Rows]) -> None:
+    queries, gallery = made[0], made[-1]
+    first, last = sides[0].source.embeddings, sides[-1].source.embeddings
+    for side, path in ((queries, first), (gallery, last)):
+        if not bool((side.labels >= 0).any()):
+            raise DataError(
+                f"no row of {path} has a label", help="give its labels; negative and empty ones are unknown"
+            )
+    known = queries.labels[queries.labels >= 0]
+    if gallery is not queries and not bool(torch.isin(known, gallery.labels).any()):
+        raise DataError(
+            f"no label of {first} is among those of {last}: there is nothing to find",
+            help="label both sides by the same names or numbers",
+        )
+    if gallery is queries:
+        labels, items = queries.labels.numpy(), queries.items.numpy()
+        order = np.lexsort((items, labels))
+        alike = (np.diff(labels[order]) == 0) & (np.diff(items[order]) != 0) & (labels[order][1:] >= 0)
+        if not alike.any():
+            raise DataError(
+                f"no two rows of {first} have the same label and different items: there is nothing to find",
+                help="labels name classes, which rows share; or give a --gallery",
+            )

@@ -1,0 +1,313 @@
+"""The cache of decoded images: interrupted, wanted twice, too large, damaged, and told from others by its content."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import shutil
+import signal
+import threading
+import time
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from metriclab.errors import DataError, RecipeError, StorageError
+from metriclab.images import build as image_build
+from metriclab.images import store as image_store
+from metriclab.images.decode import decode
+from metriclab.images.files import ImageFiles
+from metriclab.images.lock import alone
+from tests.support.pictures import fill, picture
+
+N = 40
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")  # from Python 3.12 on
+FORK = multiprocessing.get_context("fork")
+
+
+@pytest.fixture
+def paths(tmp_path, cache):
+    return fill(tmp_path / "flat", N)
+
+
+@pytest.fixture
+def decoded(tmp_path, monkeypatch):
+    """Counts what is decoded into caches, over processes; calls `decoded.at[n]` before the nth."""
+    return Decoded(tmp_path / "decoded", monkeypatch)
+
+
+class Decoded:
+    def __init__(self, log, monkeypatch):
+        self.log, self.at, decode_file = log, {}, image_build.decode_file
+        log.touch()
+
+        def counting(file, size):
+            with log.open("ab") as out:
+                out.write(b".")
+                out.flush()
+                number = out.tell()  # its own, whoever else writes meanwhile
+            self.at.get(number, lambda: None)()
+            return decode_file(file, size)
+
+        monkeypatch.setattr(image_build, "decode_file", counting)
+        monkeypatch.setattr(image_build, "_CHUNK", 4)
+
+    def count(self):
+        return self.log.stat().st_size
+
+
+def in_process(target, *arguments):
+    process = FORK.Process(target=target, args=arguments)
+    process.start()
+    return process
+
+
+def same_as_files(files, paths, size=32):
+    images = files.images(np.arange(len(paths)))
+    for path, pixels, (height, width) in zip(paths, images.pixels, images.sizes.tolist(), strict=True):
+        assert np.array_equal(pixels[:, :height, :width].numpy(), decode(path, size))
+    return True
+
+
+def kill_me():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_build_killed_in_the_middle_is_taken_up_where_it_stood(paths, cache, decoded):
+    decoded.at[30] = kill_me
+    process = in_process(lambda: ImageFiles(paths, size=32))
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert len(list((cache / "images").glob("*.part"))) == 1
+    done = decoded.count()
+    decoded.at.clear()
+    files = ImageFiles(paths, size=32)
+    ahead = 1 + image_build._AHEAD * len(os.sched_getaffinity(0))
+    assert N <= decoded.count() <= N + ahead + image_build._CHUNK
+    assert done < N
+    assert same_as_files(files, paths)
+    assert not list((cache / "images").glob("*.part"))
+
+
+@pytest.mark.parametrize("damage", ["journal torn", "journal changed", "pixels short", "pixels longer"])
+def test_what_a_crash_leaves_half_written_is_not_believed(paths, cache, decoded, damage):
+    decoded.at[30] = lambda: (_ for _ in ()).throw(KeyboardInterrupt)
+    with pytest.raises(KeyboardInterrupt):
+        ImageFiles(paths, size=32)
+    (part,) = (cache / "images").glob("*.part")
+    journal, pixels = part / "journal", part / "pixels"
+    lines = journal.read_bytes().count(b"\n")
+    assert lines >= 2
+    if damage == "journal torn":
+        journal.write_bytes(journal.read_bytes()[:-5])
+    elif damage == "journal changed":
+        journal.write_bytes(journal.read_bytes().replace(b'"', b"'", 1))
+    else:
+        content = pixels.read_bytes()
+        pixels.write_bytes(content[:100] if damage == "pixels short" else content + b"rest")
+    decoded.at.clear()
+    assert same_as_files(ImageFiles(paths, size=32), paths)
+
+
+def test_of_two_processes_one_decodes_and_both_have_the_same(paths, decoded):
+    queue = FORK.SimpleQueue()
+
+    def open_it():
+        files = ImageFiles(paths, size=32)
+        queue.put((files.digests.tobytes(), files.images(np.arange(N)).pixels.numpy().tobytes()))
+
+    builders = [in_process(open_it) for _ in range(3)]
+    found = {queue.get() for _ in builders}
+    for builder in builders:
+        builder.join()
+    assert len(found) == 1
+    assert decoded.count() == N
+    assert same_as_files(ImageFiles(paths, size=32), paths)
+
+
+def test_who_waits_for_a_process_that_is_killed_goes_on_in_its_place(paths, decoded, caplog):
+    caplog.set_level(logging.INFO)
+    reached = FORK.Event()
+    decoded.at[20] = lambda: (reached.set(), signal.pause())
+    builder = in_process(lambda: ImageFiles(paths, size=32))
+    assert reached.wait(30)
+    decoded.at.clear()
+    found = []
+    waiter = threading.Thread(target=lambda: found.append(ImageFiles(paths, size=32)))
+    waiter.start()
+    while not any("waiting for another process" in message for message in caplog.messages):
+        time.sleep(0.01)
+    builder.kill()
+    builder.join()
+    waiter.join()
+    assert same_as_files(found[0], paths)
+
+
+def test_a_lock_is_held_by_one_and_leaves_no_file(tmp_path):
+    path = tmp_path / "lock"
+    with alone(path, waiting=None) as first, alone(path, waiting=None) as second:
+        assert first
+        assert not second
+    assert not path.exists()
+    expected = pytest.raises(
+        StorageError, match=r"cannot be locked \(No such file or directory\)\n  help: .*METRICLAB_"
+    )
+    with expected, alone(tmp_path / "gone/lock", waiting=None):
+        pass
+
+
+def test_without_room_images_are_decoded_when_read_and_nothing_else_changes(paths, cache, monkeypatch, caplog):
+    cached = ImageFiles(paths, size=32)
+    shutil.rmtree(cache)
+    monkeypatch.setenv("METRICLAB_CACHE_LIMIT", "20 kB")
+    files = ImageFiles(paths, size=32)
+    assert "40 images need about 29 kB and METRICLAB_CACHE_LIMIT = 20 kB leaves 20 kB" in caplog.text
+    assert "decoded anew whenever they are read" in caplog.text
+    assert not files.index.cached
+    assert not list((cache / "images").glob("*/pixels"))
+    assert np.array_equal(files.digests, cached.digests)
+    assert same_as_files(files, paths)
+    picture(999).save(paths[3])
+    with pytest.raises(DataError, match=r"003.png: cannot be read again: the file has changed\n  help: "):
+        files.images(np.array([3]))
+
+
+def test_room_that_is_made_is_used_and_its_lack_does_not_decode_again(paths, monkeypatch, decoded):
+    monkeypatch.setenv("METRICLAB_CACHE_LIMIT", "20kB")
+    for _ in range(2):
+        assert not ImageFiles(paths, size=32).index.cached
+    assert decoded.count() == N
+    monkeypatch.setenv("METRICLAB_CACHE_LIMIT", "0.1MB")
+    files = ImageFiles(paths, size=32)
+    assert files.index.cached
+    assert decoded.count() == 2 * N
+    assert same_as_files(files, paths)
+
+
+def test_more_pixels_than_expected_end_in_no_cache_and_not_in_a_full_disk(paths, cache, monkeypatch):
+    monkeypatch.setattr(image_build, "_estimate", lambda paths, size: 0)
+    monkeypatch.setenv("METRICLAB_CACHE_LIMIT", "20kB")
+    files = ImageFiles(paths, size=32)
+    assert not files.index.cached
+    assert same_as_files(files, paths)
+    monkeypatch.setenv("METRICLAB_CACHE_LIMIT", "plenty")
+    with pytest.raises(RecipeError, match="METRICLAB_CACHE_LIMIT = 'plenty' is no size\n  help: write it like 500MB"):
+        ImageFiles(paths, size=16)
+
+
+@pytest.mark.parametrize("small", [0, 2**26])
+def test_damaged_pixels_are_decoded_again_and_repaired(paths, cache, monkeypatch, caplog, small):
+    monkeypatch.setattr(image_store, "_SMALL", small)
+    whole = ImageFiles(paths, size=32).images(np.arange(N)).pixels
+    (path,) = (cache / "images").glob("*/pixels")
+    content = path.read_bytes()
+    path.write_bytes(content[:1000] + bytes([content[1000] ^ 1]) + content[1001:])
+    for _ in range(2):
+        assert torch.equal(ImageFiles(paths, size=32).images(np.arange(N)).pixels, whole)
+    warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warned == [f"{paths[1]}: its pixels in the cache were damaged, and are repaired"]
+    assert path.read_bytes() == content
+    path.write_bytes(b"\1" + content[1:])
+    files = ImageFiles(paths, size=32)
+    paths[0].unlink()
+    with pytest.raises(
+        DataError, match=r"000.png: cannot be read again: No such file or directory\n  help: put it back"
+    ):
+        files.images(np.array([0]))
+
+
+def test_damaged_pixels_are_not_taken_for_another_cache(paths, cache, decoded):
+    ImageFiles(paths, size=32)
+    (path,) = (cache / "images").glob("*/pixels")
+    path.write_bytes(b"\1" + path.read_bytes()[1:])
+    paths[-1].unlink()
+    assert same_as_files(ImageFiles(paths[:-1], size=32), paths[:-1])
+    assert decoded.count() == N + 1
+
+
+def test_files_that_moved_or_were_touched_are_read_again_but_not_decoded(paths, cache, decoded, tmp_path):
+    first = ImageFiles(paths, size=32)
+    (tmp_path / "flat").rename(tmp_path / "moved")
+    moved = [tmp_path / "moved" / path.name for path in paths]
+    os.utime(moved[5])
+    assert ImageFiles(moved, size=32).place == first.place
+    assert decoded.count() == N
+    assert len(list((cache / "images").glob("*/pixels"))) == 1
+    ImageFiles([*moved, *fill(tmp_path / "more", 2, start=500)], size=32)
+    assert decoded.count() == N + 2
+    ImageFiles(moved, size=31)
+    assert decoded.count() == 2 * N + 2
+
+
+def test_a_change_that_hides_behind_old_times_is_seen(paths, decoded):
+    before, status = ImageFiles(paths, size=32), paths[7].stat()
+    content = paths[7].read_bytes()
+    picture(8).save(paths[7])
+    assert paths[7].stat().st_size == len(content)
+    os.utime(paths[7], ns=(status.st_atime_ns, status.st_mtime_ns))
+    after = ImageFiles(paths, size=32)
+    assert [item for item in range(N) if (before.digests[item] != after.digests[item]).any()] == [7]
+
+
+def test_files_that_can_be_read_again_are_tried_again(paths, monkeypatch, decoded):
+    def no_disk():
+        raise OSError(5, "Input/output error")
+
+    decoded.at[3] = no_disk
+    with pytest.raises(DataError, match="Input/output error"):
+        ImageFiles(paths, size=32)
+    assert same_as_files(ImageFiles(paths, size=32), paths)
+    assert decoded.count() == N + 1
+
+
+def test_every_kind_of_file_comes_out_of_the_cache_as_it_is_decoded(tmp_path, cache):
+    folder = tmp_path / "kinds"
+    folder.mkdir()
+    noise = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    image, turned = Image.fromarray(noise), Image.Exif()
+    turned[0x0112] = 6
+    image.save(folder / "turned.jpg", exif=turned)
+    image.convert("CMYK").save(folder / "cmyk.jpg")
+    image.convert("L").save(folder / "grey.png")
+    image.convert("P", palette=Image.Palette.ADAPTIVE).save(folder / "palette.png")
+    Image.fromarray(noise[..., 0].astype(np.uint16) * 257).save(folder / "deep.png")
+    image.convert("RGBA").save(folder / "clear.webp")
+    paths = sorted(folder.iterdir())
+    files = ImageFiles(paths, size=16)
+    images = files.images(np.arange(len(paths)))
+    assert images.pixels.dtype == torch.uint8
+    assert same_as_files(files, paths, size=16)
+    assert images.sizes[paths.index(folder / "turned.jpg")].tolist() == [24, 16]
+    assert files.index.reduced == len(paths)
+    assert files.index.originals.tolist() == [[40, 60]] * len(paths)
+
+
+def resident():
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmRSS")) * 1024
+
+
+def test_reading_a_large_cache_takes_no_more_memory_than_a_part_of_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(image_store, "_SMALL", 0)
+    count, side = 64, 592  # a mebibyte each
+    checksum = zlib.crc32(bytes(3 * side * side))
+    record = image_store.Record((side, side), (side, side), "00" * 16, "00" * 16, checksum, "")
+    index = image_store.Index.of([record] * count, cached=True)
+    (tmp_path / "pixels").touch()
+    os.truncate(tmp_path / "pixels", index.bytes)
+
+    def growth(mapped):
+        monkeypatch.setattr(image_store, "_MAPPED", mapped)
+        store = image_store.ImageStore(tmp_path, index)
+        before = resident()
+        for item in range(count):
+            assert store.read(item) is not None
+        return resident() - before
+
+    assert growth(2**40) > index.bytes / 2
+    assert growth(4 * 2**20) < index.bytes / 4

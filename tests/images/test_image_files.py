@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from metriclab.datasets.folder import Folder
+from metriclab.errors import DataError, StorageError
+from metriclab.images.files import ImageFiles
+from tests.support.pictures import classes, fill
+
+
+@pytest.fixture
+def broken(tmp_path, cache):
+    """Two classes of which cats have a text file, an empty one and one cut short."""
+    root = classes(tmp_path / "pets", cats=10, dogs=10)
+    (root / "cats/text.jpg").write_text("not a picture")
+    (root / "cats/void.png").touch()
+    whole = (root / "cats/000.png").read_bytes()
+    (root / "cats/short.png").write_bytes(whole[:-30])
+    return root
+
+
+def test_bad_files_are_named_with_the_reason_and_the_way_out(broken, cache):
+    with pytest.raises(DataError) as error:
+        Folder("train", root=str(broken))
+    assert str(error.value).replace(str(broken), "ROOT") == (
+        "3 files give no image:\n"
+        "  ROOT/cats/short.png: image file is truncated\n"
+        "  ROOT/cats/text.jpg: this is no image, or not in a format that can be read\n"
+        "  ROOT/cats/void.png: the file is empty\n"
+        '  help: repair or remove them, or set data.on_error = "skip" to go on without them and get a list of them'
+    )
+    # What could be decoded is kept for the next try.
+    assert len(list((cache / "images").glob("*/pixels"))) == 1
+
+
+def test_one_bad_file_is_the_whole_message(broken):
+    (broken / "cats/text.jpg").unlink()
+    (broken / "cats/short.png").unlink()
+    with pytest.raises(DataError, match=r"^\S*pets/cats/void.png: the file is empty\n  help: "):
+        Folder("test", root=str(broken))
+
+
+def test_many_bad_files_are_counted(tmp_path, cache):
+    paths = fill(tmp_path / "flat", 12)
+    for path in paths[:9]:
+        path.write_bytes(b"")
+    with pytest.raises(DataError, match=r"^9 files give no image:(\n  .*: the file is empty){5}\n  and 4 more\n  help"):
+        ImageFiles(paths, size=32)
+    for path in paths:
+        path.write_bytes(b"")
+    with pytest.raises(DataError, match=r"none of 12 files gives an image, the first is .*/000.png: the file is empty"):
+        ImageFiles(paths, size=32, on_error="skip")
+
+
+def test_skipped_files_are_left_out_and_listed_and_never_replaced(broken, cache, caplog):
+    with caplog.at_level(logging.WARNING):
+        data = Folder("train", root=str(broken), on_error="skip", val=0.0, test=0.0)
+    assert len(data.labels) == len(data.names) == 20
+    assert {Path(name).stem for name in data.names} == {f"{number:03}" for number in range(10)}
+    assert len({image.numpy().tobytes() for image in data.images(np.arange(20)).pixels}) == 20
+    (listed,) = (cache / "images").glob("*.skipped.txt")
+    assert caplog.messages == [f"train: left out 3 of 23 files, listed in {listed}"]
+    lines = listed.read_text().splitlines()
+    assert lines[2] == f"{broken}/cats/void.png\tthe file is empty"
+    assert len(lines) == 3
+    # What was skipped once is still refused where it must not be.
+    with pytest.raises(DataError, match="3 files give no image"):
+        Folder("train", root=str(broken))
+
+
+def test_skipping_moves_no_image_to_another_split(tmp_path, cache):
+    root = classes(tmp_path / "pets", cats=10, dogs=10)
+    before = {split: Folder(split, root=str(root)).names for split in ("train", "val", "test")}
+    bad = before["train"][0]
+    Path(bad).write_bytes(b"")
+    after = {split: Folder(split, root=str(root), on_error="skip").names for split in ("train", "val", "test")}
+    assert after == before | {"train": before["train"][1:]}
+
+
+def test_a_file_that_vanished(tmp_path, cache):
+    with pytest.raises(DataError, match=r"gone.png: No such file or directory\n  help: check the path"):
+        ImageFiles([tmp_path / "gone.png"], size=32)
+
+
+@pytest.mark.parametrize("file", ["pixels", "index.npz"])
+def test_a_cache_cut_short_is_made_again(tmp_path, cache, file):
+    paths = fill(tmp_path / "flat", 5)
+    expected = ImageFiles(paths, size=32).images(np.arange(5)).pixels
+    (path,) = (cache / "images").glob(f"*/{file}")
+    path.write_bytes(path.read_bytes()[:-20])
+    assert torch.equal(ImageFiles(paths, size=32).images(np.arange(5)).pixels, expected)
+
+
+def test_a_cache_that_cannot_be_written(tmp_path, cache, monkeypatch):
+    paths = fill(tmp_path / "flat", 2)
+    monkeypatch.setattr(os, "fsync", lambda number: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(StorageError, match=r"cannot be written \(No space left on device\)\n  help: .*METRICLAB_CACHE"):
+        ImageFiles(paths, size=32)
+    assert os.listdir(cache / "images") == []

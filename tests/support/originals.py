@@ -1,0 +1,131 @@
+"""The published benchmarks in small: a few pictures in the folders and lists of the originals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from scipy.io import savemat
+
+from metriclab.datasets import cars196, cub200, in_shop, sop
+from metriclab.datasets.benchmark_images import Size
+from tests.support.pictures import picture
+
+CLASSES = 6  # on each side
+PER_CLASS = 3
+SMALL = Size(CLASSES * PER_CLASS, CLASSES)
+
+
+class Original(NamedTuple):
+    """One benchmark in small.
+
+    Attributes:
+        module: where its published sizes are.
+        constant: their name.
+        write: makes the files in a folder.
+        folder: what the archive calls its folder.
+        marker: the file by which it is found.
+    """
+
+    name: str
+    module: object
+    constant: str
+    write: Callable[[Path], None]
+    folder: str
+    marker: str
+
+    def open(self, split, root, **options):
+        return getattr(self.module, self.name.replace("-", "_"))(split, root=str(root), **options)
+
+    def shrink(self, patch: pytest.MonkeyPatch, train: Size = SMALL, test: Size = SMALL) -> None:
+        """Publishes small sizes, as no test can hold 100,000 images."""
+        published = getattr(self.module, self.constant)
+        patch.setattr(self.module, self.constant, published._replace(train=train, test=test))
+
+
+def save(path: Path, number: int) -> None:
+    """A picture, every fourth one of them grey."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    drawn = picture(number)
+    (drawn.convert("L") if number % 4 == 0 else drawn).save(path, format="PNG")  # the content decides, not the ending
+
+
+def numbered() -> list[tuple[int, int]]:
+    """(image, class) of both sides, both from 1."""
+    return [(image + 1, image // PER_CLASS + 1) for image in range(2 * CLASSES * PER_CLASS)]
+
+
+def write_cub200(folder: Path) -> None:
+    images, labels = [], []
+    for image, bird in numbered():
+        path = f"{bird:03}.Bird_{bird}/Bird_{image:04}.jpg"
+        save(folder / "images" / path, image)
+        images.append(f"{image} {path}")
+        labels.append(f"{image} {bird}")
+    (folder / "images.txt").write_text("\n".join(images) + "\n")
+    (folder / "image_class_labels.txt").write_text("\n".join(labels) + "\n")
+
+
+CAR_NAMES = np.array([f"Maker {number * 7 % 13} {number}" for number in range(1, 2 * CLASSES + 1)], dtype=object)
+
+
+def annotations(field: str, rows: list[tuple[str, int]]) -> dict[str, np.ndarray]:
+    """A struct array as the original files have it."""
+    array = np.array([(path, 1, car) for path, car in rows], dtype=[(field, "O"), ("bbox_x1", "O"), ("class", "O")])
+    return {"annotations": array}
+
+
+def write_cars196(folder: Path) -> None:
+    rows = [(f"car_ims/{image:06}.jpg", car) for image, car in numbered()]
+    for number, (path, _) in enumerate(rows, 1):
+        save(folder / path, number)
+    savemat(folder / "cars_annos.mat", {**annotations("relative_im_path", rows), "class_names": CAR_NAMES})
+
+
+def write_cars196_devkit(folder: Path) -> None:
+    """The other form: every class in both folders."""
+    (folder / "devkit").mkdir(parents=True)
+    files = {"cars_train": "devkit/cars_train_annos.mat", "cars_test": "cars_test_annos_withlabels.mat"}
+    for part, (images, file) in enumerate(files.items()):
+        rows = [(f"{image:05}.jpg", car) for image, car in numbered() if image % 2 == part]
+        for name, _ in rows:
+            save(folder / images / name, int(name[:5]))
+        savemat(folder / file, annotations("fname", rows))
+    savemat(folder / "devkit" / "cars_meta.mat", {"class_names": CAR_NAMES})
+
+
+def write_sop(folder: Path) -> None:
+    lines: dict[str, list[str]] = {"train": [], "test": []}
+    for image, product in numbered():
+        kind = ("bicycle", "chair")[product % 2]
+        path = f"{kind}_final/{product}_{image}.JPG"
+        save(folder / path, image)
+        lines["train" if product <= CLASSES else "test"].append(f"{image} {product} 1 {path}")
+    for side, rows in lines.items():
+        (folder / f"Ebay_{side}.txt").write_text("\n".join(["image_id class_id super_class_id path", *rows]) + "\n")
+
+
+def write_in_shop(folder: Path) -> None:
+    rows = []
+    for image, article in numbered():
+        path = f"img/WOMEN/Dresses/id_{article:08}/{image:02}_1_front.jpg"
+        save(folder / "Img" / path, image)
+        status = "train" if article <= CLASSES else ("query", "gallery")[image % 2]
+        rows.append(f"{path}   id_{article:08} {status}")
+    (folder / "Eval").mkdir()
+    head = [str(len(rows)), "image_name item_id evaluation_status"]
+    (folder / "Eval" / "list_eval_partition.txt").write_text("\n".join(head + rows) + "\n")
+
+
+ORIGINALS = [
+    Original("cub200", cub200, "CUB200", write_cub200, "CUB_200_2011", "images.txt"),
+    Original("cars196", cars196, "CARS196", write_cars196, "cars196", "cars_annos.mat"),
+    Original("sop", sop, "SOP", write_sop, "Stanford_Online_Products", "Ebay_train.txt"),
+    Original(
+        "in-shop", in_shop, "IN_SHOP", write_in_shop, "In-shop Clothes Retrieval Benchmark",
+        "Eval/list_eval_partition.txt",
+    ),
+]  # fmt: skip

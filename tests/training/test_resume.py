@@ -1,0 +1,205 @@
+"""A run that was stopped, killed or damaged and then resumed ends equal to one that never was."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from metriclab.errors import DataError, RecipeError, StorageError
+from metriclab.runs import checkpoint as checkpoints
+from metriclab.runs.folder import RunFolder
+from metriclab.training.experiment import Interrupted, experiment
+from tests.support.tiny import TINY, outcome, run, tiny
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory) -> tuple[Path, dict]:
+    folder = tmp_path_factory.mktemp("reference")
+    run(tiny(folder), folder / "run")
+    return folder / "run", outcome(folder / "run")
+
+
+def stop_after(steps: int):
+    """Answers True from the given number of questions on."""
+    asked = iter(range(1, 10**9))
+    return lambda: next(asked) >= steps
+
+
+@pytest.mark.parametrize("step", range(1, 8))
+def test_stopping_at_any_step_and_resuming_ends_equal(step, reference, tmp_path):
+    recipe = tiny(tmp_path)
+    with pytest.raises(Interrupted):
+        run(recipe, tmp_path / "run", stop=stop_after(step))
+    assert not (tmp_path / "run" / "result.json").exists()
+    run(recipe, tmp_path / "run", resume=True)
+    ended, expected = outcome(tmp_path / "run"), reference[1]
+    assert ended["metrics"] == expected["metrics"]
+    assert ended["result"] == expected["result"]
+    last = f"step-{7:010d}"
+    assert ended["checkpoints"][last] == expected["checkpoints"][last]
+
+
+def test_stopping_twice_ends_equal(reference, tmp_path):
+    recipe = tiny(tmp_path)
+    for resume, steps in ((False, 2), (True, 3)):
+        with pytest.raises(Interrupted):
+            run(recipe, tmp_path / "run", resume=resume, stop=stop_after(steps))
+    run(recipe, tmp_path / "run", resume=True)
+    assert outcome(tmp_path / "run")["metrics"] == reference[1]["metrics"]
+
+
+def test_a_run_dropped_between_steps_loses_only_what_came_after_the_checkpoint(reference, tmp_path):
+    recipe, folder = tiny(tmp_path), tmp_path / "run"
+    for progress in experiment(recipe, RunFolder(folder)):
+        if progress.done == 5:
+            break  # as a crash would: nothing is saved for step 5, but its line is in metrics.jsonl
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 6, "los')
+    run(recipe, folder, resume=True)
+    assert outcome(folder)["metrics"] == reference[1]["metrics"]
+    assert outcome(folder)["result"] == reference[1]["result"]
+
+
+@pytest.mark.parametrize("damage", ["flip a byte of the tensors", "cut the tensors short", "change the json"])
+def test_a_damaged_checkpoint_is_found_and_the_one_before_is_used(damage, reference, tmp_path):
+    recipe, folder = tiny(tmp_path), tmp_path / "run"
+    with pytest.raises(Interrupted):
+        run(recipe, folder, stop=stop_after(5))
+    newest = folder / "checkpoints" / f"step-{5:010d}"
+    tensors, numbers = newest.with_suffix(".safetensors"), newest.with_suffix(".json")
+    content = bytearray(tensors.read_bytes())
+    if damage == "flip a byte of the tensors":
+        content[-7] ^= 1
+        tensors.write_bytes(content)
+    elif damage == "cut the tensors short":
+        tensors.write_bytes(content[: len(content) // 2])
+    else:
+        numbers.write_text(numbers.read_text().replace('"step": 5', '"step": 6'))
+    messages = [step.message for step in run(recipe, folder, resume=True) if step.message]
+    assert f"checkpoint {newest} is damaged: its hash does not match; going on from an older one" in messages
+    assert outcome(folder)["metrics"] == reference[1]["metrics"]
+
+
+def test_a_checkpoint_written_after_going_back_displaces_the_damaged_ones(tmp_path):
+    for step in (10, 20, 23, 12):  # 20 and 23 were found damaged, so the run went on from 10
+        state = checkpoints.Checkpoint(step, {"method.weight": torch.ones(2)}, {"optimizer": {}})
+        checkpoints.save(tmp_path, state, keep=[10])
+    assert sorted(checkpoints.steps(tmp_path)) == [10, 12]
+
+
+def test_a_damaged_best_checkpoint_is_said_and_the_last_step_is_measured(tmp_path):
+    # A metric that is full from the first evaluation on: only a greater value is better, so the first one is the best.
+    recipe, folder = tiny(tmp_path, "train.steps=17", "train.select=retrieval.r_at_10"), tmp_path / "run"
+    for progress in experiment(recipe, RunFolder(folder)):
+        if progress.stage == "evaluate":
+            break
+    best = checkpoints.read(folder / "checkpoints", 17).numbers["best_step"]
+    assert best == 8
+    (folder / "checkpoints" / f"step-{best:010d}.safetensors").write_bytes(b"")
+    messages = [step.message for step in run(recipe, folder, resume=True) if step.message]
+    assert any("is damaged: its hash does not match; measuring the last step instead" in text for text in messages)
+    assert RunFolder(folder).result()["best_step"] == 17
+
+
+def test_no_whole_checkpoint_is_an_error(tmp_path):
+    recipe, folder = tiny(tmp_path), tmp_path / "run"
+    with pytest.raises(Interrupted):
+        run(recipe, folder, stop=stop_after(1))
+    for path in (folder / "checkpoints").glob("*.safetensors"):
+        path.write_bytes(b"")
+    with pytest.raises(StorageError, match=r"no checkpoint is whole: .*its hash does not match"):
+        run(recipe, folder, resume=True)
+
+
+def test_an_existing_folder_is_refused(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(StorageError) as caught:
+        run(tiny(tmp_path), folder)
+    assert caught.value.message == f"run folder {folder} exists already"
+    assert caught.value.help == "add --resume to continue that run, or choose another folder with --out"
+    assert [path.name for path in folder.iterdir()] == ["notes.txt"]
+
+
+def test_another_recipe_is_refused_by_its_keys(reference, tmp_path):
+    other = tiny(tmp_path, "loss.temperature=0.3", "train.seed=1")
+    with pytest.raises(RecipeError, match=r"was started with: loss\.temperature, train\.seed"):
+        run(other, reference[0], resume=True)
+
+
+def test_a_folder_without_a_run_cannot_be_resumed(tmp_path):
+    with pytest.raises(StorageError, match="holds no run to resume"):
+        run(tiny(tmp_path), tmp_path / "run", resume=True)
+
+
+def test_changed_data_are_refused(tmp_path):
+    recipe, folder = tiny(tmp_path), tmp_path / "run"
+    with pytest.raises(Interrupted):
+        run(recipe, folder, stop=stop_after(1))
+    manifest = folder / "manifest.json"
+    fingerprint = RunFolder(folder).manifest()["data"]["train"]
+    manifest.write_text(manifest.read_text().replace(fingerprint, "0" * len(fingerprint)))
+    with pytest.raises(DataError, match="the data have changed since"):
+        run(recipe, folder, resume=True)
+
+
+def test_a_finished_run_is_left_alone(reference):
+    before = (reference[0] / "result.json").read_bytes()
+    steps = run(tiny(reference[0].parent), reference[0], resume=True)
+    assert steps[-1].message == f"{reference[0]} is finished already; nothing was run"
+    assert (reference[0] / "result.json").read_bytes() == before
+
+
+def test_old_checkpoints_are_removed_but_the_best_stays(reference):
+    folder, ended = reference
+    kept = sorted(checkpoints.steps(folder / "checkpoints"))
+    assert kept[-1] == 7
+    assert ended["result"]["best_step"] in kept
+    assert len(kept) <= 3
+    assert not list((folder / "checkpoints").glob(".*.part"))
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_and_resumed_ends_equal(tmp_path):
+    recipe, log = tmp_path / "tiny.toml", tmp_path / "errors.txt"
+    longer = TINY.replace("steps = 7", "steps = 240\ndrift_images = 9\ndrift_every = 6")
+    recipe.write_text(longer.replace("checkpoint_every = 2", "checkpoint_every = 1"))
+
+    def start(folder: Path) -> subprocess.Popen:
+        resume = ["--resume"] if (folder / "recipe.toml").exists() else []
+        command = [sys.executable, "-m", "metriclab.cli", "run", str(recipe), "--out", str(folder), "-q", *resume]
+        with log.open("w") as errors:
+            return subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=errors)
+
+    began = time.monotonic()
+    assert start(tmp_path / "whole").wait() == 0, log.read_text()
+    took = time.monotonic() - began
+    moments, folder = random.Random(7), tmp_path / "killed"
+    for killed in range(20):
+        process = start(folder)
+        # Most of a start is imports: three of four moments are counted from the first step that is made, so that they
+        # fall into steps, evaluations and, a checkpoint being written after every step, into writes.
+        if killed % 4:
+            before = _size(folder / "metrics.jsonl")
+            while process.poll() is None and _size(folder / "metrics.jsonl") <= before:
+                time.sleep(0.001)
+        time.sleep(moments.uniform(0, took / 60))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert not (folder / "result.json").exists(), "the run ended before it was killed 20 times: make it longer"
+    assert start(folder).wait() == 0, log.read_text()
+    assert outcome(folder)["metrics"] == outcome(tmp_path / "whole")["metrics"]
+    assert outcome(folder)["result"] == outcome(tmp_path / "whole")["result"]
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
