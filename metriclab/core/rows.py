@@ -198,6 +198,18 @@ def count_positives(anchors: Rows, references: Rows) -> Int64[Tensor, "n"]:
     return torch.where(anchors.labels >= 0, alike - itself, 0)
 
 
+def is_copy(one: Rows, other: Rows) -> bool:
+    """Whether both are the same embeddings and labels under other ids and items: no row is known to be itself."""
+    return (
+        one is not other
+        and len(one) > 0
+        and one.z.shape == other.z.shape
+        and torch.equal(one.z, other.z)
+        and torch.equal(one.labels, other.labels)
+        and not bool(torch.isin(one.ids, other.ids).any() or torch.isin(one.items, other.items).any())
+    )
+
+
 def _count_equal(
     keys: Int64[Tensor, "n"], others: Int64[Tensor, "m"], counted: Bool[Tensor, "m"]
 ) -> Int64[Tensor, "n"]:
