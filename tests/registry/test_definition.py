@@ -410,10 +410,10 @@ def test_the_schema_of_a_definition_uses_the_keys():
     }
 
 
-def test_the_decorator_returns_the_object_itself_and_makes_it_loadable():
+def test_the_decorator_makes_a_function_loadable():
     def mine(*, t: float = 1.0) -> None: ...
 
-    assert register("loss", "test-mine")(mine) is mine
+    assert register("loss", "test-mine")(mine).__wrapped__ is mine
     definition = load("loss", "test-mine")
     assert definition.factory is mine
     assert (definition.entry.package, definition.entry.version) == (__name__, "code")
