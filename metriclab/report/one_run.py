@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from metriclab.comparison.finished import FinishedRun, require_metric
+from metriclab.comparison.benchmark import require_metric
+from metriclab.comparison.finished import FinishedRun
 from metriclab.report.curves import curves_section, read_curves
 from metriclab.report.details import manifest_section, recipe_section
 from metriclab.report.embedded import Data, Embedded, embed_run, open_data

@@ -1,4 +1,4 @@
-"""Old keys: told in a user's recipe (see golden/), upgraded in a stored one, and left alone where they are no old keys."""
+"""Old keys: told in a user's recipe (see golden/), upgraded in a stored one, left alone where they are no old keys."""
 
 from __future__ import annotations
 
