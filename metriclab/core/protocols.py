@@ -32,7 +32,7 @@ class Miner(Protocol):
 class Loss(Protocol):
     """`loss(anchors, references) -> scalar`. State, if any, in the buffers and parameters of an `nn.Module`.
 
-    It is built with (width, classes), the width of the embeddings and the sorted training labels, or with neither.
+    It is built with (embedding_dim, classes), the latter the sorted training labels, or with neither.
 
     A loss that sums over anchors says so by an attribute `pairwise = True` (a `PairLoss` does): it is called with this
     rank's anchors against the references of all ranks. Any other loss is given the rows of all ranks on both sides.
@@ -43,7 +43,10 @@ class Loss(Protocol):
 
 @runtime_checkable
 class Memory(Protocol):
-    """References that outlive a batch: built with (width, classes); all state in buffers or parameters."""
+    """References that outlive a batch, all of their state in buffers or parameters.
+
+    It is built with (embedding_dim, classes), the latter the sorted training labels, or with embedding_dim alone.
+    """
 
     def rows(self) -> Rows: ...
     def push(self, rows: Rows, /) -> None: ...
@@ -110,7 +113,7 @@ class Dataset(Protocol):
 
 @runtime_checkable
 class Views(Protocol):
-    """Augmentation in batches on the device, each sample with its own draws.
+    """Augmentation in batches on the device, each image with random numbers of its own.
 
     Attributes:
         count: number of training views of an image.
@@ -118,8 +121,8 @@ class Views(Protocol):
 
     count: int
 
-    def __call__(self, images: Images, draws: RandomKeys, /) -> tuple[Float[Tensor, "n c _h _w"], ...]:
-        """`count` random views, float in [0, 1], a pure function of images and draws."""
+    def __call__(self, images: Images, random_keys: RandomKeys, /) -> tuple[Float[Tensor, "n c _h _w"], ...]:
+        """`count` random views, float in [0, 1], a pure function of the images and of their keys."""
 
     def test(self, images: Images, /) -> Float[Tensor, "n c h w"]:
         """The one view that evaluation and embedding use; deterministic."""
