@@ -56,7 +56,10 @@ def _both_sides(anchors: Tensor | Rows, references: Labels | Rows | None) -> tup
 
 def _warn_of_copy(anchors: Rows, references: Rows) -> None:
     """Rows made twice of one batch are strangers to each other, and each would be its own positive."""
-    if anchors.z.device.type == "cpu" and is_copy(references, anchors):  # a GPU would have to wait
+    if anchors.z.device.type != "cpu" or len(anchors) == 0:  # a GPU would have to wait for the answer
+        return
+    numbered_here = anchors.ids.numpy()[0] < 0  # those of a run know each other
+    if numbered_here and is_copy(references, anchors):
         warnings.warn(
             "the references are a copy of the anchors under other ids, so each row is its own positive: "
             "make the rows once, and call loss(batch) or loss(batch, batch)",

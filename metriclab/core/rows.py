@@ -6,7 +6,7 @@ Batches, batches gathered from other ranks, memories and class proxies all are R
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from metriclab import distributed
 
-Labels = Tensor | np.ndarray | Sequence[int]
+Labels = Tensor | np.ndarray | Collection[int]
 """One integer a row: a tensor or array of any integer type, or a list. A negative one is unknown."""
 
 ZERO_NORM = 1e-6

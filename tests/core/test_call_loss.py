@@ -19,7 +19,8 @@ from metriclab.core.call_loss import call_loss, call_pair_loss
 from metriclab.core.pair_loss import PairLoss, Term
 from metriclab.core.rows import rows
 from metriclab.distributed import average_gradients, gather
-from metriclab.losses import NTXent, ProxyAnchor, SupCon
+from metriclab.losses import ArcFace, NTXent, ProxyAnchor, SupCon
+from metriclab.memories.proxies import Proxies
 from metriclab.registry import build, entries, load
 from metriclab.testing.ranks import two_ranks
 
@@ -198,6 +199,20 @@ def own_step(share, loss):
 def test_in_ones_own_loop_under_ddp_value_and_gradient_are_those_of_one_process(name):
     loss = build("loss", "logistic", learnable=True) if name == "learned" else build("loss", name)
     two_ranks(own_step, loss, tolerance=1e-11)
+
+
+def step_against_proxies(share):
+    """Proxies that start from the same values and stay outside of DistributedDataParallel."""
+    torch.manual_seed(5)
+    proxies, z = Proxies(5, torch.arange(4)).double(), torch.randn(len(LABELS), 5, dtype=torch.float64)
+    part = share.of(len(LABELS))
+    value = ArcFace(scale=10.0)(gather(rows(z[part], LABELS[part])), proxies.rows())
+    value.backward()
+    return {"value": value.detach(), "of proxies": proxies.directions.grad}
+
+
+def test_proxies_have_the_whole_gradient_on_every_rank():
+    two_ranks(step_against_proxies)
 
 
 def test_call_loss_shows_no_miner():
