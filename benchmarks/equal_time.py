@@ -89,7 +89,6 @@ def warm_up_of(recipe) -> float:
 def one(side: str, recipe, seconds: float, workers: int, probe: float) -> dict[str, float]:
     """Trains one side and measures it."""
     from metriclab.api import build
-    from metriclab.assembly.assemble import make
     from metriclab.assembly.splits import load_splits
     from metriclab.evaluation.evaluate import EmbeddingSettings, embed, measure, pixels, values
 
@@ -104,7 +103,7 @@ def one(side: str, recipe, seconds: float, workers: int, probe: float) -> dict[s
     evaluators["linear probe"] = build("evaluator", "linear-probe", labels=probe)
     import torch
 
-    reading = EmbeddingSettings(make(recipe.components["views"]), torch.device("cpu"), 512)
+    reading = EmbeddingSettings(recipe.components["views"].build(), torch.device("cpu"), 512)
     queries, gallery = (embed(encode, split, reading).h for split in (splits.test, splits.train))
     found = values(measure(evaluators, queries, gallery))
     return {"steps": steps, **{name: metrics["accuracy"] for name, metrics in found.items()}}

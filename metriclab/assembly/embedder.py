@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from metriclab.assembly.assemble import build_method, make
+from metriclab.assembly.assemble import build_method
 from metriclab.assembly.weights import best_checkpoint
 from metriclab.core.batch import Images
 from metriclab.core.network import Embedded
@@ -94,7 +94,7 @@ def load(run: str | Path, *, step: int | None = None) -> Embedder:
     method = build_method(recipe, classes, initial=saved is None)
     if saved is not None:
         checkpoints.restore_method(saved, method)
-    return Embedder(method.eval(), make(recipe.components["views"]), _short_side(recipe), recipe.train.output)
+    return Embedder(method.eval(), recipe.components["views"].build(), _short_side(recipe), recipe.train.output)
 
 
 def _short_side(recipe: Recipe) -> int:

@@ -12,7 +12,6 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from metriclab.assembly.assemble import make
 from metriclab.assembly.devices import choose_device
 from metriclab.assembly.embedder import load
 from metriclab.assembly.splits import is_disjoint
@@ -73,7 +72,7 @@ def open_data(path: Path) -> Data:
     recipe, known = folder.recipe(), folder.manifest()["data"]
     help = "put the data back as they were, or make a report without images with --no-images"
     try:
-        test, train = (make(recipe.components["dataset"], split) for split in ("test", "train"))
+        test, train = (recipe.components["dataset"].build(split) for split in ("test", "train"))
         found = {"test": test.fingerprint, "train": train.fingerprint}
     except DataError as error:
         raise DataError(f"the data of {path} cannot be read: {error.message}", help=help) from error

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from metriclab import distributed
-from metriclab.assembly.assemble import Training, assemble, build_evaluators, make
+from metriclab.assembly.assemble import Training, assemble, build_evaluators
 from metriclab.assembly.splits import Splits, has_labels, load_splits
 from metriclab.core.protocols import Tracker
 from metriclab.errors import RecipeError, StorageError
@@ -157,7 +157,7 @@ def _write_result(folder: RunFolder, result: Mapping[str, Any], scores: Mapping[
 
 
 def _trackers(recipe: Recipe, folder: RunFolder, quiet: bool) -> list[Tracker]:
-    return [make(chosen, folder.path) for chosen in recipe.trackers if not (quiet and chosen.name == "console")]
+    return [chosen.build(folder.path) for chosen in recipe.trackers if not (quiet and chosen.name == "console")]
 
 
 class _Run:
