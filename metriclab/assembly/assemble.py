@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from metriclab import distributed
 from metriclab.assembly.devices import choose_device, set_up_torch
 from metriclab.assembly.weights import build_encoder
-from metriclab.core.network import Network
+from metriclab.core.network import Network, embedding_function
 from metriclab.core.protocols import Dataset, Evaluator, Sampler, Schedule, Views
 from metriclab.core.random import RandomKeys
 from metriclab.distributed.batch_norm import synchronize_batch_norm
@@ -86,7 +86,7 @@ def try_one_image(method: nn.Module, views: Views, data: Dataset, device: torch.
     sizes = {view.shape: view for view in (views.test(image), *views(image, RandomKeys(0, 0, zero, zero)))}
     for view in sizes.values():
         try:
-            method.eval().embed(view)  # type: ignore[operator]  # of the method protocol
+            embedding_function(method.eval())(view)
         except RuntimeError as error:
             raise RecipeError(
                 f"the encoder cannot take images of {view.shape[2]} x {view.shape[3]} pixels: {error}",

@@ -51,8 +51,8 @@ def best_checkpoint(folder: RunFolder) -> checkpoints.Checkpoint | None:
     if folder.result_file.exists():
         best = folder.result()["best_step"]
         # A run of no steps has nothing to save: its network is what the recipe builds.
-        return checkpoints.read(folder.checkpoints, best) if best else None
-    newest, _ = checkpoints.read_newest(folder.checkpoints)
+        return checkpoints.read_checkpoint(folder.checkpoints, best) if best else None
+    newest, _ = checkpoints.read_newest_checkpoint(folder.checkpoints)
     if newest is None:
         again = shlex.join(["metriclab", "run", str(folder.recipe_file), "--out", str(folder.path), "--resume"])
         raise StorageError(

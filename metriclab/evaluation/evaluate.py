@@ -16,7 +16,7 @@ from metriclab import distributed
 from metriclab.assembly.assemble import Training
 from metriclab.assembly.devices import precision
 from metriclab.assembly.splits import is_disjoint
-from metriclab.core.network import Embedded
+from metriclab.core.network import Embedded, embedding_function
 from metriclab.core.progress import ProgressGenerator
 from metriclab.core.protocols import Change, Dataset, EvaluatedEncoder, Evaluator, Score, Views
 from metriclab.core.rows import Rows, rows
@@ -110,7 +110,7 @@ class evaluating:
 
     def __enter__(self) -> Encode:
         self.method.eval()
-        return self.method.embed  # type: ignore[return-value]  # of the method protocol
+        return embedding_function(self.method)
 
     def __exit__(self, *error: object) -> None:
         self.method.train(self.training)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from metriclab.assembly.assemble import Training, build_evaluators, build_method, classes_of
 from metriclab.assembly.splits import Splits, benchmark, is_disjoint
+from metriclab.core.network import embedding_function
 from metriclab.core.rows import Rows
 from metriclab.evaluation.baselines import pca_of_pixels
 from metriclab.evaluation.efficiency import Peaks, Stopwatch, cost_of, flops_per_image, images_seen
@@ -119,7 +120,7 @@ def _initial(recipe: Recipe, training: Training) -> Encode:
     method = build_method(recipe, classes_of(training.data.labels)).to(training.device).eval()
     if training.settings.channels_last:
         method.to(memory_format=torch.channels_last)
-    return method.embed  # type: ignore[return-value]  # of the method protocol
+    return embedding_function(method)
 
 
 class EmbeddedSplits(NamedTuple):

@@ -120,7 +120,7 @@ def experiment(
 def _begin(recipe: Recipe, folder: RunFolder, *, resume: bool) -> Generator[Progress, None, _Run]:
     """Loads and builds everything, says what the user should know, and writes the run folder's first files."""
     splits = load_splits(recipe)
-    saved, faults = checkpoints.read_newest(folder.checkpoints) if resume else (None, [])
+    saved, faults = checkpoints.read_newest_checkpoint(folder.checkpoints) if resume else (None, [])
     training = assemble(recipe, splits.train, initial=saved is None)
     run = _Run(recipe, folder, training, splits)
     for fault in faults:
@@ -275,7 +275,7 @@ class _Run:
 
     def _write(self, done: int) -> None:
         captured = checkpoints.capture(done, self._modules(), self.training.optimizer, self.numbers.stored())
-        checkpoints.save(self.folder.checkpoints, captured, keep=[self.numbers.best_step])
+        checkpoints.save_checkpoint(self.folder.checkpoints, captured, keep=[self.numbers.best_step])
 
     def _modules(self) -> dict[str, nn.Module]:
         modules = {"method": self.training.method}
@@ -287,7 +287,9 @@ class _Run:
         best = self.numbers.best_step or last
         if best != last:
             try:
-                checkpoints.restore_method(checkpoints.read(self.folder.checkpoints, best), self.training.method)
+                checkpoints.restore_method(
+                    checkpoints.read_checkpoint(self.folder.checkpoints, best), self.training.method
+                )
             except StorageError as error:
                 yield Progress("evaluate", last, last, message=f"{error.message}; measuring the last step instead")
                 best = last
