@@ -15,7 +15,7 @@ from metriclab.assembly.assemble import Training, assemble, build_evaluators
 from metriclab.assembly.splits import Splits, has_labels, load_splits
 from metriclab.core.protocols import Tracker
 from metriclab.errors import RecipeError, StorageError
-from metriclab.evaluation.evaluate import embed, embedding_settings, evaluating, measure, values
+from metriclab.evaluation.evaluate import embed, embedding_settings, evaluating, run_evaluators, score_values
 from metriclab.evaluation.result import final_result
 from metriclab.recipe import Recipe
 from metriclab.registry import suggest
@@ -243,7 +243,7 @@ class _Run:
         with evaluating(self.training.method) as encode:
             rows = getattr(embed(encode, self.splits.val, reading), self.settings.output)
         # What is chosen by these numbers has to be chosen alike on every rank.
-        numbers = distributed.broadcast_object(values(measure(self.evaluators, rows, rows)))
+        numbers = distributed.broadcast_object(score_values(run_evaluators(self.evaluators, rows, rows)))
         flat = {f"val.{name}.{metric}": value for name, part in numbers.items() for metric, value in part.items()}
         self._log(done, flat)
         if f"val.{self.settings.select}" not in flat:

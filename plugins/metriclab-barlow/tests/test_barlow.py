@@ -28,7 +28,7 @@ class Flat(nn.Module):
 
 def method(name, **options):
     torch.manual_seed(0)
-    network = Network(Flat(), build("head", "mlp", 6, hidden=5, width=4))
+    network = Network(Flat(), build("head", "mlp", 6, hidden=5, embedding_dim=4))
     return build("method", name, network, **options).double()
 
 
