@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from metriclab.assembly.assemble import classes_of, make
+from metriclab.assembly.assemble import classes_of
 from metriclab.core.protocols import Dataset
 from metriclab.images.once import one_look
 from metriclab.recipe import ComponentSpec, Recipe
@@ -34,7 +34,7 @@ def load_splits(recipe: Recipe) -> Splits:
     """The recipe's data set."""
     chosen = recipe.components["dataset"]
     with one_look():
-        return Splits(make(chosen, "train"), make(chosen, "val"), make(chosen, "test"))
+        return Splits(chosen.build("train"), chosen.build("val"), chosen.build("test"))
 
 
 def benchmark(recipe: Recipe, splits: Splits) -> dict[str, Any]:
@@ -54,7 +54,7 @@ def _measured(chosen: ComponentSpec) -> dict[str, Any]:
     name = {} if chosen.label == chosen.name else {"name": chosen.name}
     if getattr(chosen.definition.factory, "wants", "rows") == "rows":
         return {**name, **chosen.params}
-    data = getattr(make(chosen), "fingerprint", None)
+    data = getattr(chosen.build(), "fingerprint", None)
     return {**name, **chosen.params, **({} if data is None else {"fingerprint": data})}
 
 

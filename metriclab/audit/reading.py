@@ -10,7 +10,6 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int64
 
-from metriclab.assembly.assemble import make
 from metriclab.audit.duplicates import ImageSignatures
 from metriclab.core.protocols import Dataset
 from metriclab.errors import DataError
@@ -66,7 +65,7 @@ def load(chosen: ComponentSpec) -> Loaded:
         # Where one split was refused for its files, they are known: those of all splits are decoded together.
         for attempt in attempts[-1:] if found.unreadable else attempts:
             try:
-                found.splits[name] = make(attempt, name)
+                found.splits[name] = attempt.build(name)
                 found.refused.pop(name, None)
                 break
             except DataError as error:

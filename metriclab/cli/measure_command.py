@@ -20,7 +20,7 @@ from metriclab.cli.options import json_option, plugin_option
 from metriclab.core.protocols import Evaluator, Score
 from metriclab.core.rows import Rows
 from metriclab.errors import DataError, RecipeError
-from metriclab.evaluation.evaluate import definitions, steps_of, values, wants_encoder
+from metriclab.evaluation.evaluate import score_definitions, score_values, steps_of, wants_encoder
 from metriclab.registry import load
 from metriclab.runs.files import to_json
 from metriclab.vectors.rows import Source, read_rows
@@ -77,7 +77,10 @@ def measure(
     sides = read_rows(Source(embeddings, labels, items, by_folder), other)
     scores = _measured(evaluators, *sides, Console(stderr=True, quiet=quiet))
     if as_json:
-        click.echo(to_json({**_what(*sides), "metrics": values(scores), "definitions": definitions(scores)}), nl=False)
+        click.echo(
+            to_json({**_what(*sides), "metrics": score_values(scores), "definitions": score_definitions(scores)}),
+            nl=False,
+        )
     else:
         _show(scores, *sides, quiet)
 

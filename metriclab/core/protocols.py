@@ -15,7 +15,6 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from metriclab.core.batch import Batch, Images
-from metriclab.core.network import Embedded
 from metriclab.core.pairs import Pairs
 from metriclab.core.random import RandomKeys
 from metriclab.core.rows import Rows
@@ -74,8 +73,11 @@ class Method(Protocol):
     A class whose memory holds the encoder's features, and not the head's embeddings, says so by an attribute
     `remembers = "h"`: the memory is then built with their width. A method whose encoder is frozen, and that only needs
     its features of the test view, says so by an attribute `trains_on = "features"` (default "images"): the run computes
-    them once, and batches have `features` in place of `views`. `Outputs` is the method's own NamedTuple of `Rows` and
-    of tensors with a leading row axis.
+    them once, and batches have `features` in place of `views`. Outputs are a `Rows`, or the
+    method's own NamedTuple of `Rows` and of tensors with a leading row axis.
+
+    Evaluation sees `network(images)`. A method of which it shall see something else has
+    `embed(images) -> Embedded`.
     """
 
     def forward(self, batch: Batch) -> Any:
@@ -86,9 +88,6 @@ class Method(Protocol):
 
     def after_step(self, world: Any, step: int) -> None:
         """What follows the optimizer's step: moving averages, memories. No gradients."""
-
-    def embed(self, images: Float[Tensor, "n c h w"]) -> Embedded:
-        """What evaluation sees."""
 
 
 @runtime_checkable
