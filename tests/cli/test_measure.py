@@ -17,7 +17,7 @@ from metriclab.core.progress import exhaust
 from metriclab.core.rows import rows
 from metriclab.errors import DataError, StorageError
 from metriclab.evaluation.evaluate import steps_of
-from metriclab.evaluators.knn import NearestNeighbours
+from metriclab.evaluators.knn import KNN
 from metriclab.evaluators.retrieval import Retrieval
 from metriclab.vectors import rows as stored
 from metriclab.vectors.export import writer_for
@@ -145,7 +145,7 @@ def test_the_table_has_the_numbers_and_tells_their_rules_once(folder):
     assert "averaged" not in quiet.stdout
 
 
-@pytest.mark.parametrize("evaluator", [Retrieval(), NearestNeighbours(k=3)])
+@pytest.mark.parametrize("evaluator", [Retrieval(), KNN(k=3)])
 def test_steps_tell_the_share_done_and_end_with_what_a_call_gives(evaluator, monkeypatch):
     monkeypatch.setattr("metriclab.ranking.keys.TILE_CELLS", 8 * N)
     monkeypatch.setattr("metriclab.ranking.keys.PART_CELLS", 4 * N)
