@@ -118,6 +118,30 @@ def test_rows_of_one_item_do_not_match_each_other(folder):
     assert beside["metrics"]["retrieval"]["map_at_r"] == pytest.approx(want)
 
 
+def test_a_gallery_that_holds_the_queries_goes_by_items(folder):
+    z, labels = drawn()
+    np.savez("gallery.npz", embeddings=z, labels=labels, items=np.arange(N))
+    np.savez("queries.npz", embeddings=z[:20], labels=labels[:20], items=np.arange(20))
+    np.savez("bare.npz", embeddings=z[:20], labels=labels[:20])
+    both = rows(torch.from_numpy(z), torch.from_numpy(labels), torch.arange(N))
+    want = Retrieval()(both[:20], both)["r_at_1"].value
+    found = measured("queries.npz", "--gallery", "gallery.npz")
+    assert found["metrics"]["retrieval"]["r_at_1"] == pytest.approx(want) != 1.0
+    assert found["queries_in_the_gallery"] == 20
+    bare = measured("bare.npz", "--gallery", "gallery.npz")
+    assert (bare["metrics"]["retrieval"]["r_at_1"], bare["queries_in_the_gallery"]) == (1.0, 0)
+    np.save("items.npy", np.arange(20))
+    given = measured("bare.npz", "--items", "items.npy", "--gallery", "gallery.npz", "--gallery-items", "gallery.npz")
+    assert given["metrics"]["retrieval"]["r_at_1"] == pytest.approx(want)
+    for name, text in (("queries", "20 queries have rows of their own item"), ("bare", "no items on both sides")):
+        done = CliRunner().invoke(main, ["measure", f"{name}.npz", "--gallery", "gallery.npz"], env={"COLUMNS": "200"})
+        assert text in done.stdout
+    np.savez("copied.npz", embeddings=z[:20], labels=labels[:20])
+    assert "copied.npz has the rows of bare.npz: every row would find itself" in refused(
+        "bare.npz", "--gallery", "copied.npz"
+    )
+
+
 def test_several_evaluators_each_with_parameters_of_its_own(folder):
     z, labels = drawn()
     np.savez("both.npz", embeddings=z, labels=labels)
