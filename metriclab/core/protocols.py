@@ -154,7 +154,7 @@ class Score:
     Attributes:
         value: the metric over all counted queries; NaN where no query counts.
         per_query: one value a query, NaN for a query left out; empty for a metric that no single query has.
-        definition: how it is computed, in a sentence: k, the self-match rule, ties, lone queries, version.
+        definition: how it is computed, in a sentence: k, the self-match rule, ties, queries without matches, version.
         per_class: by label, for a metric of classes that is no mean over queries.
     """
 
@@ -174,7 +174,7 @@ class EvaluatedEncoder(Protocol):
 
     @property
     def gallery(self) -> Rows:
-        """The same object as `queries` for leave-one-out."""
+        """The queries again for leave-one-out."""
 
     def embed_changed(self, change: Change, chosen: Int64[Tensor, "n"], /) -> Rows:
         """The chosen queries, embedded anew from their test views as `change` makes them."""
@@ -189,7 +189,9 @@ Change = Callable[[Float[Tensor, "n c h w"], Int64[Tensor, "n"]], Float[Tensor, 
 
 @runtime_checkable
 class Evaluator(Protocol):
-    """Measures embeddings: `evaluator(queries, gallery)`, where `gallery is queries` means leave-one-out.
+    """Measures embeddings: `evaluator(queries, gallery)`, where a gallery row of the query's own item is no candidate.
+
+    Leave-one-out is nothing else: the queries as their own gallery, or a copy of them, or a gallery they lie in.
 
     One that needs the encoder itself says so by an attribute `wants = "encoder"` (default "rows"): it is called with
     a `EvaluatedEncoder` in place of both, and at the end of a run alone, not on val.
