@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from metriclab.assembly.assemble import classes_of, make
 from metriclab.core.protocols import Dataset
-from metriclab.images.once import one_look
 from metriclab.recipe import ComponentSpec, Recipe
 from metriclab.runs.files import digest_of
 
@@ -33,8 +34,9 @@ class Splits:
 def load_splits(recipe: Recipe) -> Splits:
     """The recipe's data set."""
     chosen = recipe.components["dataset"]
-    with one_look():
-        return Splits(make(chosen, "train"), make(chosen, "val"), make(chosen, "test"))
+    train: Dataset = make(chosen, "train")
+    with_split: Callable[[str], Dataset] = getattr(train, "with_split", partial(make, chosen))
+    return Splits(train, with_split("val"), with_split("test"))
 
 
 def benchmark(recipe: Recipe, splits: Splits) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from metriclab.cli.data_text import data_text
 from metriclab.core.batch import Images
 from metriclab.datasets.synthetic import Synthetic
 from metriclab.errors import DataError
+from metriclab.images.datasets import ArrayDataset
 from metriclab.recipe import read
 from tests.support.tiny import TINY
 
@@ -236,7 +237,7 @@ def test_a_wrong_recipe_is_told_before_its_data_are_read(sound):
     assert "did you mean 'temperature'?" in result.output
 
 
-class Failing(Synthetic):
+class Failing(ArrayDataset):
     """Refuses some of its images when they are asked for, as a data set of a plugin may."""
 
     def images(self, items: np.ndarray, /) -> Images:
@@ -247,7 +248,8 @@ class Failing(Synthetic):
 
 
 def test_images_that_a_data_set_refuses_to_hand_out_are_named():
-    data, problems = Failing("train", size=8), dict[str, str]()
+    made, problems = Synthetic("train", size=8), dict[str, str]()
+    data = Failing(made.pixels, made.labels, made.classes, made.names)
     items = read_images({"train": data}, problems)
     refused = [item for item in range(len(data.labels)) if item % 5 == 3]
     assert problems == {data.names[item]: f"the archive has no image {item}" for item in refused}
