@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,6 @@ import numpy as np
 
 from metriclab.assembly.assemble import classes_of
 from metriclab.core.protocols import Dataset
-from metriclab.images.once import one_look
 from metriclab.recipe import ComponentSpec, Recipe
 from metriclab.runs.files import digest_of
 
@@ -33,8 +33,9 @@ class Splits:
 def load_splits(recipe: Recipe) -> Splits:
     """The recipe's data set."""
     chosen = recipe.components["dataset"]
-    with one_look():
-        return Splits(chosen.build("train"), chosen.build("val"), chosen.build("test"))
+    train: Dataset = chosen.build("train")
+    with_split: Callable[[str], Dataset] = getattr(train, "with_split", chosen.build)
+    return Splits(train, with_split("val"), with_split("test"))
 
 
 def benchmark(recipe: Recipe, splits: Splits) -> dict[str, Any]:

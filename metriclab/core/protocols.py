@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int64
@@ -90,9 +90,16 @@ class Method(Protocol):
         """What follows the optimizer's step: moving averages, memories. No gradients."""
 
 
+Split = Literal["train", "val", "test"]
+"""The parts of a data set: to train on, to choose the checkpoint by, to measure on."""
+
+
 @runtime_checkable
 class Dataset(Protocol):
-    """Built with (split): "train", "val" or "test". Labels are known without reading an image.
+    """Built with (split), see `Split`. Labels are known without reading an image.
+
+    One that can give the other splits without looking for its files again has a method `with_split(split) -> Dataset`;
+    the others are built once a split.
 
     Attributes:
         labels: int64, one an item, negative for unknown. Equal labels mean equal classes across the splits.
