@@ -6,6 +6,7 @@ import ast
 import re
 import tokenize
 from collections.abc import Iterator
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -44,6 +45,7 @@ ONE_MEANING = ("Alike", "Entry", "Loaded", "load", "measure", "nearest", "read")
 """Names that stood for several things: each is defined once at most, beside the commands of the command line."""
 
 
+@cache
 def parsed(path: Path) -> ast.Module:
     return ast.parse(path.read_text("utf-8"))
 
