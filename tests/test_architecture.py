@@ -35,7 +35,8 @@ BANNED_NAMES = {
 """Words of this project's own where the field has a term: nothing in the code is called so."""
 
 BANNED_PHRASES = re.compile(
-    r"\bapi\.compare\b|\bhost\.knows\b|\bencoder\.train\s*=|\bCell(Loss\b|\.cost\b)|\bslopes?\b|\blone[ _](anchors?|quer(y|ies))\b"
+    r"\bapi\.compare\b|\bhost\.knows\b|\bencoder\.train\s*=|\bCell(Loss\b|\.cost\b)|\bslopes?\b"
+    r"|\blone[ _](anchors?|quer(y|ies))\b"
     r"|\bmeant over\b|\(width, classes\)|\bwidth of (the |an )?embeddings?\b",
     re.IGNORECASE,
 )
