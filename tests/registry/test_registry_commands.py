@@ -82,7 +82,7 @@ def test_list_as_json():
         "target": "metriclab.methods.simclr:SimCLR",
         "package": "metriclab-toolkit",
         "version": "0.1.0",
-        "api": 1,
+        "api": None,
     } in found
 
 
