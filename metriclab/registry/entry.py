@@ -50,6 +50,11 @@ class ComponentEntry:
     def module(self) -> str:
         return self.target.partition(":")[0].strip()
 
+    @property
+    def attribute(self) -> str:
+        """The name in its module, without the extras that an entry point may ask for."""
+        return self.target.partition(":")[2].partition("[")[0].strip()
+
 
 def installed() -> tuple[ComponentEntry, ...]:
     """All entries of all distributions on the path, also those that `refusal` refuses.

@@ -148,10 +148,9 @@ def _import(entry: ComponentEntry) -> Any:
 
 
 def _imported(entry: ComponentEntry) -> Any:
-    module, _, attribute = entry.target.partition(":")
     try:
-        component = importlib.import_module(module.strip())
-        for part in attribute.split("[")[0].strip().split("."):
+        component = importlib.import_module(entry.module)
+        for part in entry.attribute.split("."):
             component = getattr(component, part)
     except (Exception, SystemExit) as error:  # whatever a plugin does, it is told of that plugin
         raise import_failure(f"{entry} of {entry.source} ({entry.target})", error) from error
