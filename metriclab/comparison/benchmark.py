@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Sequence
 from typing import Any
@@ -79,8 +80,10 @@ def require_one_benchmark(runs: Sequence[FinishedRun], metric: str) -> None:
 def _benchmark(run: FinishedRun, metric: str) -> dict[str, Any]:
     evaluator, _, name = metric.partition(".")
     definition = run.result["definitions"].get(evaluator, {}).get(name)
+    # By its version, where it has one: the words may have become better since.
+    version = re.search(r"\(([\w-]+/\d+)\)", definition or "")
     keys = {key: value for key, value in run.result["fingerprint"].items() if key != "digest"}
-    return {**dict(flatten(keys)), f"the definition of {metric}": definition}
+    return {**dict(flatten(keys)), f"the definition of {metric}": version[1] if version else definition}
 
 
 def _has_default(run: FinishedRun, key: str, value: Any) -> bool:

@@ -91,7 +91,7 @@ def _carve_images(entries: list[LabelledFile], fractions: dict[str, float], root
     classes = defaultdict[str, list[str]](list)
     for entry in entries:
         classes[entry.label].append(entry.key)
-    # Two of a class at least, as a lone query has nothing to find. Images without a class can be alone.
+    # Two of a class at least, as a query without another has nothing to find. Images without a class can be alone.
     least = 1 if "" in classes else 2
     needed = least * (len(fractions) + 1)
     large = [keys for keys in classes.values() if len(keys) >= needed]

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 from annotated_types import Ge
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
 from metriclab.core.call_loss import call_pair_loss
 from metriclab.core.pair_loss import Term, stream_terms
 from metriclab.core.pairs import Pairs
 from metriclab.core.settings import show_settings
+from metriclab.core.soft_triplets import SoftTriplets
 from metriclab.registry import register
 
 Negatives = Literal["all", "semihard", "hardest"]
@@ -67,7 +67,7 @@ class Triplet(nn.Module):
             return {"triplets": _with_one_negative(pairs, self.margin, self.soft, semihard=semihard)}
         if self.soft:
             count = pairs.positive.sum(1) * pairs.negative.sum(1)
-            total = _SoftTriplets.apply(pairs.similarity, pairs.positive, pairs.negative, self.margin)
+            total = SoftTriplets.apply(pairs.similarity, pairs.positive, pairs.negative, 2.0, self.margin)
             return {"triplets": Term(total, count)}
         return {"triplets": _all_violating(pairs, self.margin)}
 
@@ -113,36 +113,3 @@ def _all_violating(pairs: Pairs, margin: float) -> Term:
     suffix_sums = pad(finite.flip(1).cumsum(1).flip(1), (0, 1))
     loss = violating * (margin - 2 * pairs.similarity) + 2 * suffix_sums.gather(1, first)
     return Term(torch.where(pairs.positive, loss, 0).sum(1), violating.sum(1))
-
-
-class _SoftTriplets(torch.autograd.Function):
-    """For each anchor, the sum over all triplets of log(1 + e^(2 s_an - 2 s_ap + margin)), one positive at a time."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        similarity: Float[Tensor, "b m"],
-        positive: Bool[Tensor, "b m"],
-        negative: Bool[Tensor, "b m"],
-        margin: float,
-    ) -> Float[Tensor, "b"]:
-        total = similarity.new_zeros(len(similarity))
-        gradient = torch.zeros_like(similarity)
-        # Positives first: as many columns as the anchor with the most of them has.
-        order = positive.to(torch.int8).argsort(dim=1, descending=True, stable=True)
-        for column in order[:, : int(positive.sum(1).max()) if len(positive) else 0].unbind(1):
-            column = column[:, None]
-            excess = 2 * (similarity - similarity.gather(1, column)) + margin
-            used = negative & positive.gather(1, column)
-            total += torch.where(used, torch.logaddexp(excess, torch.zeros_like(excess)), 0).sum(1)
-            push = torch.where(used, 2 * excess.sigmoid(), 0)
-            gradient += push
-            gradient.scatter_add_(1, column, -push.sum(1, keepdim=True))
-        ctx.save_for_backward(gradient)
-        return total
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, of_total: Float[Tensor, "b"]) -> tuple[Tensor, None, None, None]:
-        (gradient,) = ctx.saved_tensors
-        return gradient * of_total[:, None], None, None, None

@@ -8,16 +8,15 @@ import sys
 import numpy as np
 import pytest
 
-from metriclab.images.datasets import FileDataset, LabelledFile
-from metriclab.registry import build, load_plugin_file
+from metriclab.api import FileDataset, LabelledFile, build
+from metriclab.registry import load_plugin_file
 from tests.support.pictures import classes
 
 PLUGIN = '''
 from pathlib import Path
 from typing import Literal
 
-from metriclab.images.datasets import FileDataset, LabelledFile
-from metriclab.registry import register
+from metriclab.api import FileDataset, LabelledFile, register
 
 
 @register("dataset", "pets-of-a-plugin")

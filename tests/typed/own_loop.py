@@ -6,7 +6,8 @@ from typing import assert_type
 import torch
 from torch import Tensor
 
-from metriclab.api import PairLoss, Pairs, Rows, Term, rows
+from metriclab import evaluators, memories, miners
+from metriclab.api import PairLoss, Pairs, Rows, Score, Term, rows
 from metriclab.losses import (
     PML,
     ArcFace,
@@ -63,6 +64,28 @@ def losses_over_pairs(z: Tensor, labels: Tensor, batch: Rows) -> None:
 def other_losses(z: Tensor, labels: Tensor, batch: Rows) -> None:
     assert_type(ProxyAnchor()(z, labels), Tensor)
     assert_type(PML(8, labels, loss="CircleLoss")(batch, batch), Tensor)
+
+
+def miners_and_memories(z: Tensor, labels: Tensor) -> Tensor:
+    criterion, miner = NTXent(), miners.MultiSimilarity(epsilon=0.2)
+    assert_type(miner.epsilon, float)
+    memory, proxies = memories.Ring(8, size=16), memories.Proxies(8, [0, 1])
+    batch = rows(z, labels)
+    assert_type(memory.rows(), Rows)
+    loss = criterion(batch, miner=miner) + criterion(batch, memory.rows()) + ArcFace()(batch, proxies.rows())
+    assert_type(loss, Tensor)
+    memory.push(batch)
+    return criterion(z, labels, miner=miners.BatchHard(positive="nearest"))
+
+
+def evaluation(z: Tensor, labels: Tensor, batch: Rows) -> float:
+    scores = evaluators.Retrieval()(z, labels)
+    assert_type(scores, dict[str, Score])
+    assert_type(evaluators.Retrieval()(z, labels, z, [0, 1, 1]), dict[str, Score])
+    assert_type(evaluators.KNN(k=5)(batch), dict[str, Score])
+    assert_type(evaluators.LinearProbe()(batch, batch), dict[str, Score])
+    assert_type(scores["map_at_r"].per_query, Tensor)
+    return scores["map_at_r"].value
 
 
 criterion: Callable[[Rows, Rows], Tensor] = SupCon()

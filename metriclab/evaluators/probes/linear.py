@@ -145,7 +145,7 @@ def logistic_regression(
         penalty: of the weights, not of the biases.
         start: where to begin.
         iterations: most steps.
-        tolerance: largest slope that ends the search.
+        tolerance: largest gradient that ends the search.
     """
     result = minimize(
         _objective(x, y, penalty, start.shape),
@@ -165,12 +165,12 @@ def logistic_regression(
 def _objective(
     x: Float[Tensor, "n d"], y: Int64[Tensor, "n"], penalty: float, shape: torch.Size
 ) -> Callable[[Any], tuple[float, Any]]:
-    """Loss and slope, a tile of rows at a time: n x c logits are never there at once."""
+    """Loss and gradient, a tile of rows at a time: n x c logits are never there at once."""
     height = max(1, TILE_CELLS // (shape[1] + shape[0]))
 
-    def loss_and_slope(flat: Any) -> tuple[float, Any]:
+    def loss_and_gradient(flat: Any) -> tuple[float, Any]:
         weights = torch.from_numpy(flat).to(x.device).view(shape)
-        slope = torch.cat([penalty * weights[:-1], torch.zeros_like(weights[-1:])])
+        gradient = torch.cat([penalty * weights[:-1], torch.zeros_like(weights[-1:])])
         loss = 0.5 * penalty * weights[:-1].square().sum()
         for start in range(0, len(x), height):
             part, labels = x[start : start + height].double(), y[start : start + height, None]
@@ -178,11 +178,11 @@ def _objective(
             loss -= log_probability.gather(1, labels).sum() / len(x)
             error = log_probability.exp_().scatter_add_(1, labels, torch.full_like(labels, -1, dtype=torch.float64))
             error /= len(x)
-            slope[:-1] += part.T @ error
-            slope[-1] += error.sum(0)
-        return float(loss), slope.flatten().cpu().numpy()
+            gradient[:-1] += part.T @ error
+            gradient[-1] += error.sum(0)
+        return float(loss), gradient.flatten().cpu().numpy()
 
-    return loss_and_slope
+    return loss_and_gradient
 
 
 def predict(weights: Float64[Tensor, "d_and_bias c"], x: Float[Tensor, "n d"]) -> Int64[Tensor, "n"]:
