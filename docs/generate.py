@@ -17,7 +17,7 @@ from typing import Any
 
 from metriclab import api
 from metriclab.core import protocols
-from metriclab.recipe.check import ASKED, DEFAULTS, REQUIRED
+from metriclab.recipe.check import DEFAULTS, REQUIRED, TAKEN_BY_METHODS
 from metriclab.recipe.check_train import parameters as train_parameters
 from metriclab.registry import KINDS, Definition, Kind, Parameter, entries, load
 from metriclab.registry.entry import is_builtin
@@ -58,7 +58,7 @@ def recipes_page() -> str:
     head = HEAD.format(
         required=_listed([*(f"`{KINDS[kind].header}`" for kind in REQUIRED), "`[train]`"]),
         defaults=_listed(texts),
-        asked=_listed([f"`{KINDS[kind].header}`" for kind in ASKED]),
+        asked=_listed([f"`{KINDS[kind].header}`" for kind in TAKEN_BY_METHODS]),
     )
     return "\n".join([_filled(head), *(_kind(kind) for kind in KINDS.values()), _train()])
 
