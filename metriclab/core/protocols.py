@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from metriclab.core.batch import Batch, Images
-from metriclab.core.network import Embedded
 from metriclab.core.pairs import Pairs
 from metriclab.core.random import RandomKeys
 from metriclab.core.rows import Rows
@@ -74,8 +73,11 @@ class Method(Protocol):
     A class whose memory holds the encoder's features, and not the head's embeddings, says so by an attribute
     `remembers = "h"`: the memory is then built with their width. A method whose encoder is frozen, and that only needs
     its features of the test view, says so by an attribute `trains_on = "features"` (default "images"): the run computes
-    them once, and batches have `features` in place of `views`. `Outputs` is the method's own NamedTuple of `Rows` and
-    of tensors with a leading row axis.
+    them once, and batches have `features` in place of `views`. Outputs are a `Rows`, or the
+    method's own NamedTuple of `Rows` and of tensors with a leading row axis.
+
+    Evaluation sees `network(images)`. A method of which it shall see something else has
+    `embed(images) -> Embedded`.
     """
 
     def forward(self, batch: Batch) -> Any:
@@ -87,13 +89,17 @@ class Method(Protocol):
     def after_step(self, world: Any, step: int) -> None:
         """What follows the optimizer's step: moving averages, memories. No gradients."""
 
-    def embed(self, images: Float[Tensor, "n c h w"]) -> Embedded:
-        """What evaluation sees."""
+
+Split = Literal["train", "val", "test"]
+"""The parts of a data set: to train on, to choose the checkpoint by, to measure on."""
 
 
 @runtime_checkable
 class Dataset(Protocol):
-    """Built with (split): "train", "val" or "test". Labels are known without reading an image.
+    """Built with (split), see `Split`. Labels are known without reading an image.
+
+    One that can give the other splits without looking for its files again has a method `with_split(split) -> Dataset`;
+    the others are built once a split.
 
     Attributes:
         labels: int64, one an item, negative for unknown. Equal labels mean equal classes across the splits.
@@ -155,7 +161,7 @@ class Score:
     Attributes:
         value: the metric over all counted queries; NaN where no query counts.
         per_query: one value a query, NaN for a query left out; empty for a metric that no single query has.
-        definition: how it is computed, in a sentence: k, the self-match rule, ties, lone queries, version.
+        definition: how it is computed, in a sentence: k, the self-match rule, ties, queries without matches, version.
         per_class: by label, for a metric of classes that is no mean over queries.
     """
 
@@ -175,7 +181,7 @@ class EvaluatedEncoder(Protocol):
 
     @property
     def gallery(self) -> Rows:
-        """The same object as `queries` for leave-one-out."""
+        """The queries again for leave-one-out."""
 
     def embed_changed(self, change: Change, chosen: Int64[Tensor, "n"], /) -> Rows:
         """The chosen queries, embedded anew from their test views as `change` makes them."""
@@ -190,7 +196,9 @@ Change = Callable[[Float[Tensor, "n c h w"], Int64[Tensor, "n"]], Float[Tensor, 
 
 @runtime_checkable
 class Evaluator(Protocol):
-    """Measures embeddings: `evaluator(queries, gallery)`, where `gallery is queries` means leave-one-out.
+    """Measures embeddings: `evaluator(queries, gallery)`, where a gallery row of the query's own item is no candidate.
+
+    Leave-one-out is nothing else: the queries as their own gallery, or a copy of them, or a gallery they lie in.
 
     One that needs the encoder itself says so by an attribute `wants = "encoder"` (default "rows"): it is called with
     a `EvaluatedEncoder` in place of both, and at the end of a run alone, not on val.

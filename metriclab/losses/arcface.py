@@ -51,7 +51,7 @@ class ArcFace(nn.Module):
         margin: angle in radians by which the own class must win, up to a right angle; the paper takes 0.5.
 
     Example:
-        >>> from metriclab.memories.proxies import Proxies
+        >>> from metriclab.memories import Proxies
         >>> z, labels = torch.randn(6, 8, requires_grad=True), torch.tensor([0, 0, 1, 1, 2, 2])
         >>> proxies = Proxies(8, labels.unique())
         >>> ArcFace(scale=30.0)(rows(z, labels), proxies.rows()).backward()

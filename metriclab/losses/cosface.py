@@ -32,7 +32,7 @@ class CosFace(nn.Module):
         margin: cosine by which the own class must win; the paper takes 0.35.
 
     Example:
-        >>> from metriclab.memories.proxies import Proxies
+        >>> from metriclab.memories import Proxies
         >>> z, labels = torch.randn(6, 8, requires_grad=True), torch.tensor([0, 0, 1, 1, 2, 2])
         >>> proxies = Proxies(8, labels.unique())
         >>> CosFace(scale=30.0)(rows(z, labels), proxies.rows()).backward()

@@ -30,7 +30,7 @@ class NormalizedSoftmax(nn.Module):
         temperature: t; the paper takes 0.05.
 
     Example:
-        >>> from metriclab.memories.proxies import Proxies
+        >>> from metriclab.memories import Proxies
         >>> z, labels = torch.randn(6, 8, requires_grad=True), torch.tensor([0, 0, 1, 1, 2, 2])
         >>> proxies = Proxies(8, labels.unique())
         >>> NormalizedSoftmax(temperature=0.1)(rows(z, labels), proxies.rows()).backward()

@@ -38,7 +38,7 @@ class ProxyAnchor(nn.Module):
         margin: cosine (delta) by which images must be on their side of 0; the paper takes 0.1.
 
     Example:
-        >>> from metriclab.memories.proxies import Proxies
+        >>> from metriclab.memories import Proxies
         >>> z, labels = torch.randn(6, 8, requires_grad=True), torch.tensor([0, 0, 1, 1, 2, 2])
         >>> proxies = Proxies(8, labels.unique())
         >>> ProxyAnchor()(rows(z, labels), proxies.rows()).backward()

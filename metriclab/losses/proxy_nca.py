@@ -37,7 +37,7 @@ class ProxyNCA(nn.Module):
         denominator: whom the own class is held against: "negatives", or "all" as in ProxyNCA++.
 
     Example:
-        >>> from metriclab.memories.proxies import Proxies
+        >>> from metriclab.memories import Proxies
         >>> z, labels = torch.randn(6, 8, requires_grad=True), torch.tensor([0, 0, 1, 1, 2, 2])
         >>> proxies = Proxies(8, labels.unique())
         >>> ProxyNCA(denominator="all")(rows(z, labels), proxies.rows()).backward()

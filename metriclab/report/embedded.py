@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -12,14 +11,12 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from metriclab.assembly.assemble import make
 from metriclab.assembly.devices import choose_device
 from metriclab.assembly.embedder import load
-from metriclab.assembly.splits import is_disjoint
 from metriclab.core.protocols import Dataset
 from metriclab.core.rows import Rows
 from metriclab.errors import DataError
-from metriclab.evaluation.evaluate import EmbeddingSettings, embed, evaluating
+from metriclab.evaluation.evaluate import EmbeddingSettings, embed_splits, evaluating, gallery_of
 from metriclab.recipe import Recipe
 from metriclab.report.html import short
 from metriclab.runs.folder import RunFolder
@@ -73,7 +70,7 @@ def open_data(path: Path) -> Data:
     recipe, known = folder.recipe(), folder.manifest()["data"]
     help = "put the data back as they were, or make a report without images with --no-images"
     try:
-        test, train = (make(recipe.components["dataset"], split) for split in ("test", "train"))
+        test, train = (recipe.components["dataset"].build(split) for split in ("test", "train"))
         found = {"test": test.fingerprint, "train": train.fingerprint}
     except DataError as error:
         raise DataError(f"the data of {path} cannot be read: {error.message}", help=help) from error
@@ -82,7 +79,7 @@ def open_data(path: Path) -> Data:
             raise DataError(
                 f"the data of {path} have changed since it ran: the {split} split is another one", help=help
             )
-    return Data(test, test if is_disjoint(test, train) else train)
+    return Data(test, gallery_of(test, train))
 
 
 def embed_run(path: Path, data: Data) -> Embedded:
@@ -96,8 +93,7 @@ def embed_run(path: Path, data: Data) -> Embedded:
     method = embedder.method.to(device)
     reading = _reading(recipe, embedder.view, device)
     with evaluating(method) as encode:
-        sides = [getattr(embed(encode, split, reading), embedder.output) for split in _distinct(data)]
-    queries, gallery = sides[0], sides[-1]
+        queries, gallery = embed_splits(encode, data.queries, data.gallery, reading).rows(embedder.output)
     near, similarity = nearest(queries, gallery, SHOWN)
     labels = torch.where(near >= 0, gallery.labels[near.clamp(min=0)], -1)
     right = (labels == queries.labels[:, None]) & (labels >= 0)
@@ -107,12 +103,6 @@ def embed_run(path: Path, data: Data) -> Embedded:
 def _reading(recipe: Recipe, view: object, device: torch.device) -> EmbeddingSettings:
     settings = recipe.train
     return EmbeddingSettings(view, device, settings.evaluation_batch_size, settings.precision)  # type: ignore[arg-type]
-
-
-def _distinct(data: Data) -> Iterator[Dataset]:
-    yield data.queries
-    if data.gallery is not data.queries:
-        yield data.gallery
 
 
 @torch.no_grad()

@@ -20,7 +20,7 @@ NAMES = {"r_at_1": "R@1", "map_at_r": "MAP@R"}
 
 
 def write_figures(numbers: dict[str, Any], folder: Path) -> list[Path]:
-    """RandomKeys what `summary` gave into a folder, with the numbers beside; returns the files.
+    """Draws what `summary` gave into a folder, with the numbers beside; returns the files.
 
     Raises:
         StorageError: where the folder or a file cannot be written.
