@@ -17,9 +17,9 @@ from typing import Any
 
 from metriclab import api
 from metriclab.core import protocols
-from metriclab.recipe.check import ASKED, DEFAULTS, REQUIRED
+from metriclab.recipe.check import DEFAULTS, REQUIRED, TAKEN_BY_METHODS
 from metriclab.recipe.check_train import parameters as train_parameters
-from metriclab.registry import KINDS, Definition, Kind, Parameter, entries, load
+from metriclab.registry import KINDS, Definition, Kind, Parameter, entries, load_component
 from metriclab.registry.entry import is_builtin
 from metriclab.registry.toml import toml_value
 
@@ -58,7 +58,7 @@ def recipes_page() -> str:
     head = HEAD.format(
         required=_listed([*(f"`{KINDS[kind].header}`" for kind in REQUIRED), "`[train]`"]),
         defaults=_listed(texts),
-        asked=_listed([f"`{KINDS[kind].header}`" for kind in ASKED]),
+        asked=_listed([f"`{KINDS[kind].header}`" for kind in TAKEN_BY_METHODS]),
     )
     return "\n".join([_filled(head), *(_kind(kind) for kind in KINDS.values()), _train()])
 
@@ -81,7 +81,7 @@ def _filled(text: str) -> str:
 
 
 def _kind(kind: Kind) -> str:
-    built_in = [load(kind.name, entry.name) for entry in entries(kind.name) if is_builtin(entry)]
+    built_in = [load_component(kind.name, entry.name) for entry in entries(kind.name) if is_builtin(entry)]
     return "\n".join([f"## {kind.name.capitalize()} `{kind.header}`\n", *map(_component, built_in)])
 
 
@@ -141,7 +141,7 @@ def _annotations() -> dict[str, str]:
     """The type of everything that a run gives by position, as the built-in components have it."""
     found: dict[str, str] = {}
     for entry in filter(is_builtin, entries()):
-        for name, parameter in inspect.signature(load(entry.kind, entry.name).factory).parameters.items():
+        for name, parameter in inspect.signature(load_component(entry.kind, entry.name).factory).parameters.items():
             if parameter.kind is parameter.POSITIONAL_ONLY:
                 found[name] = str(parameter.annotation).replace("'", '"')
     return {**found, "split": 'Literal["train", "val", "test"]'}  # which metriclab calls Split

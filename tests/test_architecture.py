@@ -110,6 +110,10 @@ def test_no_file_is_long():
     assert {path: length for path, length in lengths.items() if length > LONGEST_FILE} == {}
 
 
+TELL_OLD_NAMES = {PACKAGE / "runs" / "renamed.py", PACKAGE / "registry" / "api_version.py"}
+"""Who reads the files of earlier versions, or tells authors of plugins what changed, has to name what is gone."""
+
+
 def identifiers(path: Path) -> Iterator[tuple[str, int]]:
     with path.open("rb") as file:
         for token in tokenize.tokenize(file.readline):
@@ -127,6 +131,7 @@ def test_things_are_called_by_the_terms_of_the_field():
     hits += [
         f"{path.relative_to(ROOT)}:{number}: {match[0]}"
         for path in (*SOURCES, *PLUGIN_SOURCES, *PAGES)
+        if path not in TELL_OLD_NAMES
         for number, line in enumerate(path.read_text("utf-8").splitlines(), 1)
         for match in BANNED_PHRASES.finditer(line)
     ]

@@ -23,7 +23,7 @@ _COSTS = {
 }
 
 
-class Told(NamedTuple):
+class ComparisonText(NamedTuple):
     """What every format shows.
 
     Attributes:
@@ -44,7 +44,7 @@ class Told(NamedTuple):
     notes: list[str]
 
 
-def tell(comparison: Comparison) -> Told:
+def text_of(comparison: Comparison) -> ComparisonText:
     """The table and the sentences of a comparison."""
     unequal = len({entry.images_seen for entry in comparison.entries}) > 1
     header = ["", "seeds", comparison.metric, *comparison.shown]
@@ -55,7 +55,7 @@ def tell(comparison: Comparison) -> Told:
     intervals = (
         [] if all(len(entry.seeds) < 2 for entry in comparison.entries) else ["± is the 95 % t-interval over seeds"]
     )
-    return Told(
+    return ComparisonText(
         title=title,
         header=header,
         rows=[_row(comparison, entry) for entry in comparison.entries],
@@ -98,35 +98,35 @@ def _own_settings(entries: Sequence[ComparisonEntry]) -> dict[str, str]:
 
 def to_rich(comparison: Comparison) -> str:
     """For a terminal, in colour where standard output is one."""
-    told, out = tell(comparison), Console()
+    text, out = text_of(comparison), Console()
     with out.capture() as captured:
-        out.print(f"[bold]{escape_markup(told.title)}[/]", highlight=False, soft_wrap=True)
+        out.print(f"[bold]{escape_markup(text.title)}[/]", highlight=False, soft_wrap=True)
         # Two tables, as one would not fit a terminal of 80 columns.
-        for columns in (slice(1, 1 + told.scored), slice(1 + told.scored, None)):
+        for columns in (slice(1, 1 + text.scored), slice(1 + text.scored, None)):
             table = Table(
-                "", *(Column(escape_markup(name.replace(".", "\n")), justify="right") for name in told.header[columns])
+                "", *(Column(escape_markup(name.replace(".", "\n")), justify="right") for name in text.header[columns])
             )
-            for row in told.rows:
+            for row in text.rows:
                 table.add_row(*map(escape_markup, (row[0], *row[columns])))
             out.print(table)
-        for name, lines in _sections(told):
+        for name, lines in _sections(text):
             out.print(f"\n[bold]{name}[/]")
             for line in lines:
                 out.print(f"  {escape_markup(line)}", highlight=False, soft_wrap=True)
     return captured.get()
 
 
-def _sections(told: Told) -> list[tuple[str, list[str]]]:
-    sections = [("Verdict", told.verdicts), ("What differs in the recipes", told.settings), ("Notes", told.notes)]
+def _sections(text: ComparisonText) -> list[tuple[str, list[str]]]:
+    sections = [("Verdict", text.verdicts), ("What differs in the recipes", text.settings), ("Notes", text.notes)]
     return [(name, lines) for name, lines in sections if lines]
 
 
 def to_markdown(comparison: Comparison) -> str:
     """A table of GitHub's Markdown, and lists."""
-    told = tell(comparison)
-    rules = ["---", *["---:"] * (len(told.header) - 1)]
-    lines = [f"**{_plain(told.title)}**", "", *(_cells(row) for row in (told.header, rules, *told.rows))]
-    for name, sentences in _sections(told):
+    text = text_of(comparison)
+    rules = ["---", *["---:"] * (len(text.header) - 1)]
+    lines = [f"**{_plain(text.title)}**", "", *(_cells(row) for row in (text.header, rules, *text.rows))]
+    for name, sentences in _sections(text):
         lines += ["", f"{name}:", "", *(f"- {_plain(sentence)}" for sentence in sentences)]
     return "\n".join(lines) + "\n"
 
@@ -165,16 +165,16 @@ th:first-child, td:first-child {{ text-align: left }}
 
 def to_html(comparison: Comparison) -> str:
     """One page that needs nothing else; all that comes from recipes and data is escaped."""
-    told = tell(comparison)
-    cells = [[escape(cell) for cell in row] for row in (told.header, *told.rows)]
+    text = text_of(comparison)
+    cells = [[escape(cell) for cell in row] for row in (text.header, *text.rows)]
     head = "".join(f'<th scope="col">{cell}</th>' for cell in cells[0])
     rows = ["".join(f"<td>{cell}</td>" for cell in row) for row in cells[1:]]
     table = "\n".join(f"<tr>{row}</tr>" for row in (head, *rows))
     sections = io.StringIO()
-    for name, sentences in _sections(told):
+    for name, sentences in _sections(text):
         items = "\n".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)
         sections.write(f"<h2>{name}</h2>\n<ul>\n{items}\n</ul>\n")
-    return _PAGE.format(title=escape(told.title), table=table, sections=sections.getvalue())
+    return _PAGE.format(title=escape(text.title), table=table, sections=sections.getvalue())
 
 
 def to_json_text(comparison: Comparison) -> str:

@@ -21,7 +21,7 @@ from metriclab.core.protocols import Evaluator, Score
 from metriclab.core.rows import Rows
 from metriclab.errors import DataError, RecipeError
 from metriclab.evaluation.evaluate import score_definitions, score_values, steps_of, wants_encoder
-from metriclab.registry import load
+from metriclab.registry import load_component
 from metriclab.runs.files import to_json
 from metriclab.vectors.rows import Source, read_rows
 
@@ -92,7 +92,7 @@ def _evaluators(names: Sequence[str], options: Sequence[str]) -> dict[str, Evalu
     found: dict[str, Evaluator] = {}
     parameters = _parameters(names, options)
     for name in names:
-        definition = load("evaluator", name)
+        definition = load_component("evaluator", name)
         if wants_encoder(definition.factory):
             message = f"evaluator '{name}' wants the encoder itself, and here are only embeddings"
             raise RecipeError(message, help="name an evaluator of rows, such as 'retrieval', or put it in a recipe")

@@ -13,7 +13,7 @@ import click
 
 from metriclab.cli.options import json_option, plugin_option
 from metriclab.errors import PluginError
-from metriclab.registry import KINDS, ComponentEntry, Definition, entries, load
+from metriclab.registry import KINDS, ComponentEntry, Definition, entries, load_component
 from metriclab.registry.entry import is_builtin
 from metriclab.registry.params import Parameter
 from metriclab.registry.registry import candidates, load_entry
@@ -56,7 +56,7 @@ def list_components(kind: str | None, as_json: bool) -> None:
 @plugin_option
 def show(kind: str, name: str, as_json: bool) -> None:
     """Show the component NAME of a KIND: what it is, its parameters, and its table in a recipe."""
-    definition = load(kind, name)
+    definition = load_component(kind, name)
     click.echo(json.dumps(_as_dict(definition), indent=2) if as_json else _as_text(definition), nl=as_json)
 
 

@@ -15,8 +15,7 @@ from metriclab.comparison.finished import FinishedRun, flatten
 from metriclab.comparison.statistics import sum_by_class
 from metriclab.errors import MetriclabError, RecipeError, StorageError
 from metriclab.recipe.problems import show
-from metriclab.registry import REQUIRED, suggest
-from metriclab.registry import load as load_component
+from metriclab.registry import REQUIRED, load_component, suggest
 
 
 def require_metric(run: FinishedRun, metric: str) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from metriclab.errors import RecipeError, StorageError
-from metriclab.recipe.document import load
+from metriclab.recipe.document import read_document
 from metriclab.recipe.renamed import upgrade
 from metriclab.runs.folder import RunFolder
 
@@ -100,7 +100,7 @@ def read_run(path: Path) -> FinishedRun:
     """
     folder = RunFolder(path)
     # Plain values: what made the run, a plugin perhaps, need not be installed to compare it.
-    tables, result = upgrade(load(folder.recipe_file).values), folder.result()
+    tables, result = upgrade(read_document(folder.recipe_file).values), folder.result()
     # How it is measured is no part of an entry: runs that are measured otherwise are refused.
     idle = ("track", "evaluate", *(_OF_TRAINING if result["steps"] == 0 else ()))
     settings = dict(flatten({table: value for table, value in tables.items() if table not in idle}))

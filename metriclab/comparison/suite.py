@@ -17,9 +17,7 @@ from typing import Any
 
 from metriclab.comparison.suite_check import SuiteChecker, SuiteEntry
 from metriclab.recipe import RecipeProblems
-from metriclab.recipe.document import parse
-from metriclab.recipe.problems import Place
-from metriclab.recipe.source import read_text
+from metriclab.recipe.document import read_tables
 
 __all__ = ["Suite", "SuiteEntry", "is_suite", "read_suite"]
 
@@ -38,7 +36,7 @@ class Suite:
 
 def is_suite(path: Path) -> bool:
     """Whether the file is meant as a suite and not as a recipe: it has a table [suite] or a list [[entry]]."""
-    values = parse(read_text(path, Place(str(path))), str(path)).values
+    values = read_tables(path).values
     return "suite" in values or "entry" in values
 
 
@@ -48,7 +46,7 @@ def read_suite(path: Path) -> Suite:
     Raises:
         RecipeProblems: all that is wrong with it and with the recipes it makes, each with its place and its repair.
     """
-    document = parse(read_text(path, Place(str(path))), str(path))
+    document = read_tables(path)
     checker = SuiteChecker(path, document)
     checker.keys()
     entries = checker.entries()

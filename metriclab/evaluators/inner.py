@@ -10,7 +10,7 @@ import torch
 from metriclab.core.protocols import Evaluator, Score
 from metriclab.core.rows import rows
 from metriclab.errors import RecipeError
-from metriclab.registry import TableOf, build, load, suggest
+from metriclab.registry import TableOf, build, load_component, suggest
 
 InnerParameters = Annotated[dict[str, object], TableOf("evaluator", named_by="evaluator")]
 """What a recipe may say of the evaluator that is named by the parameter `evaluator`."""
@@ -22,7 +22,7 @@ def inner_evaluator(outer: str, name: str, parameters: Mapping[str, object]) -> 
     Raises:
         RecipeError: for an unknown name or parameter, or an evaluator that wants the encoder itself.
     """
-    if getattr(load("evaluator", name).factory, "wants", "rows") != "rows":
+    if getattr(load_component("evaluator", name).factory, "wants", "rows") != "rows":
         message = f"evaluator '{outer}' cannot apply evaluator '{name}', which wants the encoder itself"
         raise RecipeError(message, help="name an evaluator of rows, such as 'retrieval'")
     evaluator: Evaluator = build("evaluator", name, **parameters)

@@ -10,7 +10,7 @@ import torch
 from metriclab.core.protocols import Dataset, EvaluatedEncoder, Score
 from metriclab.errors import RecipeError
 from metriclab.evaluators.inner import InnerParameters, inner_evaluator
-from metriclab.registry import TableOf, build, load, register
+from metriclab.registry import TableOf, build, load_component, register
 
 
 @register("evaluator", "transfer")
@@ -35,7 +35,7 @@ class Transfer:
         parameters: InnerParameters = {},  # noqa: B006  (a plain default, never changed)
     ) -> None:
         self.name, self.parameters = _name(data), {key: value for key, value in data.items() if key != "name"}
-        load("dataset", self.name)
+        load_component("dataset", self.name)
         self.evaluator = inner_evaluator("transfer", evaluator, parameters)
         self.test, self.train = self._split("test"), self._split("train")
         self.fingerprint = {"test": self.test.fingerprint, "train": self.train.fingerprint}

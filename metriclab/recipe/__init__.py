@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from metriclab.recipe.check import DEFAULTS, check
-from metriclab.recipe.document import load
+from metriclab.recipe.document import read_document
 from metriclab.recipe.overrides import override
 from metriclab.recipe.problems import Problem, RecipeProblems
 from metriclab.recipe.recipe import ComponentSpec, Recipe
@@ -28,6 +28,6 @@ def read(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         RecipeProblems: all that is wrong with the recipe, each with its place and its repair.
         PluginError: where a component that the recipe names is broken.
     """
-    document = load(path)
+    document = read_document(path)
     problems = override(document, overrides, copy.deepcopy(DEFAULTS))
     return check(document, path, problems)

@@ -31,7 +31,7 @@ def check_train(document: Document, evaluators: Sequence[str]) -> tuple[Train | 
     return (None, problems) if problems else (Train(**values), [])
 
 
-def usual(parameter: Parameter) -> str | None:
+def default_help(parameter: Parameter) -> str | None:
     """The repair of a wrong value where nothing better is known."""
     if parameter.default is REQUIRED:
         return f"{parameter.name}: {parameter.help}" if parameter.help else None
@@ -54,7 +54,7 @@ def _values(document: Document, values: dict[str, Any]) -> Iterator[Problem]:
         faulty = dict.fromkeys(str(fault["loc"][0]) for fault in error.errors())
         for key in (key for key in faulty if key in known):
             problem = wrong("[train]", known[key], values[key])
-            yield document.value("train", key).problem(problem.message, problem.help or usual(known[key]))
+            yield document.value("train", key).problem(problem.message, problem.help or default_help(known[key]))
 
 
 def _length(document: Document, values: dict[str, Any]) -> Iterator[Problem]:

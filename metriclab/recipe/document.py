@@ -10,10 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from metriclab.recipe import scan
-from metriclab.recipe.problems import Place, RecipeProblems, show
+from metriclab.recipe.problems import Lines, Place, RecipeProblems, show
 from metriclab.recipe.renamed import is_stored, upgrade
-from metriclab.recipe.source import Lines, read_text
 from metriclab.recipe.syntax import syntax_problem
+from metriclab.registry.problems import suggest
+
+LIMIT = 1_000_000
+"""Bytes of a recipe: a larger file is no recipe and is not read."""
 
 DEEP = ("tables or lists are nested more than 32 deep", "recipes are flat: a table holds the keys of one component")
 
@@ -59,7 +62,7 @@ class Document:
         return self.top
 
 
-def load(path: Path) -> Document:
+def read_document(path: Path) -> Document:
     """The document in a file, with the one it extends, table by table.
 
     The recipe that a run has stored is upgraded to today's keys.
@@ -67,18 +70,32 @@ def load(path: Path) -> Document:
     Raises:
         RecipeProblems: where a file cannot be read or is not TOML, or where `extends` does not name a whole recipe.
     """
-    document = parse(read_text(path, Place(str(path))), str(path))
+    document = read_tables(path)
     if is_stored(path):
         return replace(document, values=upgrade(document.values))
     if "extends" not in document.values:
         return document
-    base = _load_base(path, document)
+    base = _read_base(path, document)
     keys, starts = dict(document.keys), dict(document.starts)
     for inherited, own in ((base.keys, keys), (base.starts, starts)):
         own.update({where: place for where, place in inherited.items() if where[0] not in document.values})
     values = {**base.values, **document.values}
     del values["extends"]
     return Document(values, keys, starts, document.top)
+
+
+def read_tables(path: Path, place: Place | None = None, name: str | None = None) -> Document:
+    """The document in a file by itself, whatever it extends.
+
+    Args:
+        path: a regular file of UTF-8 text, of at most `LIMIT` bytes.
+        place: where to point if it cannot be read: the file itself, if not given.
+        name: how another recipe, at that place, calls the file.
+
+    Raises:
+        RecipeProblems: where the file cannot be read or is not TOML, or holds nothing or what no recipe may hold.
+    """
+    return parse(_read_text(path, place or Place(str(path)), name), str(path))
 
 
 def parse(text: str, path: str) -> Document:
@@ -102,13 +119,21 @@ def parse(text: str, path: str) -> Document:
     except RecursionError:
         raise RecipeProblems([Place(path).problem(*DEEP)]) from None
     except ValueError:  # Python refuses to convert very long decimal numbers
-        long = re.search(r"[0-9_]{1000,}", text)
-        raise RecipeProblems([lines.place(long.start() if long else 0).problem("this number is too long")]) from None
+        raise RecipeProblems([Place(path).problem("a number in it is too long")]) from None
     if not values:
         help = "a recipe needs the tables [data], [encoder] and [method], and steps or epochs in [train]"
         raise RecipeProblems([Place(path).problem("the recipe is empty", help)])
     if too_deep(values):
         raise RecipeProblems([Place(path).problem(*DEEP)])
+    document = Document(values, *_places(text, lines), lines.place(0))
+    problems = [document.value(*where).problem(*what) for where, what in foreign_values(values)]
+    if problems:
+        raise RecipeProblems(problems)
+    return document
+
+
+def _places(text: str, lines: Lines) -> tuple[dict[scan.Path, Place], dict[scan.Path, Place]]:
+    """Where the keys and the values of a sound document stand."""
     keys: dict[scan.Path, Place] = {}
     starts: dict[scan.Path, Place] = {}
     stated: set[scan.Path] = set()
@@ -118,11 +143,7 @@ def parse(text: str, path: str) -> Document:
             keys[found.path], starts[found.path] = lines.place(found.key), lines.place(found.value)
         if found.stated:
             stated.add(found.path)
-    document = Document(values, keys, starts, lines.place(0))
-    problems = [document.value(*where).problem(*what) for where, what in foreign_values(values)]
-    if problems:
-        raise RecipeProblems(problems)
-    return document
+    return keys, starts
 
 
 def foreign_values(value: object, path: scan.Path = ()) -> Iterator[tuple[scan.Path, tuple[str, str]]]:
@@ -147,7 +168,7 @@ def too_deep(value: object, left: int = scan.DEPTH) -> bool:
     return left == 0 or any(too_deep(part, left - 1) for part in parts)
 
 
-def _load_base(path: Path, document: Document) -> Document:
+def _read_base(path: Path, document: Document) -> Document:
     name, place = document.values["extends"], document.value("extends")
     if not isinstance(name, str) or not name:
         help = 'name one recipe, relative to this one: extends = "base.toml"'
@@ -155,11 +176,45 @@ def _load_base(path: Path, document: Document) -> Document:
     base_path = path.parent / name
     if _same(base_path, path):
         raise RecipeProblems([place.problem("the recipe extends itself", "name another recipe, or remove the line")])
-    base = parse(read_text(base_path, place, name), str(base_path))
+    base = read_tables(base_path, place, name)
     if "extends" in base.values:
         help = f"extend {show(base.values['extends'])} instead, or copy its tables: extending goes one level deep"
         raise RecipeProblems([place.problem(f"{name!r} extends another recipe in its turn", help)])
     return base
+
+
+def _read_text(path: Path, place: Place, name: str | None) -> str:
+    """The text of a recipe file; what keeps it from being read is told at `place`, as that of `name` if it has one."""
+    subject = "" if name is None else f"cannot extend {name!r}: "
+
+    def refuse(message: str, help: str | None = None) -> RecipeProblems:
+        return RecipeProblems([place.problem(subject + message, help)])
+
+    try:
+        if path.is_dir():
+            raise refuse("this is a folder", "name the recipe file in it")
+        if not path.exists():
+            raise refuse("no such file", _neighbour(path, path if name is None else Path(name)))
+        if not path.is_file():
+            raise refuse("this is not a regular file")
+        size = path.stat().st_size
+        if size > LIMIT:
+            raise refuse(f"the file has {size:,} bytes; a recipe has at most {LIMIT:,}", "is it a recipe?")
+        content = path.read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a path with a zero byte
+        raise refuse(f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        byte = content[error.start]
+        raise refuse(f"line {line} is not UTF-8 (byte 0x{byte:02x})", "save the file as UTF-8") from None
+
+
+def _neighbour(path: Path, typed: Path) -> str | None:
+    if not path.parent.is_dir():
+        return f"the folder {path.parent} does not exist"
+    return suggest(str(typed), (str(typed.with_name(other.name)) for other in path.parent.glob("*.toml")))
 
 
 def _same(one: Path, other: Path) -> bool:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from metriclab.errors import RecipeError
-from metriclab.registry.toml import toml_value
+from metriclab.registry.toml import show as show
 
 _WIDTH = 100
 _SHOWN = 100
@@ -62,6 +63,21 @@ class Problem:
         return f"{place}: {message}\n{number:>6} | {source}\n       | {caret} {help}".rstrip()
 
 
+class Lines:
+    """A text whose offsets are places: lines and columns from 1."""
+
+    def __init__(self, text: str, path: str) -> None:
+        self.text, self.path = text, path
+        self.lines = text.split("\n")
+        self.offsets = [0]
+        for line in self.lines:
+            self.offsets.append(self.offsets[-1] + len(line) + 1)
+
+    def place(self, offset: int) -> Place:
+        line = bisect.bisect_right(self.offsets, offset)
+        return Place(self.path, line, offset - self.offsets[line - 1] + 1, self.lines[line - 1])
+
+
 class RecipeProblems(RecipeError):
     """All that is wrong with a recipe. `str(error)` is the text of every problem, in the order of the file."""
 
@@ -75,12 +91,6 @@ class RecipeProblems(RecipeError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return RecipeProblems, (self.problems,)
-
-
-def show(value: Any) -> str:
-    """A value as TOML writes it, cut to a readable length."""
-    text = toml_value(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _excerpt(source: str, column: int) -> tuple[str, str]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from metriclab.errors import PluginError
-from metriclab.recipe.check import ASKED, DEFAULTS, REQUIRED
+from metriclab.recipe.check import DEFAULTS, REQUIRED, TAKEN_BY_METHODS
 from metriclab.recipe.recipe import LABEL, REQUIRES
 from metriclab.recipe.settings import Train
-from metriclab.registry import KINDS, Definition, Kind, entries, load
+from metriclab.registry import KINDS, Definition, Kind, entries, load_component
 from metriclab.registry.entry import NAME
 
 
@@ -37,7 +37,7 @@ def schema() -> dict[str, Any]:
         },
         "additionalProperties": False,
         "anyOf": [{"required": ["extends"]}, whole],
-        "allOf": [_asked_by(name, definition) for name, definition in definitions["method"].items()],
+        "allOf": [_taken_by(name, definition) for name, definition in definitions["method"].items()],
     }
 
 
@@ -47,7 +47,7 @@ def _definitions(kind: str) -> dict[str, Definition]:
     for entry in entries(kind):
         for name in (entry.name, f"{entry.package}:{entry.name}"):
             try:
-                found[name] = load(kind, name)
+                found[name] = load_component(kind, name)
                 break
             except PluginError:  # broken, or a name of two packages
                 continue
@@ -85,14 +85,14 @@ def _fields(model: type[Any]) -> dict[str, Any]:
     return fields
 
 
-def _asked_by(name: str, definition: Definition) -> dict[str, Any]:
+def _taken_by(name: str, definition: Definition) -> dict[str, Any]:
     """Which tables of losses, miners and memories a method needs and refuses."""
     asked = {parameter.kind: parameter.required for parameter in definition.components.values()}
     method = {"type": "object", "properties": {"name": {"const": name}}, "required": ["name"]}
     return {
         "if": {"properties": {"method": method}, "required": ["method"], "not": {"required": ["extends"]}},
         "then": {
-            "properties": {KINDS[kind].table: False for kind in ASKED if kind not in asked},
-            "required": [KINDS[kind].table for kind in ASKED if asked.get(kind)],
+            "properties": {KINDS[kind].table: False for kind in TAKEN_BY_METHODS if kind not in asked},
+            "required": [KINDS[kind].table for kind in TAKEN_BY_METHODS if asked.get(kind)],
         },
     }

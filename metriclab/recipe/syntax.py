@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 
-from metriclab.recipe.problems import Problem
+from metriclab.recipe.problems import Lines, Problem
 from metriclab.recipe.scan import scan
-from metriclab.recipe.source import Lines
 
 _ERROR = re.compile(r"(?P<message>.*) \(at (?:line (?P<line>\d+), column (?P<column>\d+)|end of document)\)", re.DOTALL)
 

@@ -8,7 +8,7 @@ from metriclab.registry.entry import ComponentEntry
 from metriclab.registry.kinds import KINDS, Kind
 from metriclab.registry.params import REQUIRED, ComponentParameter, Parameter, TableOf
 from metriclab.registry.problems import ParameterProblem, suggest
-from metriclab.registry.registry import UnknownName, build, entries, load
+from metriclab.registry.registry import UnknownName, build, entries, load_component
 
 __all__ = [
     "KINDS",
@@ -23,7 +23,7 @@ __all__ = [
     "UnknownName",
     "build",
     "entries",
-    "load",
+    "load_component",
     "load_plugin_file",
     "register",
     "suggest",

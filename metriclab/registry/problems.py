@@ -9,9 +9,7 @@ from typing import Any
 
 from metriclab.registry.kinds import KINDS
 from metriclab.registry.params import ComponentParameter, Parameter
-from metriclab.registry.toml import toml_value
-
-_LONGEST_VALUE = 60
+from metriclab.registry.toml import show
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +52,7 @@ def missing(component: object, parameter: Parameter) -> ParameterProblem:
 
 def wrong(component: object, parameter: Parameter, value: object) -> ParameterProblem:
     """A value of the wrong type or out of range."""
-    message = f"{parameter.name} of {component} must be {parameter.type_text}, not {_shown(value)}"
+    message = f"{parameter.name} of {component} must be {parameter.type_text}, not {show(value)}"
     return ParameterProblem(parameter.name, message, _repair(parameter, value))
 
 
@@ -66,14 +64,6 @@ def suggest(word: str, words: Iterable[str]) -> str | None:
 
 def _those_there_are(known: Mapping[str, Parameter]) -> str:
     return f"it has {', '.join(known)}" if known else "it has no parameters"
-
-
-def _shown(value: object) -> str:
-    try:
-        text = toml_value(value)
-    except TypeError:
-        text = str(value)
-    return text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 3]}..."
 
 
 def _repair(parameter: Parameter, value: Any) -> str | None:

@@ -60,7 +60,7 @@ def candidates() -> list[ComponentEntry]:
     return sorted([*installed(), *_declared()], key=lambda e: (not is_builtin(e), e.package, e.kind, e.name))
 
 
-def load(kind: str, name: str) -> Definition:
+def load_component(kind: str, name: str) -> Definition:
     """The definition of one component; imports that component and no other.
 
     Args:
@@ -75,7 +75,7 @@ def load(kind: str, name: str) -> Definition:
 
 
 def load_entry(entry: ComponentEntry) -> Definition:
-    """The definition of an entry. Raises PluginError as `load` does, and for an entry that metadata alone refuses."""
+    """The definition of an entry. Raises as `load_component` does, and for an entry that metadata alone refuses."""
     reason = refusal(entry)
     if reason is not None:
         raise refused(entry, reason)
@@ -97,13 +97,13 @@ def build(kind: str, name: str, /, *given: Any, **params: Any) -> Any:
 
     Raises:
         RecipeError: for an unknown name, or an unknown, missing or wrong parameter.
-        PluginError: as `load`.
+        PluginError: as `load_component`.
     """
-    return load(kind, name).build(*given, **params)
+    return load_component(kind, name).build(*given, **params)
 
 
 def find(kind: str, name: str) -> ComponentEntry:
-    """The entry that a name means, without importing it. Raises as `load` does."""
+    """The entry that a name means, without importing it. Raises as `load_component` does."""
     of_kind = entries(kind)
     match = _QUALIFIED.fullmatch(name)
     if match is None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+_LONGEST = 60  # characters of a value in a message
 
 
 def toml_value(value: Any) -> str:
@@ -32,6 +33,15 @@ def toml_value(value: Any) -> str:
         case Sequence():
             return "[" + ", ".join(map(toml_value, value)) + "]"
     raise TypeError(f"TOML has no {type(value).__name__}")
+
+
+def show(value: Any) -> str:
+    """A value as TOML writes it, or as Python does where TOML has none, cut to a readable length."""
+    try:
+        text = toml_value(value)
+    except TypeError:
+        text = str(value)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
 
 
 def toml_key(key: str) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from metriclab.errors import RecipeError, StorageError
-from metriclab.recipe.document import load
+from metriclab.recipe.document import read_document
 from metriclab.runs.folder import RunFolder
 
 SCORES = ("r_at_1", "map_at_r")
@@ -92,7 +92,7 @@ def read_run(path: Path) -> XBMRun:
         again = f"metriclab run {folder.recipe_file} --out {path} --resume"
         raise StorageError(f"{path} has no result yet", help=f"let the run finish: {again}")
     # Plain values: what made the run, a plugin perhaps, need not be installed to draw it.
-    tables, result = load(folder.recipe_file).values, folder.result()
+    tables, result = read_document(folder.recipe_file).values, folder.result()
     settings = dict(_dotted(tables))
     size = _memory_size(path, settings)
     return XBMRun(

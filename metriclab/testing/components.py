@@ -13,7 +13,7 @@ from metriclab.core.batch import Batch
 from metriclab.core.network import Network
 from metriclab.core.rows import normalize
 from metriclab.errors import RecipeError
-from metriclab.registry import Definition, build, load
+from metriclab.registry import Definition, build, load_component
 from metriclab.testing.checks import Check
 from metriclab.testing.dataset import dataset_checks
 from metriclab.testing.encoder import encoder_checks, head_checks
@@ -53,7 +53,7 @@ def component_checks(kind: str, name: str, params: Params | None = None, /, **op
         RecipeError: for an unknown name, or parameters that are unknown, missing or wrong.
         PluginError: where it cannot be loaded.
     """
-    return definition_checks(load(kind, name), params or {}, **options)
+    return definition_checks(load_component(kind, name), params or {}, **options)
 
 
 def definition_checks(definition: Definition, params: Params, **options: Any) -> list[Check]:

@@ -29,24 +29,7 @@ from metriclab.training.drift import drift_of, probe
 from metriclab.training.features import with_features
 from metriclab.training.fit import Step, fit
 from metriclab.training.manifest import changes, manifest_of
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """Where a run stands.
-
-    Attributes:
-        stage: "train", "evaluate" or "finished".
-        done, total: steps.
-        values: what was logged at this step, if anything.
-        message: something the user should read, if anything.
-    """
-
-    stage: str
-    done: int
-    total: int
-    values: Mapping[str, float] = field(default_factory=dict)
-    message: str | None = None
+from metriclab.training.status import RunStatus
 
 
 class Interrupted(Exception):
@@ -79,7 +62,7 @@ def experiment(
     resume: bool = False,
     stop: Callable[[], bool] = lambda: False,
     quiet: bool = False,
-) -> Iterator[Progress]:
+) -> Iterator[RunStatus]:
     """Runs a recipe in a run folder to its result.
 
     Args:
@@ -96,7 +79,7 @@ def experiment(
     else:
         distributed.on_first_rank(folder.refuse_existing)
     if resume and folder.result_file.exists():
-        yield Progress("finished", 0, 0, message=f"{folder.path} is finished already; nothing was run")
+        yield RunStatus("finished", 0, 0, message=f"{folder.path} is finished already; nothing was run")
         return
     run = yield from _begin(recipe, folder, resume=resume)
     total = run.training.steps
@@ -104,39 +87,39 @@ def experiment(
         if distributed.rank() == 0:
             run.trackers += _trackers(recipe, folder, quiet)
         yield from run.train(stop)
-        yield Progress("evaluate", total, total)
+        yield RunStatus("evaluate", total, total)
         if stop():
             raise Interrupted
         yield from run.load_best()
         numbers = run.numbers
         measured = final_result(recipe, run.training, run.splits, numbers.best_step, numbers.seconds, numbers.warned)
         distributed.on_first_rank(lambda: _write_result(folder, *measured))
-        yield Progress("finished", total, total)
+        yield RunStatus("finished", total, total)
     finally:
         for tracker in run.trackers:
             tracker.close()
 
 
-def _begin(recipe: Recipe, folder: RunFolder, *, resume: bool) -> Generator[Progress, None, _Run]:
+def _begin(recipe: Recipe, folder: RunFolder, *, resume: bool) -> Generator[RunStatus, None, _Run]:
     """Loads and builds everything, says what the user should know, and writes the run folder's first files."""
     splits = load_splits(recipe)
     saved, faults = checkpoints.read_newest_checkpoint(folder.checkpoints) if resume else (None, [])
     training = assemble(recipe, splits.train, initial=saved is None)
     run = _Run(recipe, folder, training, splits)
     for fault in faults:
-        yield Progress("train", 0, training.steps, message=f"{fault}; going on from an older one")
+        yield RunStatus("train", 0, training.steps, message=f"{fault}; going on from an older one")
     now = manifest_of(recipe, splits)
     if resume:
         for change in changes(folder, now):
-            yield Progress("train", 0, training.steps, message=change)
+            yield RunStatus("train", 0, training.steps, message=change)
     # Not before everything is built: a recipe that cannot run leaves no folder behind.
     distributed.on_first_rank(lambda: _write_down(folder, recipe, now, resume))
     for text in (coverage(training), batch_statistics(training)):
         if text is not None:
-            yield Progress("train", 0, training.steps, message=text)
+            yield RunStatus("train", 0, training.steps, message=text)
     if not has_labels(splits.test):
         text = "the test split has no labels: the run trains and saves its encoder, but nothing can be measured"
-        yield Progress("train", 0, training.steps, message=text)
+        yield RunStatus("train", 0, training.steps, message=text)
     if saved is not None:
         run.restore(saved)
     if resume:
@@ -182,10 +165,10 @@ class _Run:
         self.numbers = _Numbers.restored(saved.numbers)
         self.start = self.saved_step = saved.step
 
-    def train(self, stop: Callable[[], bool]) -> Iterator[Progress]:
+    def train(self, stop: Callable[[], bool]) -> Iterator[RunStatus]:
         """All steps that are left, with what is due between them."""
         total = self.training.steps
-        yield Progress("train", self.start, total)
+        yield RunStatus("train", self.start, total)
         if self.start == 0:
             self._probe(0)
         clock = time.perf_counter()
@@ -201,11 +184,11 @@ class _Run:
             shown = logged(step) if due else {}
             if due:
                 self._log(step.done, {**shown, "seconds": self.numbers.seconds})
-            yield Progress("train", step.done, total, shown)
+            yield RunStatus("train", step.done, total, shown)
             for name, text in warnings_of(shown):
                 if name not in self.numbers.warned:
                     self.numbers.warned.append(name)
-                    yield Progress("train", step.done, total, message=text)
+                    yield RunStatus("train", step.done, total, message=text)
             self._evaluate_and_save(step)
             if (due or watched) and stop():
                 self._save(step.done)
@@ -281,7 +264,7 @@ class _Run:
         modules = {"method": self.training.method}
         return modules if self.drift is None else {**modules, "drift": self.drift}
 
-    def load_best(self) -> Iterator[Progress]:
+    def load_best(self) -> Iterator[RunStatus]:
         """Puts the best checkpoint's weights into the method; where there is no whole one, the last step's stay."""
         last = self.training.steps
         best = self.numbers.best_step or last
@@ -291,7 +274,7 @@ class _Run:
                     checkpoints.read_checkpoint(self.folder.checkpoints, best), self.training.method
                 )
             except StorageError as error:
-                yield Progress("evaluate", last, last, message=f"{error.message}; measuring the last step instead")
+                yield RunStatus("evaluate", last, last, message=f"{error.message}; measuring the last step instead")
                 best = last
         self.numbers.best_step = best
 

@@ -16,7 +16,7 @@ from metriclab.cli import main
 from metriclab.cli.new_plugin.package import CREATED, plan, write
 from metriclab.errors import RecipeError
 from metriclab.recipe import read
-from metriclab.registry import entries, entry, load
+from metriclab.registry import entries, entry, load_component
 from metriclab.registry.api_version import API_VERSION
 from metriclab.registry.registry import definitions
 
@@ -61,7 +61,7 @@ def package(tmp_path, monkeypatch):
 @KINDS
 def test_the_component_is_found_and_its_recipe_is_fine(kind, package):
     folder = package(kind)
-    found = load(kind, f"trial-{kind}")
+    found = load_component(kind, f"trial-{kind}")
     assert found.entry.source == f"metriclab-trial-{kind} 0.1.0"
     assert found.entry.api == API_VERSION
     assert found.summary

@@ -21,7 +21,7 @@ from metriclab.core.rows import rows
 from metriclab.distributed import average_gradients, gather
 from metriclab.losses import ArcFace, NTXent, ProxyAnchor, SupCon
 from metriclab.memories.proxies import Proxies
-from metriclab.registry import build, entries, load
+from metriclab.registry import build, entries, load_component
 from metriclab.testing.ranks import two_ranks
 
 LABELS = [0, 1, 2, 0, 1, -1, 0, 2, 1, 3]
@@ -49,7 +49,9 @@ def test_raw_embeddings_are_rows_held_against_themselves(name, z):
         torch.testing.assert_close(*(torch.autograd.grad(v, z, retain_graph=True)[0] for v in (value, expected)))
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if getattr(load("loss", name).factory, "pairwise", False)])
+@pytest.mark.parametrize(
+    "name", [name for name in NAMES if getattr(load_component("loss", name).factory, "pairwise", False)]
+)
 def test_a_loss_over_pairs_takes_a_miner(name, z):
     loss = build("loss", name)
     torch.testing.assert_close(loss(z, LABELS, miner=everything), loss(z, LABELS), atol=1e-12, rtol=0)
@@ -114,7 +116,7 @@ def test_a_copy_of_the_anchors_is_told_not_one_of_the_same_ids(z):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_copies_and_what_is_printed(name, z):
-    settings = {p.name: p.default for p in load("loss", name).parameters}
+    settings = {p.name: p.default for p in load_component("loss", name).parameters}
     loss = build("loss", name)
     assert all(f"{key}={value!r}" in repr(loss) for key, value in settings.items())
     for made in (copy.deepcopy(loss), pickle.loads(pickle.dumps(loss))):

@@ -92,7 +92,7 @@ def flat(total_steps: int, /) -> Any:
 
 @register("evaluator", "nearest")
 def nearest(*, k: list[Annotated[int, Ge(1)]] = [1, 10]) -> Any:
-    """ImageSignatures at neighbours."""
+    """Looks at neighbours."""
 
 
 @register("evaluator", "spread")
@@ -107,7 +107,7 @@ def beyond(
     evaluator: str = "nearest",
     parameters: Annotated[dict[str, object], TableOf("evaluator", named_by="evaluator")] = {},
 ) -> Any:
-    """ImageSignatures at other data."""
+    """Looks at other data."""
 
 
 @register("tracker", "ink")

@@ -8,7 +8,7 @@ import pytest
 
 from metriclab.recipe import RecipeProblems, read
 from metriclab.recipe.renamed import RENAMED, upgrade
-from metriclab.registry import load
+from metriclab.registry import load_component
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_what_is_no_old_key_stays(tables: dict[str, object]) -> None:
 
 @pytest.mark.parametrize(("kind", "name"), list(RENAMED))
 def test_new_keys_are_parameters_and_old_ones_are_not(kind: str, name: str) -> None:
-    parameters = {parameter.name for parameter in load(kind, name).parameters}
+    parameters = {parameter.name for parameter in load_component(kind, name).parameters}
     assert parameters >= set(RENAMED[kind, name].values())
     assert not parameters & set(RENAMED[kind, name])
 

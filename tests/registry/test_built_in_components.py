@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import metriclab
-from metriclab.registry import KINDS, entries, load
+from metriclab.registry import KINDS, entries, load_component
 from metriclab.registry.entry import is_builtin
 
 ROOT = Path(metriclab.__file__).parent
@@ -40,7 +40,7 @@ def test_every_component_lives_in_the_package_of_its_kind():
 
 @pytest.mark.parametrize("entry", BUILT_IN, ids=str)
 def test_component_loads_and_documents_itself(entry):
-    definition = load(entry.kind, entry.name)
+    definition = load_component(entry.kind, entry.name)
     assert definition.entry == entry
     assert definition.summary.endswith(".")
     undocumented = [parameter.name for parameter in definition.parameters if not parameter.help]
@@ -52,7 +52,7 @@ def test_component_loads_and_documents_itself(entry):
 
 @pytest.mark.parametrize("entry", BUILT_IN, ids=str)
 def test_snippet_is_the_table_with_its_defaults(entry):
-    definition = load(entry.kind, entry.name)
+    definition = load_component(entry.kind, entry.name)
     document = tomllib.loads(definition.snippet())
     table = document[KINDS[entry.kind].table]
     table = table[0] if KINDS[entry.kind].many else table

@@ -17,7 +17,7 @@ from torch import nn
 from metriclab.core.protocols import Loss
 from metriclab.errors import RecipeError
 from metriclab.losses import NTXent
-from metriclab.registry import build, entries, load, register
+from metriclab.registry import build, entries, load_component, register
 from metriclab.registry.entry import is_builtin
 
 
@@ -170,7 +170,7 @@ def test_a_loss_is_copied_and_pickled():
 
 @pytest.mark.parametrize("entry", [entry for entry in entries() if is_builtin(entry)], ids=str)
 def test_every_built_in_component_checks(entry):
-    definition = load(entry.kind, entry.name)
+    definition = load_component(entry.kind, entry.name)
     module, _, name = entry.target.partition(":")
     component = getattr(__import__(module, fromlist=[name]), name)
     for parameter in definition.parameters:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from metriclab.core.protocols import Loss, Memory, Miner
 from metriclab.errors import PluginError, RecipeError
-from metriclab.registry import REQUIRED, ComponentEntry, TableOf, build, load, register
+from metriclab.registry import REQUIRED, ComponentEntry, TableOf, build, load_component, register
 from metriclab.registry.signature import define
 from metriclab.registry.toml import toml_value
 
@@ -415,7 +415,7 @@ def test_the_decorator_makes_a_function_loadable():
     def mine(*, t: float = 1.0) -> None: ...
 
     assert register("loss", "test-mine")(mine).__wrapped__ is mine
-    definition = load("loss", "test-mine")
+    definition = load_component("loss", "test-mine")
     assert definition.factory is mine
     assert (definition.entry.package, definition.entry.version) == (__name__, "code")
 

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from metriclab.errors import PluginError, RecipeError
-from metriclab.registry import entries, load, load_plugin_file, register
+from metriclab.registry import entries, load_component, load_plugin_file, register
 
 SOURCE = """
 from __future__ import annotations
@@ -35,9 +35,9 @@ def test_its_components_can_be_named(tmp_path):
     load_plugin_file(write(tmp_path / "my_loss.py"))
     [entry] = [entry for entry in entries("loss") if entry.name == "mine"]
     assert entry.source == "my_loss.py file"
-    definition = load("loss", "mine")
+    definition = load_component("loss", "mine")
     assert definition.build(strength=2).strength == 2.0
-    assert load("loss", "my_loss.py:mine") is definition
+    assert load_component("loss", "my_loss.py:mine") is definition
 
 
 def test_loading_it_again_replaces_it(tmp_path):
@@ -51,7 +51,7 @@ def test_two_files_with_one_name(tmp_path):
     load_plugin_file(write(tmp_path / "a.py"))
     load_plugin_file(write(tmp_path / "b.py"))
     with pytest.raises(PluginError) as caught:
-        load("loss", "mine")
+        load_component("loss", "mine")
     assert str(caught.value) == (
         "loss 'mine' is ambiguous: a.py file and b.py file bring one each\n"
         '  help: say which: name = "a.py:mine" or name = "b.py:mine"'
@@ -114,4 +114,4 @@ def test_running_code_may_define_a_component_anew():
 
     define(1.0)
     define(2.0)
-    assert load("loss", "cell").parameters[0].default == 2.0
+    assert load_component("loss", "cell").parameters[0].default == 2.0

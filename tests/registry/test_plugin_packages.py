@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from metriclab.errors import PluginError, RecipeError
-from metriclab.registry import UnknownName, entries, load
+from metriclab.registry import UnknownName, entries, load_component
 from metriclab.registry.registry import candidates, load_entry
 
 GOOD = '''
@@ -19,14 +19,14 @@ DECORATED = f"from metriclab.registry import register\n@register('loss', 'ellips
 
 def refusal(kind, name):
     with pytest.raises(PluginError) as caught:
-        load(kind, name)
+        load_component(kind, name)
     assert caught.value.exit_code == 3
     return str(caught.value)
 
 
 def unknown(kind, name):
     with pytest.raises(UnknownName) as caught:
-        load(kind, name)
+        load_component(kind, name)
     assert caught.value.exit_code == 2
     return str(caught.value)
 
@@ -34,22 +34,22 @@ def unknown(kind, name):
 @pytest.mark.parametrize("source", [GOOD, DECORATED], ids=["entry point alone", "with the decorator"])
 def test_a_package_is_found_by_its_entry_point(install, source):
     install("my-ellipse", "[metriclab.loss]\nellipse = my_ellipse_module:ellipse\n", "2.3", my_ellipse_module=source)
-    definition = load("loss", "ellipse")
+    definition = load_component("loss", "ellipse")
     assert definition.entry.source == "my-ellipse 2.3"
     assert definition.parameters[0].default == 0.25
-    assert load("loss", "ellipse") is load("loss", "My_Ellipse:ellipse") is definition
+    assert load_component("loss", "ellipse") is load_component("loss", "My_Ellipse:ellipse") is definition
 
 
 def test_a_component_is_found_through_a_name_that_its_package_exports(install):
     source = DECORATED.replace("'ellipse'", "'ring'").replace("def ellipse", "def inner") + "ring = inner\n"
     install("my-ring", "[metriclab.loss]\nring = my_ring_module:ring [extra]\n", my_ring_module=source)
-    assert load("loss", "ring").factory.__name__ == "inner"
+    assert load_component("loss", "ring").factory.__name__ == "inner"
 
 
 def test_a_decorated_component_without_entry_point_is_not_there(install):
     source = DECORATED + DECORATED.replace("'ellipse'", "'hidden'").replace("def ellipse", "def hidden")
     install("half", "[metriclab.loss]\nellipse = half_module:ellipse\n", half_module=source)
-    load("loss", "ellipse")
+    load_component("loss", "ellipse")
     assert unknown("loss", "half:hidden").startswith("there is no loss 'half:hidden'")
 
 
@@ -61,8 +61,8 @@ def test_two_packages_with_one_name(install):
         "loss 'ellipse' is ambiguous: one-ellipse 1.0 and two-ellipse 1.0 bring one each\n"
         '  help: say which: name = "one-ellipse:ellipse" or name = "two-ellipse:ellipse"'
     )
-    assert load("loss", "one-ellipse:ellipse").factory.__module__ == "one_ellipse_module"
-    assert load("loss", "two-ellipse:ellipse").factory.__module__ == "two_ellipse_module"
+    assert load_component("loss", "one-ellipse:ellipse").factory.__module__ == "one_ellipse_module"
+    assert load_component("loss", "two-ellipse:ellipse").factory.__module__ == "two_ellipse_module"
 
 
 def test_the_first_of_two_copies_on_the_path_counts(install):
@@ -74,8 +74,8 @@ def test_the_first_of_two_copies_on_the_path_counts(install):
 def test_a_built_in_component_cannot_be_replaced(install):
     source = DECORATED.replace("'ellipse'", "'nt-xent'")
     install("usurper", "[metriclab.loss]\nnt-xent = usurper_module:ellipse\n", "0.9", usurper_module=source)
-    assert load("loss", "nt-xent").entry.package == "metriclab-toolkit"
-    assert load("loss", "metriclab-toolkit:nt-xent").entry.package == "metriclab-toolkit"
+    assert load_component("loss", "nt-xent").entry.package == "metriclab-toolkit"
+    assert load_component("loss", "metriclab-toolkit:nt-xent").entry.package == "metriclab-toolkit"
     assert refusal("loss", "usurper:nt-xent") == (
         "loss 'nt-xent' of usurper 0.9 is refused: a built-in component has that name, and built-in ones cannot be "
         "replaced\n  help: its author must mend that; meanwhile do without it, or uninstall usurper"
@@ -101,7 +101,7 @@ def test_a_built_in_component_cannot_be_replaced(install):
 def test_a_package_that_cannot_be_imported_harms_only_who_names_it(install, target, source, reason):
     install("broken", f"[metriclab.loss]\nbroken-loss = {target}\n", "0.1", broken_module=source)
     assert "broken-loss" in [entry.name for entry in entries("loss")]
-    assert load("loss", "nt-xent")
+    assert load_component("loss", "nt-xent")
     assert refusal("loss", "broken-loss") == (
         f"loss 'broken-loss' of broken 0.1 ({target}) cannot be imported: {reason}"
     )
@@ -110,7 +110,7 @@ def test_a_package_that_cannot_be_imported_harms_only_who_names_it(install, targ
 def test_ctrl_c_in_an_import_is_not_the_plugins_fault(install):
     install("slow", "[metriclab.loss]\nslow = slow_module:x\n", slow_module="raise KeyboardInterrupt")
     with pytest.raises(KeyboardInterrupt):
-        load("loss", "slow")
+        load_component("loss", "slow")
 
 
 @pytest.mark.parametrize("decorator", ["", "from metriclab.registry import register\n@register('loss', 'bad')\n"])
@@ -143,7 +143,7 @@ def test_damaged_metadata_of_others_is_nobodys_business(install):
     site = install("unrelated", "[console_scripts]\nno equals sign\n")
     (site / "worse-1.0.dist-info").mkdir()
     (site / "worse-1.0.dist-info" / "entry_points.txt").write_bytes(b"\xff\xfe[metriclab.loss]")
-    assert load("loss", "nt-xent")
+    assert load_component("loss", "nt-xent")
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_unknown_kinds():
     with pytest.raises(RecipeError, match=r"there is no kind 'los'\n  help: did you mean 'loss'\?"):
         entries("los")
     with pytest.raises(RecipeError, match="there is no kind 'zzz'\n  help: there are dataset, views, "):
-        load("zzz", "x")
+        load_component("zzz", "x")
 
 
 def test_the_circle_package_of_this_repository(install, monkeypatch):
@@ -185,7 +185,7 @@ def test_the_circle_package_of_this_repository(install, monkeypatch):
     [(name, target)] = project["entry-points"]["metriclab.loss"].items()
     monkeypatch.setattr(sys, "path", [str(folder / "src"), *sys.path])
     install("metriclab-circle", f"[metriclab.loss]\n{name} = {target}\n", project["version"])
-    definition = load("loss", "circle")
+    definition = load_component("loss", "circle")
     assert definition.entry.source == "metriclab-circle 0.1.0"
     assert definition.snippet() == '[loss]\nname = "circle"\nmargin = 0.25\nscale = 256.0\n'
     assert definition.paper.startswith("Sun et al.")

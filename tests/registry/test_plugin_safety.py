@@ -12,7 +12,7 @@ from metriclab.api import API_VERSION
 from metriclab.cli import main
 from metriclab.errors import PluginError, RecipeError
 from metriclab.recipe import read
-from metriclab.registry import UnknownName, api_version, entries, load, load_plugin_file, slow
+from metriclab.registry import UnknownName, api_version, entries, load_component, load_plugin_file, slow
 from metriclab.registry.entry import NO_PLUGINS, is_builtin
 from metriclab.registry.registry import candidates
 from tests.support.tiny import TINY
@@ -29,7 +29,7 @@ def ellipse(*, temperature: float = 0.1):
 
 def refusal(kind, name):
     with pytest.raises(PluginError) as caught:
-        load(kind, name)
+        load_component(kind, name)
     return str(caught.value)
 
 
@@ -59,20 +59,20 @@ def test_without_plugins_only_built_in_components_exist(install, tmp_path, monke
     monkeypatch.setenv(NO_PLUGINS, "1")
     assert all(map(is_builtin, entries()))
     assert all(map(is_builtin, candidates()))
-    assert load("loss", "nt-xent")
+    assert load_component("loss", "nt-xent")
     for name, source in (("ellipse", "my-ellipse 1.0"), ("my-ellipse:ellipse", "my-ellipse 1.0"), ("oval", "mine.py")):
         with pytest.raises(UnknownName) as caught:
-            load("loss", name)
+            load_component("loss", name)
         assert str(caught.value).startswith(
             f"there is no loss '{name}' while plugins are switched off\n  help: it is of"
         )
         assert source in str(caught.value)
     with pytest.raises(UnknownName, match="switched off\n  help: did you mean 'nt-xent'"):
-        load("loss", "nt-xnt")
+        load_component("loss", "nt-xnt")
     with pytest.raises(RecipeError, match="is not imported: plugins are switched off\n  help: leave out --no-plugins"):
         load_plugin_file(plugin)
     monkeypatch.setenv(NO_PLUGINS, "0")
-    assert load("loss", "ellipse")
+    assert load_component("loss", "ellipse")
 
 
 def test_no_plugins_of_the_command_line_ends_with_the_command(install, recipe, monkeypatch):
@@ -105,13 +105,13 @@ def test_the_manifest_of_a_run_has_the_versions_of_its_plugins(install, recipe, 
 
 def test_a_plugin_says_which_api_it_is_written_for(install):
     install("my-ellipse", f"{POINTS}[metriclab.api]\n{API_VERSION} = my_ellipse\n", my_ellipse=ELLIPSE)
-    assert load("loss", "ellipse").entry.api == API_VERSION
+    assert load_component("loss", "ellipse").entry.api == API_VERSION
     assert "api" not in {entry.kind for entry in candidates()}
 
 
 def test_a_plugin_that_does_not_say_which_api_it_is_written_for_is_tried(install):
     install("my-ellipse", POINTS, my_ellipse=ELLIPSE)
-    assert load("loss", "ellipse").entry.api is None
+    assert load_component("loss", "ellipse").entry.api is None
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_a_plugin_of_an_older_api_is_refused_with_what_changed(install, monkeypa
         "  help: its author must mend that; meanwhile do without it, or uninstall my-ellipse"
     )
     assert "my-ellipse" not in {entry.package for entry in entries()}
-    assert load("loss", "nt-xent")
+    assert load_component("loss", "nt-xent")
 
 
 def test_a_plugin_of_a_newer_api_is_refused(install):
@@ -180,8 +180,8 @@ def test_a_plugin_that_is_slow_to_import_is_named(install, tmp_path, monkeypatch
     plugin = tmp_path / "mine.py"
     plugin.write_text("from metriclab.api import register\n@register('loss', 'oval')\ndef oval(): 'Oval.'\n")
     with caplog.at_level(logging.WARNING, "metriclab"):
-        load("loss", "heavy")
-        load("loss", "ellipse")
+        load_component("loss", "heavy")
+        load_component("loss", "ellipse")
         load_plugin_file(plugin)
     slow_one, slow_file = caplog.messages
     assert slow_one.startswith("loss 'heavy' of heavy 1.0 took 7 s to import: its author may import what is heavy")

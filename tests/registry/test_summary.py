@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from metriclab.registry import entries, load
+from metriclab.registry import entries, load_component
 from metriclab.registry.registry import definitions
 from metriclab.registry.summary import summary
 
@@ -71,5 +71,5 @@ def test_it_is_the_first_sentence_that_is_shown_of_a_loaded_component():
     definitions.clear()
     read = {entry: summary(entry) for entry in entries()}
     for entry, text in read.items():
-        assert load(entry.kind, f"{entry.package}:{entry.name}").summary.startswith(text)
+        assert load_component(entry.kind, f"{entry.package}:{entry.name}").summary.startswith(text)
         assert text

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from metriclab.registry import build, entries, load
+from metriclab.registry import build, entries, load_component
 from metriclab.registry.kinds import BUILTIN
 from metriclab.testing import check_loss, check_miner, component_checks
 
@@ -50,7 +50,7 @@ def others():
 
 @pytest.mark.parametrize("name", names("loss"))
 def test_registered_loss(name):
-    given = load("loss", name).given and (5, torch.arange(8))  # the width of the kit's rows, and their labels
+    given = load_component("loss", name).given and (5, torch.arange(8))  # the width of the kit's rows, and their labels
     check_loss(build("loss", name, *given, **REQUIRED.get(name, {})), unit=name != "pml")
 
 

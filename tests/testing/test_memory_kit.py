@@ -11,7 +11,7 @@ from torch import nn
 
 from metriclab import distributed
 from metriclab.core.rows import Rows, rows
-from metriclab.registry import build, load
+from metriclab.registry import build, load_component
 from metriclab.testing import check_memory
 
 CLASSES = torch.tensor([0, 1, 2, 5])
@@ -20,7 +20,7 @@ MEMORIES = sorted({point.name for point in entry_points(group="metriclab.memory"
 
 def small(name, **parameters):
     """Built with a size of 10 where it has one."""
-    sized = {"size": 10} if any(p.name == "size" for p in load("memory", name).parameters) else {}
+    sized = {"size": 10} if any(p.name == "size" for p in load_component("memory", name).parameters) else {}
     return build("memory", name, 6, CLASSES, **(sized | parameters))
 
 
