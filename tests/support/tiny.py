@@ -8,7 +8,8 @@ from typing import Any
 
 from metriclab.recipe import Recipe, read
 from metriclab.runs.folder import RunFolder
-from metriclab.training.experiment import Progress, experiment
+from metriclab.training.experiment import experiment
+from metriclab.training.status import RunStatus
 
 TINY = """
 [data]
@@ -67,7 +68,7 @@ def tiny(folder: Path, *overrides: str) -> Recipe:
     return read(path, overrides)
 
 
-def run(recipe: Recipe, folder: Path, **options: Any) -> list[Progress]:
+def run(recipe: Recipe, folder: Path, **options: Any) -> list[RunStatus]:
     """Runs it to the end."""
     return list(experiment(recipe, RunFolder(folder), **options))
 
