@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from metriclab.comparison.finished import FinishedRun, by_class, refuse_twice, refuse_unlike
+from metriclab.comparison.benchmark import require_one_benchmark, require_one_run_a_seed, sum_queries
+from metriclab.comparison.finished import FinishedRun
 from metriclab.comparison.statistics import (
     ERROR,
     Interval,
@@ -52,10 +53,10 @@ def compare(
     if reference is not None and reference not in groups:
         raise RecipeError(f"there is no entry '{reference}' to refer to", help=f"there are {', '.join(groups)}")
     for name, group in groups.items():
-        refuse_twice(name, group)
+        require_one_run_a_seed(name, group)
     runs = [run for group in groups.values() for run in group]
-    refuse_unlike(runs, metric)
-    sums, counts = by_class(runs, metric)
+    require_one_benchmark(runs, metric)
+    sums, counts = sum_queries(runs, metric)
     of_run = {run.path: row for run, row in zip(runs, sums, strict=True)}
     of_entry = {name: {run.seed: of_run[run.path] for run in group} for name, group in groups.items()}
     differing = differing_keys([group[0].settings for group in groups.values()])

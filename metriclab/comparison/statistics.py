@@ -95,7 +95,7 @@ def class_errors(sums: Float64[np.ndarray, "p c"], counts: Float64[np.ndarray, "
     return np.asarray(_standard_error(np.ones((1, sums.shape[1])), sums, counts)[1][0])
 
 
-def class_sums(
+def sum_by_class(
     values: Float64[np.ndarray, "e q"], labels: Int64[np.ndarray, "q"]
 ) -> tuple[Float64[np.ndarray, "e c"], Float64[np.ndarray, "c"]]:
     """Sums over the queries of each class, and how many those are; classes in the order of their labels."""

@@ -11,7 +11,7 @@ result.json         what was measured, written last: a folder that has it is fin
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from metriclab import distributed
 from metriclab.errors import RecipeError, StorageError
 from metriclab.recipe import Recipe, read
 from metriclab.runs.files import digest, read_json, write_atomic, write_json
+from metriclab.runs.renamed import rename, upgrade
 
 
 class RunFolder:
@@ -103,8 +104,14 @@ class RunFolder:
         return value
 
     def result(self) -> dict[str, Any]:
-        value: dict[str, Any] = read_json(self.result_file)
+        value: dict[str, Any] = upgrade(read_json(self.result_file))
         return value
+
+    def logged(self) -> Iterator[dict[str, Any]]:
+        """What was logged, step by step; nothing where no tracker wrote it. A line that was cut short is left out."""
+        for text in self.metrics_file.read_text("utf-8").splitlines() if self.metrics_file.is_file() else []:
+            if _step_of(text) < float("inf"):
+                yield upgrade(json.loads(text))
 
     def cut_metrics(self, step: int) -> None:
         """Drops what was logged after the step, and a line that was cut short: those steps will be run again."""
@@ -131,7 +138,7 @@ class RunFolder:
             raise StorageError(f"{self.scores_file} cannot be read: {error.strerror}") from error
         if digest(content) != self.result().get("scores_sha256"):
             raise StorageError(f"{self.scores_file} is damaged: its SHA-256 is not the one in {self.result_file}")
-        return safetensors.torch.load(content)
+        return {rename(name): values for name, values in safetensors.torch.load(content).items()}
 
     def write_scores(self, scores: Mapping[str, Tensor]) -> str:
         """Stores what every query scored, and returns the file's SHA-256, which goes into the result.

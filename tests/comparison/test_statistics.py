@@ -11,7 +11,7 @@ from scipy import stats
 from metriclab.comparison.statistics import (
     class_bootstrap,
     class_errors,
-    class_sums,
+    sum_by_class,
     least_difference,
     sign_flip_test,
     smallest_p,
@@ -35,7 +35,7 @@ def test_one_value_has_no_interval_and_equal_ones_have_one_of_no_width():
 
 
 def test_class_sums_are_in_the_order_of_the_labels():
-    sums, counts = class_sums(np.array([[1.0, 2.0, 4.0], [0.5, 0.0, 1.0]]), np.array([2**24 + 1, 2**24, 2**24 + 1]))
+    sums, counts = sum_by_class(np.array([[1.0, 2.0, 4.0], [0.5, 0.0, 1.0]]), np.array([2**24 + 1, 2**24, 2**24 + 1]))
     np.testing.assert_array_equal(sums, [[2.0, 5.0], [0.0, 1.5]])
     np.testing.assert_array_equal(counts, [1.0, 2.0])
 
@@ -153,7 +153,7 @@ def found(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Which pairs of entries are found to differ, by all that a verdict asks for."""
     pairs = list(itertools.combinations(range(len(scores)), 2))
     differences = np.stack([scores[a] - scores[b] for a, b in pairs])
-    sums, counts = class_sums(differences.mean(1), labels)
+    sums, counts = sum_by_class(differences.mean(1), labels)
     of_seeds = np.array([t_interval(pair.mean(1)).holds(0.0) for pair in differences])
     share = np.full(len(pairs), 2 / scores.shape[1])
     least = least_difference(list(scores.mean(2)), class_errors(sums, counts), share)
