@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
-from html import escape
 from typing import Any, NamedTuple
 
 from rich.console import Console
@@ -23,7 +21,7 @@ _COSTS = {
 }
 
 
-class Told(NamedTuple):
+class ComparisonText(NamedTuple):
     """What every format shows.
 
     Attributes:
@@ -44,7 +42,7 @@ class Told(NamedTuple):
     notes: list[str]
 
 
-def tell(comparison: Comparison) -> Told:
+def describe(comparison: Comparison) -> ComparisonText:
     """The table and the sentences of a comparison."""
     unequal = len({entry.images_seen for entry in comparison.entries}) > 1
     header = ["", "seeds", comparison.metric, *comparison.shown]
@@ -55,7 +53,7 @@ def tell(comparison: Comparison) -> Told:
     intervals = (
         [] if all(len(entry.seeds) < 2 for entry in comparison.entries) else ["± is the 95 % t-interval over seeds"]
     )
-    return Told(
+    return ComparisonText(
         title=title,
         header=header,
         rows=[_row(comparison, entry) for entry in comparison.entries],
@@ -98,35 +96,35 @@ def _own_settings(entries: Sequence[ComparisonEntry]) -> dict[str, str]:
 
 def to_rich(comparison: Comparison) -> str:
     """For a terminal, in colour where standard output is one."""
-    told, out = tell(comparison), Console()
+    text, out = describe(comparison), Console()
     with out.capture() as captured:
-        out.print(f"[bold]{escape_markup(told.title)}[/]", highlight=False, soft_wrap=True)
+        out.print(f"[bold]{escape_markup(text.title)}[/]", highlight=False, soft_wrap=True)
         # Two tables, as one would not fit a terminal of 80 columns.
-        for columns in (slice(1, 1 + told.scored), slice(1 + told.scored, None)):
+        for columns in (slice(1, 1 + text.scored), slice(1 + text.scored, None)):
             table = Table(
-                "", *(Column(escape_markup(name.replace(".", "\n")), justify="right") for name in told.header[columns])
+                "", *(Column(escape_markup(name.replace(".", "\n")), justify="right") for name in text.header[columns])
             )
-            for row in told.rows:
+            for row in text.rows:
                 table.add_row(*map(escape_markup, (row[0], *row[columns])))
             out.print(table)
-        for name, lines in _sections(told):
+        for name, lines in _sections(text):
             out.print(f"\n[bold]{name}[/]")
             for line in lines:
                 out.print(f"  {escape_markup(line)}", highlight=False, soft_wrap=True)
     return captured.get()
 
 
-def _sections(told: Told) -> list[tuple[str, list[str]]]:
-    sections = [("Verdict", told.verdicts), ("What differs in the recipes", told.settings), ("Notes", told.notes)]
+def _sections(text: ComparisonText) -> list[tuple[str, list[str]]]:
+    sections = [("Verdict", text.verdicts), ("What differs in the recipes", text.settings), ("Notes", text.notes)]
     return [(name, lines) for name, lines in sections if lines]
 
 
 def to_markdown(comparison: Comparison) -> str:
     """A table of GitHub's Markdown, and lists."""
-    told = tell(comparison)
-    rules = ["---", *["---:"] * (len(told.header) - 1)]
-    lines = [f"**{_plain(told.title)}**", "", *(_cells(row) for row in (told.header, rules, *told.rows))]
-    for name, sentences in _sections(told):
+    text = describe(comparison)
+    rules = ["---", *["---:"] * (len(text.header) - 1)]
+    lines = [f"**{_plain(text.title)}**", "", *(_cells(row) for row in (text.header, rules, *text.rows))]
+    for name, sentences in _sections(text):
         lines += ["", f"{name}:", "", *(f"- {_plain(sentence)}" for sentence in sentences)]
     return "\n".join(lines) + "\n"
 
@@ -141,42 +139,6 @@ def _plain(text: str) -> str:
     return text.replace("\n", " ")
 
 
-_PAGE = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>{title}</title>
-<style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 80rem; margin: 2rem auto; padding: 0 1rem }}
-.wide {{ overflow-x: auto }}
-table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; white-space: nowrap }}
-th, td {{ padding: .3rem .8rem; text-align: right; border-bottom: 1px solid #8884 }}
-th:first-child, td:first-child {{ text-align: left }}
-</style>
-<h1>{title}</h1>
-<div class="wide"><table>
-{table}
-</table></div>
-{sections}
-</html>
-"""
-
-
-def to_html(comparison: Comparison) -> str:
-    """One page that needs nothing else; all that comes from recipes and data is escaped."""
-    told = tell(comparison)
-    cells = [[escape(cell) for cell in row] for row in (told.header, *told.rows)]
-    head = "".join(f'<th scope="col">{cell}</th>' for cell in cells[0])
-    rows = ["".join(f"<td>{cell}</td>" for cell in row) for row in cells[1:]]
-    table = "\n".join(f"<tr>{row}</tr>" for row in (head, *rows))
-    sections = io.StringIO()
-    for name, sentences in _sections(told):
-        items = "\n".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)
-        sections.write(f"<h2>{name}</h2>\n<ul>\n{items}\n</ul>\n")
-    return _PAGE.format(title=escape(told.title), table=table, sections=sections.getvalue())
-
-
 def to_json_text(comparison: Comparison) -> str:
     """`Comparison.to_dict` in JSON."""
     return to_json(comparison.to_dict())
@@ -186,6 +148,5 @@ FORMATS: dict[str, Callable[[Comparison], str]] = {
     "rich": to_rich,
     "md": to_markdown,
     "json": to_json_text,
-    "html": to_html,
 }
 """How `--format` names them."""

@@ -83,7 +83,7 @@ def _benchmark(run: FinishedRun, metric: str) -> dict[str, Any]:
     return {**dict(flatten(keys)), f"the definition of {metric}": definition}
 
 
-def _has_default(run: FinishedRun, key: str, value: Any) -> bool:
+def _has_default(run: FinishedRun, key: str, value: object) -> bool:
     """Whether this is the default of an evaluator's parameter, which a version before it had no need to name."""
     table, label, name = [*key.split("."), "", ""][:3]
     evaluator = run.result["fingerprint"]["evaluate"].get(label)
@@ -94,7 +94,8 @@ def _has_default(run: FinishedRun, key: str, value: Any) -> bool:
     except MetriclabError:
         return False
     defaults = [one.default for one in parameters if one.name == name and one.default is not REQUIRED]
-    return [value] == json.loads(json.dumps(defaults))  # as they come back from a file
+    stored: list[object] = json.loads(json.dumps(defaults))  # as they come back from a file
+    return value in stored
 
 
 def _show(value: Any) -> str:

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from metriclab.errors import StorageError
 from metriclab.core.files import replacing
+from metriclab.errors import StorageError
 
 
 def write_atomic(path: Path, content: bytes) -> None:

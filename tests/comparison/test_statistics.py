@@ -11,10 +11,10 @@ from scipy import stats
 from metriclab.comparison.statistics import (
     class_bootstrap,
     class_errors,
-    sum_by_class,
     least_difference,
     sign_flip_test,
     smallest_p,
+    sum_by_class,
     t_interval,
 )
 
