@@ -4,10 +4,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: run test slow plugins lint types fmt docs bench clean
+.PHONY: run quick test slow plugins lint types fmt docs bench clean
 
 run: .venv/installed
 	$(BIN)/metriclab run recipes/simclr.toml
+
+# The inner loop: one process, no test that would start another, and of each component its own tests without the kit.
+quick: .venv/installed-test
+	$(BIN)/python -m pytest --no-processes -k "not (kit or keeps or pml or run or whatever or anywhere or lower_precision)" \
+		$(addprefix tests/,core losses miners memories ranking) \
+		$(addprefix tests/test_,samplers.py schedules.py optimizers.py heads.py architecture.py)
 
 test: .venv/installed-test
 	$(BIN)/python -m pytest -n auto --dist worksteal

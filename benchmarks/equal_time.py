@@ -89,9 +89,8 @@ def warm_up_of(recipe) -> float:
 def one(side: str, recipe, seconds: float, workers: int, probe: float) -> dict[str, float]:
     """Trains one side and measures it."""
     from metriclab.api import build
-    from metriclab.assembly.assemble import make
     from metriclab.assembly.splits import load_splits
-    from metriclab.evaluation.evaluate import EmbeddingSettings, embed, measure, pixels, values
+    from metriclab.evaluation.evaluate import EmbeddingSettings, embed_splits, pixels, run_evaluators, score_values
 
     splits = load_splits(recipe)
     if side == "raw pixels":
@@ -104,9 +103,9 @@ def one(side: str, recipe, seconds: float, workers: int, probe: float) -> dict[s
     evaluators["linear probe"] = build("evaluator", "linear-probe", labels=probe)
     import torch
 
-    reading = EmbeddingSettings(make(recipe.components["views"]), torch.device("cpu"), 512)
-    queries, gallery = (embed(encode, split, reading).h for split in (splits.test, splits.train))
-    found = values(measure(evaluators, queries, gallery))
+    reading = EmbeddingSettings(recipe.components["views"].build(), torch.device("cpu"), 512)
+    queries, gallery = embed_splits(encode, splits.test, splits.train, reading).rows("h")
+    found = score_values(run_evaluators(evaluators, queries, gallery))
     return {"steps": steps, **{name: metrics["accuracy"] for name, metrics in found.items()}}
 
 

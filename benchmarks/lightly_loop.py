@@ -14,8 +14,6 @@ import torch
 from PIL import Image
 from torch import nn
 
-from metriclab.assembly.assemble import make
-
 
 class Pictures(torch.utils.data.Dataset):
     """Images of one of our data sets as PIL images, transformed one by one.
@@ -99,7 +97,7 @@ def build(recipe) -> tuple[SimCLR, torch.optim.Optimizer]:
     head = parts["head"].params
     model = SimCLR(parts["encoder"].params["model"], head["hidden"], head["width"])
     modules = {"encoder": model.backbone, "head": model.projection_head}
-    return model, make(parts["optimizer"], modules)
+    return model, parts["optimizer"].build(modules)
 
 
 def train(model: SimCLR, optimizer, recipe, data, *, workers: int, mode: str, schedule=None) -> Iterator[int]:

@@ -32,13 +32,13 @@ SIDES = ("metriclab", "lightly", "lightly, RGB", "encoder alone")
 def sides(model: str, batch: int, workers: int, overrides: list[str]) -> dict:
     """Every side as a function that gives the number of images after each step."""
     from metriclab.api import RandomKeys
-    from metriclab.assembly.assemble import assemble, make
+    from metriclab.assembly.assemble import assemble
     from metriclab.recipe import read
     from metriclab.training.fit import fit
 
     settings = [*VIEWS, f"encoder.model={model}", f"sampler.batch_size={batch}", *overrides]
     recipe = read(RECIPE, settings)
-    data = make(recipe.components["dataset"], "train")
+    data = recipe.components["dataset"].build("train")
 
     def metriclab() -> Iterator[int]:
         training = replace(assemble(recipe, data), steps=10**6)

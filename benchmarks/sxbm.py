@@ -23,6 +23,7 @@ from sklearn.decomposition import PCA
 from metriclab.api import build, load, rows
 from metriclab.assembly.assemble import assemble
 from metriclab.assembly.splits import load_splits
+from metriclab.core.network import embedding_function
 from metriclab.core.rows import Rows
 from metriclab.evaluation.evaluate import embed, embedding_settings
 from metriclab.methods import sxbm
@@ -78,7 +79,9 @@ def main() -> None:
     splits = load_splits(first)
     reading = embedding_settings(assemble(first, splits.train))
     embedder = load(given.run)
-    train, test = (embed(embedder.method.embed, split, reading).h for split in (splits.train, splits.test))
+    train, test = (
+        embed(embedding_function(embedder.method), split, reading).h for split in (splits.train, splits.test)
+    )
     width = first.components["head"].params["width"]
     pca = PCA(width, random_state=0).fit(train.z.numpy())
     by_pca = map_at_r(torch.from_numpy(pca.transform(test.z.numpy())), test.labels)

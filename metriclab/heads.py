@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from metriclab.registry import register
 
+__all__ = ["LinearHead", "MLPHead", "NoHead"]
+
 
 @register("head", "none")
 class NoHead(nn.Module):

@@ -9,18 +9,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any
 
+import torch.optim as torch_optimizers
 from annotated_types import Ge, Gt, Lt
 from timm.optim.lars import Lars
 from torch import nn
-from torch.optim import SGD, AdamW, Optimizer
+from torch.optim import Optimizer
 
 from metriclab.core.parameter_groups import parameter_groups
 from metriclab.errors import RecipeError
 from metriclab.registry import register
 
+__all__ = ["LARS", "SGD", "AdamW"]
+
 
 @register("optimizer", "sgd")
-def sgd(
+def SGD(
     modules: Mapping[str, nn.Module],
     /,
     *,
@@ -46,7 +49,7 @@ def sgd(
         RecipeError: for Nesterov's form without momentum, and as `parameter_groups` does.
     """
     _check_nesterov(nesterov, momentum)
-    return SGD(
+    return torch_optimizers.SGD(
         _options(modules, groups, learning_rate, weight_decay),
         lr=learning_rate,
         momentum=momentum,
@@ -56,7 +59,7 @@ def sgd(
 
 
 @register("optimizer", "adamw")
-def adamw(
+def AdamW(
     modules: Mapping[str, nn.Module],
     /,
     *,
@@ -83,7 +86,7 @@ def adamw(
     Raises:
         RecipeError: as `parameter_groups` does.
     """
-    return AdamW(
+    return torch_optimizers.AdamW(
         _options(modules, groups, learning_rate, weight_decay),
         lr=learning_rate,
         betas=(beta1, beta2),
@@ -93,7 +96,7 @@ def adamw(
 
 
 @register("optimizer", "lars")
-def lars(
+def LARS(
     modules: Mapping[str, nn.Module],
     /,
     *,

@@ -11,6 +11,8 @@ from jaxtyping import Int64
 from metriclab.errors import RecipeError
 from metriclab.registry import register
 
+__all__ = ["Balanced", "Shuffled"]
+
 
 @register("sampler", "shuffled")
 class Shuffled:

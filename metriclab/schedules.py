@@ -10,9 +10,11 @@ from annotated_types import Ge, Le
 
 from metriclab.registry import register
 
+__all__ = ["Constant", "Cosine"]
+
 
 @register("schedule", "constant")
-def constant(total_steps: int, /, *, warmup: Annotated[float, Ge(0), Le(1)] = 0.0) -> Callable[[int], float]:
+def Constant(total_steps: int, /, *, warmup: Annotated[float, Ge(0), Le(1)] = 0.0) -> Callable[[int], float]:
     """A constant rate, after a linear warm-up.
 
     Args:
@@ -28,7 +30,7 @@ def constant(total_steps: int, /, *, warmup: Annotated[float, Ge(0), Le(1)] = 0.
 
 
 @register("schedule", "cosine")
-def cosine(
+def Cosine(
     total_steps: int,
     /,
     *,

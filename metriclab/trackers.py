@@ -14,6 +14,8 @@ from annotated_types import Ge
 from metriclab.errors import PluginError, StorageError
 from metriclab.registry import register
 
+__all__ = ["Console", "JsonLines"]
+
 
 @register("tracker", "jsonl")
 class JsonLines:

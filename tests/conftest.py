@@ -13,12 +13,24 @@ from jaxtyping import install_import_hook
 install_import_hook("metriclab", "beartype.beartype")
 
 import shutil  # noqa: E402
+import subprocess  # noqa: E402
 from collections.abc import Iterator  # noqa: E402
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
 torch.set_num_threads(1)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--no-processes", action="store_true", help="leave out tests as soon as they start a process")
+
+
+@pytest.fixture(autouse=True)
+def no_processes(request, monkeypatch) -> None:
+    """For `make quick`: nothing has to be marked, a test that starts a process leaves itself out."""
+    if request.config.getoption("no_processes"):
+        monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.skip("starts a process"))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -52,7 +52,7 @@ def blocks(language: str, name: str = "") -> list[str]:
 
 def test_every_block_is_tested_below():
     assert {language for _, language, _ in BLOCKS} == {"python", "toml", "sh"}
-    assert (len(blocks("python")), len(blocks("toml")), len(blocks("sh"))) == (3, 2, 3)
+    assert (len(blocks("python")), len(blocks("toml")), len(blocks("sh"))) == (4, 2, 3)
 
 
 def test_recipes_are_documented_as_the_code_has_them(generate):
@@ -103,13 +103,24 @@ def test_the_worked_loss_has_twelve_lines_at_most_and_runs(tmp_path):
     run(tmp_path, "--plugin", str(path), "--set", "loss.name=my-loss")
     check_loss(build("loss", "my-loss"), ranks=False)  # the file lies outside the path of other processes
     names: dict = {"check_loss": check_loss}
-    test = blocks("python")[2].replace('"my-loss")', '"my-loss"), ranks=False')
+    test = blocks("python")[3].replace('"my-loss")', '"my-loss"), ranks=False')
     exec(test, names)
     names["test_my_loss"]()
 
 
-def test_the_worked_method_runs(tmp_path):
+def test_the_worked_loss_that_is_a_class_runs_and_is_called_by_hand(tmp_path):
     path = plugin(tmp_path, 1)
+    run(tmp_path, "--plugin", str(path), "--set", "loss.name=my-loss-class")
+    loss = build("loss", "my-loss-class", margin=0.2)
+    check_loss(loss, ranks=False)
+    assert repr(loss) == "MyLoss(margin=0.2)"
+    assert loss(torch.randn(4, 3), [0, 0, 1, 1]).shape == ()
+    with pytest.raises(ValueError, match="margin of loss 'my-loss-class' must be float >= -1 and <= 1, not 2"):
+        type(loss)(margin=2)
+
+
+def test_the_worked_method_runs(tmp_path):
+    path = plugin(tmp_path, 2)
     run(tmp_path, "--plugin", str(path), "--set", "method.name=my-method")
     encoder = nn.Sequential(nn.Flatten(), nn.Linear(48, 6))
     encoder.out_features = 6

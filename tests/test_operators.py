@@ -21,7 +21,7 @@ from metriclab.core.random import RandomKeys
 from metriclab.registry import build
 from metriclab.testing.meter import measure
 from metriclab.training.fit import fit
-from metriclab.views import host
+from metriclab.views import device
 from metriclab.views.geometry import portions
 from tests.support.tiny import tiny
 
@@ -81,7 +81,7 @@ class Watch(TorchDispatchMode):
 def on_an_accelerator():
     """What runs is what an accelerator would run."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(host, "knows", lambda x: False)
+        patch.setattr(device, "is_cpu", lambda x: False)
         yield
 
 
@@ -93,8 +93,8 @@ def images(n: int, channels: int, side: int) -> Images:
 
 def make_views(n: int, channels: int, side: int, size: int) -> tuple[torch.Tensor, ...]:
     """Two views of n images, with all that can happen to them."""
-    some, draws = images(n, channels, side), RandomKeys(0, 0, torch.arange(n), torch.zeros(n, dtype=torch.int64))
-    return build("views", "simclr", size=size, rotation=10.0, solarize=0.2)(some, draws)
+    some, keys = images(n, channels, side), RandomKeys(0, 0, torch.arange(n), torch.zeros(n, dtype=torch.int64))
+    return build("views", "simclr", size=size, rotation=10.0, solarize=0.2)(some, keys)
 
 
 @pytest.mark.parametrize(("channels", "side", "most"), [(1, 28, 800), (3, 40, 1150)])
@@ -135,7 +135,7 @@ def test_views_hold_and_write_few_times_what_they_return(n, channels, side, size
 def test_a_cpu_passes_over_what_changes_nothing(channels, share, side, size, monkeypatch):
     with Watch() as branch_free:
         expected = make_views(12, channels, side, size)
-    monkeypatch.setattr(host, "knows", lambda x: x.device.type == "cpu")
+    monkeypatch.setattr(device, "is_cpu", lambda x: x.device.type == "cpu")
     with Watch() as ours:
         views = make_views(12, channels, side, size)
     for one, other in zip(views, expected, strict=True):

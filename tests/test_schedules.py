@@ -4,17 +4,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metriclab.schedules import constant, cosine
+from metriclab.schedules import Constant, Cosine
 
 
 def test_constant_rises_and_stays():
-    factor = constant(10, warmup=0.4)
+    factor = Constant(10, warmup=0.4)
     assert [factor(step) for step in range(10)] == [0.25, 0.5, 0.75] + [1.0] * 7
-    assert [constant(10)(step) for step in (0, 9, 100)] == [1.0] * 3
+    assert [Constant(10)(step) for step in (0, 9, 100)] == [1.0] * 3
 
 
 def test_cosine_is_the_formula():
-    factor = cosine(10, warmup=0.2, final=0.1)
+    factor = Cosine(10, warmup=0.2, final=0.1)
     expected = [0.5, 1.0] + [0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * t / 8)) for t in range(8)]
     assert [factor(step) for step in range(10)] == pytest.approx(expected)
     assert factor(10) == pytest.approx(0.1)
@@ -24,7 +24,7 @@ def test_cosine_is_the_formula():
 @settings(deadline=None, max_examples=50)
 @given(st.integers(0, 300), st.floats(0, 1), st.floats(0, 1))
 def test_factors_stay_within_reach_and_never_start_at_zero(steps: int, warmup: float, final: float):
-    for factor in (constant(steps, warmup=warmup), cosine(steps, warmup=warmup, final=final)):
+    for factor in (Constant(steps, warmup=warmup), Cosine(steps, warmup=warmup, final=final)):
         values = [factor(step) for step in range(steps)]
         assert all(0 < value <= 1 for value in values)
         assert values == [factor(step) for step in range(steps)]
@@ -34,5 +34,5 @@ def test_factors_stay_within_reach_and_never_start_at_zero(steps: int, warmup: f
 
 
 def test_no_steps_and_all_warm_up_are_allowed():
-    assert cosine(0)(0) == 1.0
-    assert [cosine(4, warmup=1.0)(step) for step in range(4)] == [0.25, 0.5, 0.75, 1.0]
+    assert Cosine(0)(0) == 1.0
+    assert [Cosine(4, warmup=1.0)(step) for step in range(4)] == [0.25, 0.5, 0.75, 1.0]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,12 +14,12 @@ from torch.optim import Optimizer
 from metriclab import distributed
 from metriclab.assembly.devices import choose_device, set_up_torch
 from metriclab.assembly.weights import build_encoder
-from metriclab.core.network import Network
+from metriclab.core.network import Network, embedding_function
 from metriclab.core.protocols import Dataset, Evaluator, Sampler, Schedule, Views
 from metriclab.core.random import RandomKeys
 from metriclab.distributed.batch_norm import synchronize_batch_norm
 from metriclab.errors import RecipeError
-from metriclab.recipe import ComponentSpec, Recipe, Train
+from metriclab.recipe import Recipe, Train
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +45,6 @@ class Training:
     features: Float[Tensor, "n d"] | None = None
 
 
-def make(chosen: ComponentSpec, *given: Any, **components: Any) -> Any:
-    """The component a recipe table describes, built with what it takes of all that its kind is given."""
-    return chosen.definition.factory(*given[: len(chosen.definition.given)], **chosen.params, **components)
-
-
 def assemble(recipe: Recipe, data: Dataset, *, initial: bool = True) -> Training:
     """Builds everything that training needs, on this rank's device, the same on every rank.
 
@@ -61,7 +55,7 @@ def assemble(recipe: Recipe, data: Dataset, *, initial: bool = True) -> Training
     """
     settings, device = recipe.train, choose_device(recipe.train.device)
     set_up_torch(settings)
-    sampler: Sampler | None = None if settings.steps == 0 else make(recipe.components["sampler"], data.labels)
+    sampler: Sampler | None = None if settings.steps == 0 else recipe.components["sampler"].build(data.labels)
     steps = number_of_steps(settings, sampler)
     method = build_method(recipe, classes_of(data.labels), steps, initial=initial).to(device)
     if settings.channels_last:
@@ -71,10 +65,10 @@ def assemble(recipe: Recipe, data: Dataset, *, initial: bool = True) -> Training
     distributed.broadcast_module(method)
     optimizer = None
     if sampler is not None:
-        optimizer = make(recipe.components["optimizer"], optimized_modules(method))
+        optimizer = recipe.components["optimizer"].build(optimized_modules(method))
         scale_learning_rate(optimizer, settings.learning_rate_scaling, sampler.batch_size)
-    schedule = make(recipe.components["schedule"], max(steps, 1))
-    views: Views = make(recipe.components["views"])
+    schedule = recipe.components["schedule"].build(max(steps, 1))
+    views: Views = recipe.components["views"].build()
     try_one_image(method, views, data, device)
     if settings.compile:
         method.get_submodule("network.encoder").compile()
@@ -92,7 +86,7 @@ def try_one_image(method: nn.Module, views: Views, data: Dataset, device: torch.
     sizes = {view.shape: view for view in (views.test(image), *views(image, RandomKeys(0, 0, zero, zero)))}
     for view in sizes.values():
         try:
-            method.eval().embed(view)  # type: ignore[operator]  # of the method protocol
+            embedding_function(method.eval())(view)
         except RuntimeError as error:
             raise RecipeError(
                 f"the encoder cannot take images of {view.shape[2]} x {view.shape[3]} pixels: {error}",
@@ -123,22 +117,22 @@ def build_method(
     torch.manual_seed(recipe.train.seed)
     parts = recipe.components
     encoder = build_encoder(parts["encoder"], initial=initial)
-    network = Network(encoder, make(parts["head"], encoder.out_features))
+    network = Network(encoder, parts["head"].build(encoder.out_features))
     chosen = parts["method"].definition
     remembered = encoder if getattr(chosen.factory, "remembers", "z") == "h" else network.head
     given = {"loss": (network.head.out_features, classes), "memory": (remembered.out_features, classes)}
     components = {
-        name: make(parts[component.kind], *given.get(component.kind, ()))
+        name: parts[component.kind].build(*given.get(component.kind, ()))
         for name, component in chosen.components.items()
         if component.kind in parts
     }
-    method: nn.Module = make(parts["method"], network, max(total_steps, 1), **components)
+    method: nn.Module = parts["method"].build(network, max(total_steps, 1), **components)
     return method
 
 
 def build_evaluators(recipe: Recipe) -> dict[str, Evaluator]:
     """The recipe's evaluators by what they are called in results."""
-    return {chosen.label: make(chosen) for chosen in recipe.evaluators}
+    return {chosen.label: chosen.build() for chosen in recipe.evaluators}
 
 
 def optimized_modules(method: nn.Module) -> Mapping[str, nn.Module]:

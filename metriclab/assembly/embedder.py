@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from metriclab.assembly.assemble import build_method, make
+from metriclab.assembly.assemble import build_method
 from metriclab.assembly.weights import best_checkpoint
 from metriclab.core.batch import Images
-from metriclab.core.network import Embedded
+from metriclab.core.network import embedding_function
 from metriclab.core.protocols import Views
 from metriclab.errors import DataError
 from metriclab.images.decode import UnreadableImageError, decode
@@ -48,8 +48,7 @@ class Embedder(nn.Module):
     def forward(self, images: Images, *, output: Output | None = None) -> Float[Tensor, "n d"]:
         """Embeddings of raw uint8 images, on the device of the network; not normalised."""
         device = next((tensor.device for tensor in self.method.state_dict().values()), torch.device("cpu"))
-        method: Any = self.method  # a module that fits the protocol of methods
-        embedded: Embedded = method.embed(self.view.test(images.to(device)))
+        embedded = embedding_function(self.method)(self.view.test(images.to(device)))
         embedding: Tensor = getattr(embedded, output or self.output)
         return embedding
 
@@ -89,12 +88,12 @@ def load(run: str | Path, *, step: int | None = None) -> Embedder:
     """
     folder = RunFolder(Path(run))
     recipe = folder.recipe()
-    saved = best_checkpoint(folder) if step is None else checkpoints.read(folder.checkpoints, step)
+    saved = best_checkpoint(folder) if step is None else checkpoints.read_checkpoint(folder.checkpoints, step)
     classes = torch.tensor(folder.manifest()["classes"], dtype=torch.int64)
     method = build_method(recipe, classes, initial=saved is None)
     if saved is not None:
         checkpoints.restore_method(saved, method)
-    return Embedder(method.eval(), make(recipe.components["views"]), _short_side(recipe), recipe.train.output)
+    return Embedder(method.eval(), recipe.components["views"].build(), _short_side(recipe), recipe.train.output)
 
 
 def _short_side(recipe: Recipe) -> int:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from metriclab.assembly.assemble import classes_of, make
+from metriclab.assembly.assemble import classes_of
 from metriclab.core.protocols import Dataset
-from metriclab.images.once import one_look
 from metriclab.recipe import ComponentSpec, Recipe
 from metriclab.runs.files import digest_of
 
@@ -33,8 +33,9 @@ class Splits:
 def load_splits(recipe: Recipe) -> Splits:
     """The recipe's data set."""
     chosen = recipe.components["dataset"]
-    with one_look():
-        return Splits(make(chosen, "train"), make(chosen, "val"), make(chosen, "test"))
+    train: Dataset = chosen.build("train")
+    with_split: Callable[[str], Dataset] = getattr(train, "with_split", chosen.build)
+    return Splits(train, with_split("val"), with_split("test"))
 
 
 def benchmark(recipe: Recipe, splits: Splits) -> dict[str, Any]:
@@ -54,7 +55,7 @@ def _measured(chosen: ComponentSpec) -> dict[str, Any]:
     name = {} if chosen.label == chosen.name else {"name": chosen.name}
     if getattr(chosen.definition.factory, "wants", "rows") == "rows":
         return {**name, **chosen.params}
-    data = getattr(make(chosen), "fingerprint", None)
+    data = getattr(chosen.build(), "fingerprint", None)
     return {**name, **chosen.params, **({} if data is None else {"fingerprint": data})}
 
 

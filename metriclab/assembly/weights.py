@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +30,14 @@ def build_encoder(chosen: ComponentSpec, *, initial: bool = True) -> Any:
     """
     if not initial:
         start = {key: value for key, value in (("pretrained", False), ("weights", None)) if key in chosen.params}
-        return chosen.definition.factory(**{**chosen.params, **start})
+        return _with(chosen, **start).build()
     weights = chosen.params.get("weights")
     if not isinstance(weights, str) or _is_file(Path(weights)):
-        return chosen.definition.factory(**chosen.params)
+        return chosen.build()
     folder = RunFolder(Path(weights))
     file = _checkpoint_file(folder)
     try:
-        return chosen.definition.factory(**{**chosen.params, "weights": str(file)})
+        return _with(chosen, weights=str(file)).build()
     except DataError as error:  # the file is whole, as its hash was right
         raise _mismatch(chosen, folder, error) from error
 
@@ -50,14 +51,18 @@ def best_checkpoint(folder: RunFolder) -> checkpoints.Checkpoint | None:
     if folder.result_file.exists():
         best = folder.result()["best_step"]
         # A run of no steps has nothing to save: its network is what the recipe builds.
-        return checkpoints.read(folder.checkpoints, best) if best else None
-    newest, _ = checkpoints.read_newest(folder.checkpoints)
+        return checkpoints.read_checkpoint(folder.checkpoints, best) if best else None
+    newest, _ = checkpoints.read_newest_checkpoint(folder.checkpoints)
     if newest is None:
         again = shlex.join(["metriclab", "run", str(folder.recipe_file), "--out", str(folder.path), "--resume"])
         raise StorageError(
             f"{folder.path} has no checkpoint yet", help=f"let the run reach its first one; continue it with: {again}"
         )
     return newest
+
+
+def _with(chosen: ComponentSpec, **params: Any) -> ComponentSpec:
+    return replace(chosen, params={**chosen.params, **params})
 
 
 def _is_file(path: Path) -> bool:

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Bool, Int64
 
-from metriclab.audit.duplicates import FLAT, REACH, exact, near
+from metriclab.audit.duplicates import FLAT, REACH, find_copies, find_look_alikes
 from metriclab.audit.findings import pairs, shared_classes, singletons
-from metriclab.audit.reading import Items, load, read
+from metriclab.audit.reading import Items, open_splits, read_items
 from metriclab.audit.report import DataReport, Finding, SplitSummary, count_of
 from metriclab.core.protocols import Dataset
 from metriclab.recipe import Recipe
@@ -29,12 +29,12 @@ def check_data(recipe: Recipe) -> DataReport:
         DataError: where the data cannot be used for a reason other than files that give no image.
     """
     chosen = recipe.components["dataset"]
-    splits, unreadable, refused = load(chosen)
+    splits, unreadable, refused = open_splits(chosen)
     if not splits:
         return DataReport(chosen.name, {}, _files(unreadable, refused), ["no image was looked at"])
-    items = read(splits, unreadable)
-    copies, first = exact(items.looks, items.split, len(splits))
-    alike, crowded = near(items.looks, items.split, len(splits), first)
+    items = read_items(splits, unreadable)
+    copies, first = find_copies(items.signatures, items.split, len(splits))
+    alike, crowded = find_look_alikes(items.signatures, items.split, len(splits), first)
     findings = [
         *_files(unreadable, refused),
         *shared_classes(splits),
@@ -62,15 +62,15 @@ def _files(unreadable: Mapping[str, str], refused: Mapping[str, str]) -> list[Fi
 def _summary(data: Dataset, items: Items, number: int) -> SplitSummary:
     mine = items.split == number
     counts = Counter(items.labels[mine & (items.labels >= 0)].tolist())
-    sizes = items.looks.sizes[mine]
+    sizes = items.signatures.sizes[mine]
     return SplitSummary(
         images=int(mine.sum()),
         unlabelled=int((items.labels[mine] < 0).sum()),
         classes={data.classes[label]: count for label, count in counts.most_common()},
         height=_span(sizes[:, 0]),
         width=_span(sizes[:, 1]),
-        grey=int(items.looks.grey[mine].sum()),
-        flat=int((items.looks.contrast[mine] < FLAT).sum()),
+        grey=int(items.signatures.grey[mine].sum()),
+        flat=int((items.signatures.contrast[mine] < FLAT).sum()),
     )
 
 
@@ -79,7 +79,7 @@ def _span(values: Int64[np.ndarray, "n"]) -> tuple[float, float, float] | None:
 
 
 def _notes(items: Items, crowded: Bool[np.ndarray, "n"]) -> list[str]:
-    flat = int((items.looks.contrast < FLAT).sum())
+    flat = int((items.signatures.contrast < FLAT).sum())
     notes = (
         [f"{count_of(flat, 'image')} with next to no contrast: only exact copies of these are found"] if flat else []
     )

@@ -60,17 +60,17 @@ class ImageSignatures(NamedTuple):
 
     @classmethod
     def of(cls, images: Images) -> ImageSignatures:
-        """The looks of a batch of images of any sizes."""
+        """The signatures of a batch of images of any sizes."""
         sizes = images.sizes.numpy()
         shapes, group = np.unique(sizes, axis=0, return_inverse=True)
-        looks: ImageSignatures | None = None
+        signatures: ImageSignatures | None = None
         for number, (h, w) in enumerate(shapes.tolist()):
             members = np.flatnonzero(group.reshape(-1) == number)
-            part = _look(images.pixels[members, :, :h, :w])
-            looks = cls.empty(len(sizes), part) if looks is None else looks
-            looks.put(members, part)
-        assert looks is not None
-        return looks
+            part = _sign(images.pixels[members, :, :h, :w])
+            signatures = cls.empty(len(sizes), part) if signatures is None else signatures
+            signatures.put(members, part)
+        assert signatures is not None
+        return signatures
 
     @classmethod
     def empty(cls, count: int, like: ImageSignatures) -> ImageSignatures:
@@ -78,12 +78,12 @@ class ImageSignatures(NamedTuple):
         return cls(*(np.zeros((count, *field.shape[1:]), dtype=field.dtype) for field in like))
 
     def put(self, items: Int64[np.ndarray, "m"], part: ImageSignatures) -> None:
-        """Sets the looks of some of the images."""
+        """Sets the signatures of some of the images."""
         for field, values in zip(self, part, strict=True):
             field[items] = values
 
     def only(self, kept: Bool[np.ndarray, "n"]) -> ImageSignatures:
-        """The looks of some of the images."""
+        """The signatures of some of the images."""
         return ImageSignatures(*(field[kept] for field in self))
 
 
@@ -115,9 +115,11 @@ class Partners(NamedTuple):
         self.differences[items[better], splits[better]] = differences[better]
 
 
-def exact(looks: ImageSignatures, split: Int64[np.ndarray, "n"], splits: int) -> tuple[Partners, Bool[np.ndarray, "n"]]:
+def find_copies(
+    signatures: ImageSignatures, split: Int64[np.ndarray, "n"], splits: int
+) -> tuple[Partners, Bool[np.ndarray, "n"]]:
     """Images of equal size and pixels, and which images are the first of their kind."""
-    _, kind, counts = np.unique(looks.digests.view("V32")[:, 0], return_inverse=True, return_counts=True)
+    _, kind, counts = np.unique(signatures.digests.view("V32")[:, 0], return_inverse=True, return_counts=True)
     partners, first = Partners.none(len(kind), splits), np.ones(len(kind), dtype=bool)
     copies = defaultdict[int, list[int]](list)
     for item in np.flatnonzero(counts[kind] > 1).tolist():
@@ -134,8 +136,8 @@ def exact(looks: ImageSignatures, split: Int64[np.ndarray, "n"], splits: int) ->
     return partners, first
 
 
-def near(
-    looks: ImageSignatures, split: Int64[np.ndarray, "n"], splits: int, among: Bool[np.ndarray, "n"]
+def find_look_alikes(
+    signatures: ImageSignatures, split: Int64[np.ndarray, "n"], splits: int, among: Bool[np.ndarray, "n"]
 ) -> tuple[Partners, Bool[np.ndarray, "n"]]:
     """Images that look the same: re-encoded, resized, changed a little. And those crowded in every band.
 
@@ -146,22 +148,22 @@ def near(
     Paper: Zauner, Implementation and Benchmarking of Perceptual Image Hash Functions, 2010 (hashes of this kind).
 
     Args:
-        looks: of all images.
+        signatures: of all images.
         split: the split of each, from 0.
         splits: how many there are.
         among: the images to look at.
     """
-    items = np.flatnonzero(among & (looks.contrast >= FLAT))
+    items = np.flatnonzero(among & (signatures.contrast >= FLAT))
     partners, crowded = Partners.none(len(split), splits), np.isin(np.arange(len(split)), items)
     for band in range(_BANDS):
         # Sorted by the whole hash from this band on, so that in a crowded band the most alike are neighbours.
-        rolled = np.roll(looks.hashes[items], -band, axis=1)
+        rolled = np.roll(signatures.hashes[items], -band, axis=1)
         order = items[np.lexsort(rolled.T[::-1])]
-        for left, right in _neighbours(looks.hashes[order, band], order):
-            pairs = _alike(looks, left, right)
+        for left, right in _neighbours(signatures.hashes[order, band], order):
+            pairs = _similar(signatures, left, right)
             for one, other in ((pairs.left, pairs.right), (pairs.right, pairs.left)):
                 partners.offer(one, other, split[other], pairs.differences)
-        _, key, counts = np.unique(looks.hashes[order, band], return_inverse=True, return_counts=True)
+        _, key, counts = np.unique(signatures.hashes[order, band], return_inverse=True, return_counts=True)
         crowded[order] &= counts[key] > REACH
     return partners, crowded
 
@@ -185,16 +187,16 @@ class _Pairs(NamedTuple):
     differences: Float32[np.ndarray, "p"]
 
 
-def _alike(looks: ImageSignatures, left: Int64[np.ndarray, "p"], right: Int64[np.ndarray, "p"]) -> _Pairs:
+def _similar(signatures: ImageSignatures, left: Int64[np.ndarray, "p"], right: Int64[np.ndarray, "p"]) -> _Pairs:
     """Those of the pairs that look the same."""
-    words = looks.hashes.view(np.uint64)
+    words = signatures.hashes.view(np.uint64)
     close = np.bitwise_count(words[left] ^ words[right]).sum(axis=1) <= _MOST_BITS
     left, right = left[close], right[close]
     # Means over cells differ by no more than what they are means of, so this rules out nothing that is alike.
-    close = np.abs(looks.coarse[left] - looks.coarse[right]).mean(axis=1) <= MOST_DIFFERENCE + _ROUNDING
+    close = np.abs(signatures.coarse[left] - signatures.coarse[right]).mean(axis=1) <= MOST_DIFFERENCE + _ROUNDING
     left, right = left[close], right[close]
     parts = [
-        _differences(looks, left[start : start + _CHUNK], right[start : start + _CHUNK])
+        _differences(signatures, left[start : start + _CHUNK], right[start : start + _CHUNK])
         for start in range(0, len(left), _CHUNK)
     ]
     differences = np.concatenate([np.zeros(0, dtype=np.float32), *parts])
@@ -203,24 +205,24 @@ def _alike(looks: ImageSignatures, left: Int64[np.ndarray, "p"], right: Int64[np
 
 
 def _differences(
-    looks: ImageSignatures, left: Int64[np.ndarray, "p"], right: Int64[np.ndarray, "p"]
+    signatures: ImageSignatures, left: Int64[np.ndarray, "p"], right: Int64[np.ndarray, "p"]
 ) -> Float32[np.ndarray, "p"]:
     """Mean absolute difference, brightness and contrast aside; infinity where one place or the colours differ."""
 
     def normal(items: Int64[np.ndarray, "p"]) -> Float32[np.ndarray, "p k"]:
-        values: Float32[np.ndarray, "p k"] = looks.brightness[items] - looks.level[items, None]
-        values /= looks.contrast[items, None]
+        values: Float32[np.ndarray, "p k"] = signatures.brightness[items] - signatures.level[items, None]
+        values /= signatures.contrast[items, None]
         return values
 
     apart = np.abs(normal(left) - normal(right))
-    colours = np.abs(looks.colour[left].astype(np.float32) - looks.colour[right]).mean(axis=1)
+    colours = np.abs(signatures.colour[left].astype(np.float32) - signatures.colour[right]).mean(axis=1)
     same = (colours <= _MOST_COLOUR) & (apart.max(axis=1) <= _MOST_ANYWHERE)
     differences: Float32[np.ndarray, "p"] = np.where(same, apart.mean(axis=1), np.float32(np.inf))
     return differences
 
 
-def _look(pixels: UInt8[Tensor, "n c h w"]) -> ImageSignatures:
-    """The looks of images of one size."""
+def _sign(pixels: UInt8[Tensor, "n c h w"]) -> ImageSignatures:
+    """The signatures of images of one size."""
     count, channels, height, width = pixels.shape
     head = repr((channels, height, width)).encode()
     digests = [hashlib.sha256(head + image.tobytes()).digest() for image in pixels.numpy()]

@@ -70,7 +70,7 @@ def pairs(kind: Kind, items: Items, splits: list[str], partners: Partners) -> li
                     kind,
                     across and (kind == "copies" or unlike < len(mine)),
                     _sentence(kind, len(mine), unlike, name, other_name),
-                    _listed(items, mine, partners, other_number),
+                    _pairs_of(items, mine, partners, other_number),
                 )
             )
     return findings
@@ -82,7 +82,7 @@ def _sentence(kind: Kind, count: int, unlike: int, name: str, other_name: str) -
     return f"{count_of(count, 'image')} of {name} {'has' if count == 1 else 'have'} {what} in {other_name}{classes}"
 
 
-def _listed(items: Items, mine: Int64[np.ndarray, "m"], partners: Partners, split: int) -> list[dict[str, Any]]:
+def _pairs_of(items: Items, mine: Int64[np.ndarray, "m"], partners: Partners, split: int) -> list[dict[str, Any]]:
     """Each pair once, the most alike first."""
     others, differences = partners.items[mine, split], partners.differences[mine, split]
     pairs = {

@@ -5,18 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import numpy as np
 from jaxtyping import Int64
 
-from metriclab.assembly.assemble import make
 from metriclab.audit.duplicates import ImageSignatures
-from metriclab.core.protocols import Dataset
+from metriclab.core.protocols import Dataset, Split
 from metriclab.errors import DataError
 from metriclab.recipe import ComponentSpec
 
-_SPLITS = ("train", "val", "test")
 _BATCH = 64  # images in memory at a time
 
 _log = logging.getLogger(__name__)
@@ -26,25 +24,25 @@ class Items(NamedTuple):
     """All images that can be read, of all splits: n of them.
 
     Attributes:
-        looks: see there.
+        signatures: see there.
         split: number of the split, in the order of `names`.
         labels: negative for unknown.
         names: of the images.
     """
 
-    looks: ImageSignatures
+    signatures: ImageSignatures
     split: Int64[np.ndarray, "n"]
     labels: Int64[np.ndarray, "n"]
     names: list[str]
 
 
-class Loaded(NamedTuple):
-    """A data set as far as it can be loaded.
+class OpenedSplits(NamedTuple):
+    """A data set as far as it can be opened.
 
     Attributes:
         splits: by name.
         unreadable: why each file, or image, cannot be read.
-        refused: why each of the other splits cannot be loaded.
+        refused: why each of the other splits cannot be opened.
     """
 
     splits: dict[str, Dataset]
@@ -52,58 +50,58 @@ class Loaded(NamedTuple):
     refused: dict[str, str]
 
 
-def load(chosen: ComponentSpec) -> Loaded:
+def open_splits(chosen: ComponentSpec) -> OpenedSplits:
     """The splits, without unreadable files if the data set can do without them.
 
     Raises:
         DataError: where there is another reason.
     """
-    found = Loaded({}, {}, {})
+    opened = OpenedSplits({}, {}, {})
     attempts = [chosen]
     if "on_error" in chosen.params:  # as data sets call it that can leave files out
         attempts = [replace(chosen, params={**chosen.params, "on_error": choice}) for choice in ("error", "skip")]
-    for name in _SPLITS:
+    for name in get_args(Split):
         # Where one split was refused for its files, they are known: those of all splits are decoded together.
-        for attempt in attempts[-1:] if found.unreadable else attempts:
+        for attempt in attempts[-1:] if opened.unreadable else attempts:
             try:
-                found.splits[name] = make(attempt, name)
-                found.refused.pop(name, None)
+                opened.splits[name] = attempt.build(name)
+                opened.refused.pop(name, None)
                 break
             except DataError as error:
-                if not (error.files or found.unreadable):
+                if not (error.files or opened.unreadable):
                     raise
-                found.unreadable.update(error.files)
-                found.refused[name] = "it needs all of its files" if error.files else error.message
-    return found
+                opened.unreadable.update(error.files)
+                opened.refused[name] = "it needs all of its files" if error.files else error.message
+    return opened
 
 
-def read(splits: Mapping[str, Dataset], problems: dict[str, str]) -> Items:
+def read_items(splits: Mapping[str, Dataset], problems: dict[str, str]) -> Items:
     """Every image once; why some cannot be read goes into `problems`.
 
     Raises:
         DataError: if there is none.
     """
     total = sum(len(data.labels) for data in splits.values())
-    looks: ImageSignatures | None = None
+    signatures: ImageSignatures | None = None
     there, start = np.zeros(total, dtype=bool), 0
     for name, data in splits.items():
         _log.info("reading %d images of %s", len(data.labels), name)
-        for items, part in _looks(data, problems):
-            looks = ImageSignatures.empty(total, part) if looks is None else looks
-            looks.put(start + items, part)
+        for items, part in _sign_batches(data, problems):
+            signatures = ImageSignatures.empty(total, part) if signatures is None else signatures
+            signatures.put(start + items, part)
             there[start + items] = True
         start += len(data.labels)
-    if looks is None:
+    if signatures is None:
         raise DataError("no image of the data set can be read")
     split = np.repeat(np.arange(len(splits)), [len(data.labels) for data in splits.values()])
     labels = np.concatenate([data.labels for data in splits.values()])
     names = [data.names[item] for data in splits.values() for item in range(len(data.labels))]
     if there.all():
-        return Items(looks, split, labels, names)
-    return Items(looks.only(there), split[there], labels[there], [names[item] for item in np.flatnonzero(there)])
+        return Items(signatures, split, labels, names)
+    return Items(signatures.only(there), split[there], labels[there], [names[item] for item in np.flatnonzero(there)])
 
 
-def _looks(data: Dataset, problems: dict[str, str]) -> Iterator[tuple[Int64[np.ndarray, "m"], ImageSignatures]]:
+def _sign_batches(data: Dataset, problems: dict[str, str]) -> Iterator[tuple[Int64[np.ndarray, "m"], ImageSignatures]]:
     for start in range(0, len(data.labels), _BATCH):
         items = np.arange(start, min(start + _BATCH, len(data.labels)))
         try:

@@ -6,11 +6,15 @@ import time
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from metriclab.cli.options import plugin_option
 from metriclab.errors import RecipeError
+
+if TYPE_CHECKING:
+    from metriclab.images.files import ImageFiles
 
 _SIZE = 256  # as of the data set `folder`
 
@@ -43,44 +47,37 @@ def cache(what: Path, overrides: tuple[str, ...], size: int | None, skip: bool) 
     _decode(_recipe_opener(what, overrides) if of_recipe else _folder_opener(what, size or _SIZE, skip))
 
 
-def _decode(open_images: Callable[[], None]) -> None:
+def _decode(open_files: Callable[[], ImageFiles | None]) -> None:
     from metriclab.images.cache_files import bytes_text
-    from metriclab.images.files import used_files
 
     started = time.monotonic()
-    with used_files() as used:
-        open_images()
+    files = open_files()
     seconds = time.monotonic() - started
-    if not used:
+    if files is None:
         click.echo("this data set has no image files to decode: there is nothing to cache")
-    for place, files in {files.place: files for files in used}.items():
-        index = files.index
-        lost = f", {index.reduced:,} of them reduced to a short side of {files.size} pixels" if index.reduced else ""
-        bad = f", without {len(index.problems):,} that give none" if index.problems else ""
-        held = bytes_text(index.bytes) if index.cached else "no room for pixels, decoded anew when read"
-        click.echo(f"{int(index.readable.sum()):,} images{lost}{bad}\n{held} in {place}, ready in {seconds:.1f} s")
+        return
+    index = files.index
+    lost = f", {index.reduced:,} of them reduced to a short side of {files.size} pixels" if index.reduced else ""
+    bad = f", without {len(index.problems):,} that give none" if index.problems else ""
+    lacking = f", no room for {int(index.lacking.sum()):,} of them" if index.lacking.any() else ""
+    held = f"{bytes_text(index.bytes(index.cached))} in {files.place}{lacking}"
+    click.echo(f"{int(index.readable.sum()):,} images{lost}{bad}\n{held}, ready in {seconds:.1f} s")
 
 
-def _recipe_opener(path: Path, overrides: tuple[str, ...]) -> Callable[[], None]:
+def _recipe_opener(path: Path, overrides: tuple[str, ...]) -> Callable[[], ImageFiles | None]:
     from metriclab.assembly.splits import load_splits
     from metriclab.recipe import read
 
     recipe = read(path, overrides)
-
-    def open_images() -> None:
-        load_splits(recipe)
-
-    return open_images
+    return lambda: getattr(load_splits(recipe).train, "files", None)
 
 
-def _folder_opener(root: Path, size: int, skip: bool) -> Callable[[], None]:
+def _folder_opener(root: Path, size: int, skip: bool) -> Callable[[], ImageFiles]:
     from metriclab.datasets.listing import list_images
     from metriclab.images.files import ImageFiles
 
-    def open_images() -> None:
-        ImageFiles([entry.path for entry in list_images(root)], size=size, on_error="skip" if skip else "error")
-
-    return open_images
+    paths = [file.path for file in list_images(root)]
+    return lambda: ImageFiles(paths, size=size, on_error="skip" if skip else "error")
 
 
 @data.command()

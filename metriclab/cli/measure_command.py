@@ -20,7 +20,7 @@ from metriclab.cli.options import json_option, plugin_option
 from metriclab.core.protocols import Evaluator, Score
 from metriclab.core.rows import Rows
 from metriclab.errors import DataError, RecipeError
-from metriclab.evaluation.evaluate import definitions, steps_of, values, wants_encoder
+from metriclab.evaluation.evaluate import score_definitions, score_values, steps_of, wants_encoder
 from metriclab.registry import load
 from metriclab.runs.files import to_json
 from metriclab.vectors.rows import Source, read_rows
@@ -36,6 +36,7 @@ _COUNTS = ("queries_without_matches",)
 @click.option("--items", type=_FILE, help="Whole numbers, equal for rows of one thing, which never match each other.")
 @click.option("--gallery", type=_FILE, help="Embeddings to look among; by default each row looks among all others.")
 @click.option("--gallery-labels", type=_FILE, help="Labels of the gallery.")
+@click.option("--gallery-items", type=_FILE, help="Items of the gallery; without any its rows are nobody else's.")
 @click.option("--by-folder", is_flag=True, help="The folder of each image is its label, in files of `metriclab embed`.")
 @click.option(
     "--evaluator", "names", multiple=True, metavar="NAME", help="What to measure by; retrieval by default. Repeatable."
@@ -56,6 +57,7 @@ def measure(
     items: Path | None,
     gallery: Path | None,
     gallery_labels: Path | None,
+    gallery_items: Path | None,
     by_folder: bool,
     names: tuple[str, ...],
     options: tuple[str, ...],
@@ -70,14 +72,18 @@ def measure(
     """
     if by_folder and (labels or gallery_labels):
         raise RecipeError("--by-folder and a file of labels exclude each other", help="keep one of them")
-    if gallery_labels and not gallery:
-        raise RecipeError("--gallery-labels needs a --gallery", help="name its embeddings")
+    for option, file in (("labels", gallery_labels), ("items", gallery_items)):
+        if file and not gallery:
+            raise RecipeError(f"--gallery-{option} needs a --gallery", help="name its embeddings")
     evaluators = _evaluators(names or ("retrieval",), options)
-    other = None if gallery is None else Source(gallery, gallery_labels, by_folder=by_folder)
+    other = None if gallery is None else Source(gallery, gallery_labels, gallery_items, by_folder)
     sides = read_rows(Source(embeddings, labels, items, by_folder), other)
     scores = _measured(evaluators, *sides, Console(stderr=True, quiet=quiet))
     if as_json:
-        click.echo(to_json({**_what(*sides), "metrics": values(scores), "definitions": definitions(scores)}), nl=False)
+        click.echo(
+            to_json({**_what(*sides), "metrics": score_values(scores), "definitions": score_definitions(scores)}),
+            nl=False,
+        )
     else:
         _show(scores, *sides, quiet)
 
@@ -156,11 +162,16 @@ def _what(queries: Rows, gallery: Rows) -> dict[str, Any]:
     alone = gallery is queries
     return {
         "protocol": "leave-one-out" if alone else "queries against a gallery",
+        **({} if alone else {"queries_in_the_gallery": _shared(queries, gallery)}),
         "queries": len(queries),
         "gallery": len(gallery),
         "embedding_dim": queries.embedding_dim,
         "classes": len(torch.unique(gallery.labels[gallery.labels >= 0])),
     }
+
+
+def _shared(queries: Rows, gallery: Rows) -> int:
+    return int(torch.isin(queries.items, gallery.items).sum())
 
 
 def _show(scores: Mapping[str, Mapping[str, Score]], queries: Rows, gallery: Rows, quiet: bool) -> None:
@@ -169,6 +180,12 @@ def _show(scores: Mapping[str, Mapping[str, Score]], queries: Rows, gallery: Row
     title += " against each other" if gallery is queries else f" against {what['gallery']:,}"
     out = Console()
     out.print(f"{title}, {what['embedding_dim']} dimensions, {what['classes']:,} classes", highlight=False)
+    if gallery is not queries:
+        shared = what["queries_in_the_gallery"]
+        told = "no items on both sides: no gallery row is taken for a query's own"
+        if shared:
+            told = f"{shared:,} queries have rows of their own item in the gallery, which are left out"
+        out.print(told, highlight=False)
     for name, part in scores.items():
         shown = {metric: score for metric, score in part.items() if metric not in _COUNTS or score.value}
         rules = "" if quiet else _shared_end([score.definition for name, score in shown.items() if name not in _COUNTS])

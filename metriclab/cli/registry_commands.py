@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import groupby
@@ -13,9 +14,13 @@ import click
 from metriclab.cli.options import json_option, plugin_option
 from metriclab.errors import PluginError
 from metriclab.registry import KINDS, ComponentEntry, Definition, entries, load
+from metriclab.registry.entry import is_builtin
 from metriclab.registry.params import Parameter
 from metriclab.registry.registry import candidates, load_entry
+from metriclab.registry.summary import summary
 from metriclab.registry.toml import toml_value
+
+_UNLIMITED = 1000  # columns where there is no terminal: a file or a pipe takes whole sentences
 
 
 @click.command("list")
@@ -23,7 +28,7 @@ from metriclab.registry.toml import toml_value
 @json_option
 @plugin_option
 def list_components(kind: str | None, as_json: bool) -> None:
-    """List the components that a recipe can name, all or those of one KIND.
+    """List the components that a recipe can name, all or those of one KIND, with what each is. Nothing is imported.
 
     \b
     The kinds: dataset, views, sampler, encoder, head, loss, miner, memory,
@@ -31,14 +36,17 @@ def list_components(kind: str | None, as_json: bool) -> None:
     """
     found = entries(kind)
     if as_json:
-        click.echo(json.dumps([asdict(entry) for entry in found], indent=2))
+        click.echo(json.dumps([{**asdict(entry), "summary": summary(entry)} for entry in found], indent=2))
         return
     names = {entry: _name(entry, found) for entry in found}
     width = max(map(len, names.values()), default=0)
+    columns = shutil.get_terminal_size((_UNLIMITED, 24)).columns
     for name, group in groupby(found, key=lambda entry: entry.kind):
         click.echo(f"{name}  {KINDS[name].header}")
         for entry in group:
-            click.echo(f"  {names[entry]:{width}}  {entry.source}")
+            source = "" if is_builtin(entry) else f"({entry.source})"
+            line = f"  {names[entry]:{width}}  {' '.join(filter(None, [summary(entry), source]))}".rstrip()
+            click.echo(line if len(line) <= columns else f"{line[: columns - 3]}...")
 
 
 @click.command()

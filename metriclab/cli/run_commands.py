@@ -100,7 +100,7 @@ def stop_on_signals() -> Iterator[Callable[[], bool]]:
 
 
 def _follow(steps: Iterator[Any], console: Console, warnings: Console) -> None:
-    """RandomKeys the progress of a run until its end."""
+    """Draws the progress of a run until its end."""
     columns = (
         TextColumn("{task.description:<8}"),
         BarColumn(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Sequence
 from typing import Any
@@ -79,11 +80,13 @@ def require_one_benchmark(runs: Sequence[FinishedRun], metric: str) -> None:
 def _benchmark(run: FinishedRun, metric: str) -> dict[str, Any]:
     evaluator, _, name = metric.partition(".")
     definition = run.result["definitions"].get(evaluator, {}).get(name)
+    # By its version, where it has one: the words may have become better since.
+    version = re.search(r"\(([\w-]+/\d+)\)", definition or "")
     keys = {key: value for key, value in run.result["fingerprint"].items() if key != "digest"}
-    return {**dict(flatten(keys)), f"the definition of {metric}": definition}
+    return {**dict(flatten(keys)), f"the definition of {metric}": version[1] if version else definition}
 
 
-def _has_default(run: FinishedRun, key: str, value: object) -> bool:
+def _has_default(run: FinishedRun, key: str, value: Any) -> bool:
     """Whether this is the default of an evaluator's parameter, which a version before it had no need to name."""
     table, label, name = [*key.split("."), "", ""][:3]
     evaluator = run.result["fingerprint"]["evaluate"].get(label)
@@ -94,8 +97,7 @@ def _has_default(run: FinishedRun, key: str, value: object) -> bool:
     except MetriclabError:
         return False
     defaults = [one.default for one in parameters if one.name == name and one.default is not REQUIRED]
-    stored: list[object] = json.loads(json.dumps(defaults))  # as they come back from a file
-    return value in stored
+    return bool([value] == json.loads(json.dumps(defaults)))  # as they come back from a file
 
 
 def _show(value: Any) -> str:

@@ -139,5 +139,5 @@ def group(runs: Sequence[FinishedRun]) -> dict[str, list[FinishedRun]]:
 
 def _common_name(paths: Sequence[Path]) -> str:
     """Of "triplet-0" and "triplet-1" it is "triplet", of "triplet/seed-0" and "triplet/seed-1" as well."""
-    common = commonprefix([path.name for path in paths])  # noqa: RUF071  of letters, not of folders
+    common = commonprefix([path.name for path in paths])  # noqa: RUF071  # of letters, as is meant
     return re.sub(r"(^|[-_.])(seed)?[-_.\d]*$", "", common) or paths[0].parent.name

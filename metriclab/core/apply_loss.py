@@ -18,6 +18,9 @@ def apply_loss(
 ) -> Float[Tensor, ""]:
     """The loss whose mean over ranks is that of one process holding all rows.
 
+    With parameter gradients averaged over ranks, as by DistributedDataParallel, the gradient is that of one process
+    too. `loss(world)` on every rank is the same loss and gradient, with all of the work on each of them.
+
     Args:
         loss: `pairwise` losses get this rank's rows as anchors; any other gets the rows of all ranks.
         local: this rank's rows.

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -48,3 +48,8 @@ class Network(nn.Module):
             h, z = self(torch.cat(same))
             embedded += map(Embedded._make, zip(h.chunk(len(same)), z.chunk(len(same)), strict=True))
         return embedded
+
+
+def embedding_function(method: Any) -> Callable[[Float[Tensor, "n c h w"]], Embedded]:
+    """What evaluation sees of a method: its own `embed` where it has one, else its network."""
+    return getattr(method, "embed", None) or method.network  # type: ignore[no-any-return]

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from metriclab import distributed
+from metriclab.core.call_loss import call_pair_loss
 from metriclab.core.pairs import Pairs, pairs_of
+from metriclab.core.protocols import Miner
 from metriclab.core.rows import Rows, wide
 from metriclab.core.tiles import anchors_per_tile
 from metriclab.core.value_and_grad import NeedsInputGrad, value_and_grad
@@ -38,30 +40,43 @@ class Term(NamedTuple):
 Terms = Callable[[Pairs], Mapping[str, Term]]
 
 
+def stream_terms(self: nn.Module, anchors: Rows, references: Rows, *, miner: Miner | None = None) -> Float[Tensor, ""]:
+    """The `forward` of a loss over pairs: its `terms`, see `PairLoss`, over tiles and over all ranks.
+
+    With no pair at all it gives 0 with a live, zero gradient. On several ranks give it this rank's anchors and the
+    gathered references: the mean over ranks is then the loss of one process. Given the rows of all ranks on both
+    sides, every rank returns that loss itself.
+    """
+    anchors = replace(anchors, z=wide(anchors.z, references.z))
+    references = replace(references, z=wide(references.z, anchors.z))
+    inputs = (anchors.z, references.z, *self.parameters())
+    return value_and_grad(_Stream(cast(Terms, self.terms), miner, anchors, references, inputs).run, *inputs)
+
+
 class PairLoss(nn.Module):
     """A loss from its formula over pairs. No loss built on it ever holds the B x M similarities.
+
+    Call it as `loss(z, labels)` with raw embeddings, or as `loss(anchors, references)` with rows.
 
     Args:
         terms: pure function of `Pairs`, row by row: a row's values depend on that row of the pairs alone. It may be
             a module; its parameters (a temperature, a bias) receive gradients.
 
-    Call it as `loss(anchors, references)`. With no pair at all it gives 0 with a live, zero gradient. On several ranks
-    give it this rank's anchors and the gathered references: the mean over ranks is then the loss of one process.
+    Example:
+        >>> def closeness(pairs):
+        ...     apart = torch.where(pairs.positive, 1 - pairs.similarity, 0)
+        ...     return {"pairs": Term(apart.sum(1), pairs.positive.sum(1))}
+        >>> PairLoss(closeness)(torch.eye(3), [0, 0, 1])
+        tensor(1.)
     """
 
     pairwise = True
+    __call__ = call_pair_loss
+    forward = stream_terms
 
     def __init__(self, terms: Terms) -> None:
         super().__init__()
         self.terms = terms
-
-    def forward(
-        self, anchors: Rows, references: Rows, *, miner: Callable[[Pairs], Pairs] | None = None
-    ) -> Float[Tensor, ""]:
-        anchors = replace(anchors, z=wide(anchors.z, references.z))
-        references = replace(references, z=wide(references.z, anchors.z))
-        inputs = (anchors.z, references.z, *self.parameters())
-        return value_and_grad(_Stream(self.terms, miner, anchors, references, inputs).run, *inputs)
 
 
 class _Stream:
@@ -70,7 +85,7 @@ class _Stream:
     def __init__(
         self,
         terms: Terms,
-        miner: Callable[[Pairs], Pairs] | None,
+        miner: Miner | None,
         anchors: Rows,
         references: Rows,
         inputs: tuple[Tensor, ...],
@@ -148,7 +163,7 @@ class _Stream:
 class _Sum:
     """A term summed over the tiles seen so far, with a gradient buffer of its own.
 
-    Counts may depend on values, so the scale of a gradient is known only after the last tile: one buffer a term costs
+    Counts may depend on values, so the scale of a gradient is known only after the last tile: one buffer a term takes
     less than a second pass over all tiles.
     """
 

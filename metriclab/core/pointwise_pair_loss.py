@@ -1,4 +1,4 @@
-"""PointwisePairLoss: a loss in which every pair costs something by itself, streamed in tiles that stay in the cache."""
+"""PointwisePairLoss: a loss of every pair by itself, streamed in tiles that stay in the cache."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from metriclab import distributed
-from metriclab.core.pair_loss import PairLoss, Term
+from metriclab.core.call_loss import call_pair_loss
+from metriclab.core.pair_loss import PairLoss, Term, stream_terms
 from metriclab.core.pairs import Pairs, pairs_of
 from metriclab.core.protocols import Miner
 from metriclab.core.rows import Rows, wide
@@ -24,7 +25,7 @@ _FEW = 16
 
 
 class LossAndGrad(NamedTuple):
-    """What pairs of these similarities cost, each by itself.
+    """The losses of pairs with these similarities, each by itself.
 
     Attributes:
         loss: of each pair.
@@ -41,40 +42,59 @@ PointwiseLoss = Callable[[Float[Tensor, "*cells"]], LossAndGrad]
 class PointwisePairLoss(nn.Module):
     """The mean loss of positive pairs plus the mean loss of negative pairs; no loss knows of other pairs.
 
-    It does what a `PairLoss` of the same costs does. As cells are independent, its tiles are cut among the references
-    too, small enough for the cache; as slopes are given, no graph is built over them.
+    It is what a `PairLoss` of the same losses is. As cells are independent, its tiles are cut among the references
+    too, small enough for the cache; as gradients are given, no graph is built over them.
 
     Args:
         positive: loss of positive pairs, a pure function of their similarity.
         negative: loss of negative pairs.
-        nonzero_only: whether a mean is taken over the pairs that cost more than rounding leaves, in place of all.
+        nonzero_only: whether a mean is taken over the pairs with a loss above what rounding leaves, in place of all.
+
+    Example:
+        >>> def pull(similarity):
+        ...     return LossAndGrad(1 - similarity, torch.full_like(similarity, -1))
+        >>> def push(similarity):
+        ...     return LossAndGrad(similarity.square(), 2 * similarity)
+        >>> PointwisePairLoss(pull, push)(torch.eye(3), [0, 0, 1])
+        tensor(1.)
     """
 
     pairwise = True
+    __call__ = call_pair_loss
 
     def __init__(self, positive: PointwiseLoss, negative: PointwiseLoss, *, nonzero_only: bool = False) -> None:
         super().__init__()
         self.positive, self.negative, self.nonzero_only = positive, negative, nonzero_only
-        self.by_pairs = PairLoss(
-            partial(pointwise_terms, positive=positive, negative=negative, nonzero_only=nonzero_only)
-        )
 
     def forward(self, anchors: Rows, references: Rows, *, miner: Miner | None = None) -> Float[Tensor, ""]:
-        if miner is not None:
-            return self.by_pairs(anchors, references, miner=miner)  # type: ignore[no-any-return]
-        anchors = replace(anchors, z=wide(anchors.z, references.z))
-        references = replace(references, z=wide(references.z, anchors.z))
-        return value_and_grad(partial(self._solve, anchors.detach(), references.detach()), anchors.z, references.z)
+        return stream_pointwise(
+            anchors, references, miner, self.positive, self.negative, nonzero_only=self.nonzero_only
+        )
 
-    def _solve(
-        self, anchors: Rows, references: Rows, needs_input_grad: NeedsInputGrad
-    ) -> tuple[Tensor, list[Tensor | None]]:
-        means = [
-            _Mean(anchors.z, references.z, pointwise, self.nonzero_only, needs_input_grad)
-            for pointwise in (self.positive, self.negative)
-        ]
-        _stream(means, anchors, references)
+
+def stream_pointwise(
+    anchors: Rows,
+    references: Rows,
+    miner: Miner | None,
+    positive: PointwiseLoss,
+    negative: PointwiseLoss,
+    *,
+    nonzero_only: bool = False,
+) -> Float[Tensor, ""]:
+    """What `PointwisePairLoss` computes, for a loss that chooses its functions when it is called."""
+    if miner is not None:
+        terms = partial(pointwise_terms, positive=positive, negative=negative, nonzero_only=nonzero_only)
+        return stream_terms(PairLoss(terms), anchors, references, miner=miner)
+    anchors = replace(anchors, z=wide(anchors.z, references.z))
+    references = replace(references, z=wide(references.z, anchors.z))
+
+    def compute(needs_input_grad: NeedsInputGrad) -> tuple[Tensor, list[Tensor | None]]:
+        z = anchors.z.detach(), references.z.detach()
+        means = [_Mean(*z, pointwise, nonzero_only, needs_input_grad) for pointwise in (positive, negative)]
+        _stream(means, anchors.detach(), references.detach())
         return _joined(means)
+
+    return value_and_grad(compute, anchors.z, references.z)
 
 
 def pointwise_terms(
@@ -161,7 +181,7 @@ class _Mean:
             of_references[tile.columns].index_add_(0, columns, weights * tile.anchors[rows])
 
     def _count(self, similarity: Tensor, mask: Tensor, cells: Tensor) -> Tensor:
-        """Adds up what the cells loss; the slopes of those that count."""
+        """Adds up the losses of the cells; the gradients of those that count."""
         loss, grad = self.pointwise(similarity)
         counted = counted_cells(loss, mask, self.nonzero_only)
         nothing = torch.zeros_like(self.total)

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from metriclab.core.batch import Batch, Images
-from metriclab.core.network import Embedded
 from metriclab.core.pairs import Pairs
 from metriclab.core.random import RandomKeys
 from metriclab.core.rows import Rows
@@ -32,7 +31,7 @@ class Miner(Protocol):
 class Loss(Protocol):
     """`loss(anchors, references) -> scalar`. State, if any, in the buffers and parameters of an `nn.Module`.
 
-    It is built with (width, classes), the width of the embeddings and the sorted training labels, or with neither.
+    It is built with (embedding_dim, classes), the latter the sorted training labels, or with neither.
 
     A loss that sums over anchors says so by an attribute `pairwise = True` (a `PairLoss` does): it is called with this
     rank's anchors against the references of all ranks. Any other loss is given the rows of all ranks on both sides.
@@ -43,7 +42,10 @@ class Loss(Protocol):
 
 @runtime_checkable
 class Memory(Protocol):
-    """References that outlive a batch: built with (width, classes); all state in buffers or parameters."""
+    """References that outlive a batch, all of their state in buffers or parameters.
+
+    It is built with (embedding_dim, classes), the latter the sorted training labels, or with embedding_dim alone.
+    """
 
     def rows(self) -> Rows: ...
     def push(self, rows: Rows, /) -> None: ...
@@ -71,8 +73,11 @@ class Method(Protocol):
     A class whose memory holds the encoder's features, and not the head's embeddings, says so by an attribute
     `remembers = "h"`: the memory is then built with their width. A method whose encoder is frozen, and that only needs
     its features of the test view, says so by an attribute `trains_on = "features"` (default "images"): the run computes
-    them once, and batches have `features` in place of `views`. `Outputs` is the method's own NamedTuple of `Rows` and
-    of tensors with a leading row axis.
+    them once, and batches have `features` in place of `views`. Outputs are a `Rows`, or the
+    method's own NamedTuple of `Rows` and of tensors with a leading row axis.
+
+    Evaluation sees `network(images)`. A method of which it shall see something else has
+    `embed(images) -> Embedded`.
     """
 
     def forward(self, batch: Batch) -> Any:
@@ -84,13 +89,17 @@ class Method(Protocol):
     def after_step(self, world: Any, step: int) -> None:
         """What follows the optimizer's step: moving averages, memories. No gradients."""
 
-    def embed(self, images: Float[Tensor, "n c h w"]) -> Embedded:
-        """What evaluation sees."""
+
+Split = Literal["train", "val", "test"]
+"""The parts of a data set: to train on, to choose the checkpoint by, to measure on."""
 
 
 @runtime_checkable
 class Dataset(Protocol):
-    """Built with (split): "train", "val" or "test". Labels are known without reading an image.
+    """Built with (split), see `Split`. Labels are known without reading an image.
+
+    One that can give the other splits without looking for its files again has a method `with_split(split) -> Dataset`;
+    the others are built once a split.
 
     Attributes:
         labels: int64, one an item, negative for unknown. Equal labels mean equal classes across the splits.
@@ -110,7 +119,7 @@ class Dataset(Protocol):
 
 @runtime_checkable
 class Views(Protocol):
-    """Augmentation in batches on the device, each sample with its own draws.
+    """Augmentation in batches on the device, each image with random numbers of its own.
 
     Attributes:
         count: number of training views of an image.
@@ -118,8 +127,8 @@ class Views(Protocol):
 
     count: int
 
-    def __call__(self, images: Images, draws: RandomKeys, /) -> tuple[Float[Tensor, "n c _h _w"], ...]:
-        """`count` random views, float in [0, 1], a pure function of images and draws."""
+    def __call__(self, images: Images, random_keys: RandomKeys, /) -> tuple[Float[Tensor, "n c _h _w"], ...]:
+        """`count` random views, float in [0, 1], a pure function of the images and of their keys."""
 
     def test(self, images: Images, /) -> Float[Tensor, "n c h w"]:
         """The one view that evaluation and embedding use; deterministic."""
@@ -152,7 +161,7 @@ class Score:
     Attributes:
         value: the metric over all counted queries; NaN where no query counts.
         per_query: one value a query, NaN for a query left out; empty for a metric that no single query has.
-        definition: how it is computed, in a sentence: k, the self-match rule, ties, lone queries, version.
+        definition: how it is computed, in a sentence: k, the self-match rule, ties, queries without matches, version.
         per_class: by label, for a metric of classes that is no mean over queries.
     """
 
@@ -172,7 +181,7 @@ class EvaluatedEncoder(Protocol):
 
     @property
     def gallery(self) -> Rows:
-        """The same object as `queries` for leave-one-out."""
+        """The queries again for leave-one-out."""
 
     def embed_changed(self, change: Change, chosen: Int64[Tensor, "n"], /) -> Rows:
         """The chosen queries, embedded anew from their test views as `change` makes them."""
@@ -187,7 +196,9 @@ Change = Callable[[Float[Tensor, "n c h w"], Int64[Tensor, "n"]], Float[Tensor, 
 
 @runtime_checkable
 class Evaluator(Protocol):
-    """Measures embeddings: `evaluator(queries, gallery)`, where `gallery is queries` means leave-one-out.
+    """Measures embeddings: `evaluator(queries, gallery)`, where a gallery row of the query's own item is no candidate.
+
+    Leave-one-out is nothing else: the queries as their own gallery, or a copy of them, or a gallery they lie in.
 
     One that needs the encoder itself says so by an attribute `wants = "encoder"` (default "rows"): it is called with
     a `EvaluatedEncoder` in place of both, and at the end of a run alone, not on val.

@@ -50,27 +50,46 @@ class RandomKeys:
     Attributes:
         seed, epoch: of the run.
         items: indices of the images in their data set.
-        draws: how often each item had been drawn before in this epoch.
+        repeats: how often each item had been drawn before in this epoch.
     """
 
     seed: int
     epoch: int
     items: Int64[Tensor, "n"]
-    draws: Int64[Tensor, "n"]
+    repeats: Int64[Tensor, "n"]
 
     def __getitem__(self, index: slice) -> RandomKeys:
-        return RandomKeys(self.seed, self.epoch, self.items[index], self.draws[index])
+        return RandomKeys(self.seed, self.epoch, self.items[index], self.repeats[index])
 
-    def uniform(self, view: int, slot: int, count: int = 1) -> Float[Tensor, "n {count}"]:
-        """Uniform numbers in [0, 1), independent between items, draws, views, slots and columns.
+    def uniform(self, view: int, stream: int, count: int = 1) -> Float[Tensor, "n {count}"]:
+        """Uniform numbers in [0, 1), independent between items, repeats, views, streams and columns.
 
         Args:
             view: index of the view.
-            slot: what the numbers are for; every use in a view has a slot of its own.
+            stream: what the numbers are for; every use in a view has a stream of its own.
             count: numbers an image.
         """
         state = absorb(torch.zeros_like(self.items), self.seed)
-        for part in (self.epoch, self.items, self.draws, view, slot):
+        for part in (self.epoch, self.items, self.repeats, view, stream):
             state = absorb(state, part)
         columns = torch.arange(count, device=self.items.device)
         return to_uniform(absorb(state[:, None].expand(-1, count), columns.expand(len(self.items), -1)))
+
+
+def pair_uniform(seed: int, anchor_ids: Int64[Tensor, "b"], reference_ids: Int64[Tensor, "m"]) -> Float[Tensor, "b m"]:
+    """Uniform numbers in [0, 1) for a miner that draws: each a pure function of the seed and of both rows' ids.
+
+    So a pair has the same number in whatever order, on whichever rank and in whichever tile it is met, and a new one in
+    every step, as the rows of a step have new ids.
+
+    Args:
+        seed: of the miner.
+        anchor_ids, reference_ids: `pairs.anchors.ids` and `pairs.references.ids`.
+
+    Example:
+        >>> half = pair_uniform(0, pairs.anchors.ids, pairs.references.ids) < 0.5
+        >>> replace(pairs, negative=pairs.negative & half)
+    """
+    state = absorb(absorb(torch.zeros_like(anchor_ids), seed), anchor_ids)
+    state = state[:, None].expand(-1, len(reference_ids))
+    return to_uniform(absorb(state, reference_ids.expand(len(anchor_ids), -1)))

@@ -6,21 +6,29 @@ Batches, batches gathered from other ranks, memories and class proxies all are R
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from metriclab import distributed
+
+Labels = Tensor | np.ndarray | Collection[int]
+"""One integer a row: a tensor or array of any integer type, or a list. A negative one is unknown."""
 
 ZERO_NORM = 1e-6
 """A row shorter than this has no direction: it becomes a zero row with zero gradient."""
 
 _STEP_SHIFT, _POSITION_SHIFT = 32, 8
 _RANK_SHIFT = 40
-_next_id, _lock = 1, threading.Lock()
+_FIRST_FRESH_ITEM = 2**62  # beyond the indices of any data set
+_next, _lock = 1, threading.Lock()
+_numbered = WeakTensorKeyDictionary()
+"""The version and the fresh numbers of each tensor that `rows` was given, as long as the tensor lives."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,34 +91,66 @@ class Rows:
 
 def rows(
     z: Float[Tensor, "n d"],
-    labels: Int64[Tensor, "n"],
+    labels: Labels,
     items: Int64[Tensor, "n"] | None = None,
     ids: Int64[Tensor, "n"] | None = None,
     views: Int64[Tensor, "n"] | None = None,
 ) -> Rows:
     """Rows from raw embeddings: normalised in float32 or better, with fresh ids unless some are given.
 
+    The same tensor given again, unchanged since, is the same rows: it gets the same fresh items and ids. A copy of it
+    cannot be told from other rows that happen to be equal: make rows once, and pass them on.
+
     Args:
-        z: raw embeddings of any length; half precision is raised to float32 first.
-        labels: negative for unknown.
-        items: default to positions 0..n-1. Give them where rows of several ranks or data sets will meet in retrieval.
-        ids: default to ids that no other call in any rank of this run gives.
+        z: raw embeddings of any length, on any device; half precision is raised to float32 first.
+        labels: one integer a row, equal for rows that are alike; negative for unknown. They go to the device of z.
+        items: default to items that no other tensor in any rank of this run gets, and no image of a data set has.
+        ids: default to ids that no other tensor in any rank of this run gets.
         views: default to 0.
 
     Raises:
-        ValueError: where the lengths disagree.
+        ValueError: where the lengths disagree, or labels are not integers.
+
+    Example:
+        >>> batch = rows(torch.randn(4, 8), [0, 0, 1, 1])
+        >>> len(batch), batch.embedding_dim
+        (4, 8)
     """
+    if z.dim() != 2:
+        raise ValueError(f"z has shape {tuple(z.shape)}, expected (n, d): a row for each embedding")
     n = z.shape[0]
+    labels = as_labels(labels).to(z.device)
     for name, key in (("labels", labels), ("items", items), ("ids", ids), ("views", views)):
         if key is not None and key.shape != (n,):
             raise ValueError(f"{name} has shape {tuple(key.shape)}, expected ({n},): one for each row of z")
+    fresh = _fresh_numbers(z) if items is None or ids is None else torch.empty(0)
     return Rows(
         normalize(z),
         labels,
-        torch.arange(n, device=z.device) if items is None else items,
-        _fresh_ids(n, z.device) if ids is None else ids,
+        fresh + _FIRST_FRESH_ITEM if items is None else items,
+        -fresh if ids is None else ids,  # negative, so that they never meet the ids of a run
         torch.zeros_like(labels) if views is None else views,
     )
+
+
+def as_labels(labels: Labels) -> Int64[Tensor, "_n"]:
+    """Labels as int64.
+
+    Raises:
+        ValueError: for any that are not integers, saying how to encode them.
+    """
+    if not isinstance(labels, Tensor):
+        array = np.asarray(labels)
+        if array.size and array.dtype.kind not in "iu":
+            raise _no_integers(array.dtype.name, "np.unique(labels, return_inverse=True)[1]")
+        labels = torch.from_numpy(array.astype(np.int64))
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise _no_integers(str(labels.dtype), "torch.unique(labels, return_inverse=True)[1]")
+    return labels.long()
+
+
+def _no_integers(dtype: str, way: str) -> ValueError:
+    return ValueError(f"labels are {dtype}, expected integers: number the classes, as labels = {way} does")
 
 
 def normalize(z: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
@@ -158,6 +198,18 @@ def count_positives(anchors: Rows, references: Rows) -> Int64[Tensor, "n"]:
     return torch.where(anchors.labels >= 0, alike - itself, 0)
 
 
+def is_copy(one: Rows, other: Rows) -> bool:
+    """Whether both are the same embeddings and labels under other ids and items: no row is known to be itself."""
+    return (
+        one is not other
+        and len(one) > 0
+        and one.z.shape == other.z.shape
+        and torch.equal(one.z, other.z)
+        and torch.equal(one.labels, other.labels)
+        and not bool(torch.isin(one.ids, other.ids).any() or torch.isin(one.items, other.items).any())
+    )
+
+
 def _count_equal(
     keys: Int64[Tensor, "n"], others: Int64[Tensor, "m"], counted: Bool[Tensor, "m"]
 ) -> Int64[Tensor, "n"]:
@@ -171,9 +223,17 @@ def _count_equal(
     return counts[torch.searchsorted(ordered, keys)]
 
 
-def _fresh_ids(n: int, device: torch.device) -> Int64[Tensor, "n"]:
-    # Negative, so that they never meet the ids of a run; the rank keeps two processes apart.
+def _fresh_numbers(z: Tensor) -> Int64[Tensor, "n"]:
+    """Positive numbers that no other tensor gets, on any rank; the same ones again for this tensor while unchanged."""
+    version = None if z.is_inference() else z._version  # tensors made for inference are not followed
+    if version is not None and z in _numbered:
+        of_version, numbers = _numbered[z]
+        if of_version == version:
+            return numbers  # type: ignore[no-any-return]  # the dictionary is untyped
     with _lock:
-        global _next_id
-        start, _next_id = _next_id, _next_id + n
-    return -(torch.arange(start, start + n, device=device) + (distributed.rank() << _RANK_SHIFT))
+        global _next
+        start, _next = _next, _next + len(z)
+    numbers = torch.arange(start, start + len(z), device=z.device) + (distributed.rank() << _RANK_SHIFT)
+    if version is not None:
+        _numbered[z] = version, numbers
+    return numbers

@@ -35,7 +35,7 @@ def tile_cells(device: torch.device) -> int:
 
 
 def anchors_per_tile(references: Tensor) -> int:
-    """Anchors a tile holds against all m references of width d; never more memory than the references take."""
+    """Anchors a tile holds against all m references of d dimensions; never more memory than the references take."""
     m, d = references.shape
     fewest = min(FEWEST_ANCHORS, d) if _forced.get() is None else 1
     return max(1, fewest, tile_cells(references.device) // max(1, m))

@@ -16,21 +16,21 @@ ComputeValueAndGrad = Callable[[NeedsInputGrad], tuple[Tensor, Sequence[Tensor |
 """The value, and its gradient by each input, None where none is wanted."""
 
 
-def value_and_grad(solve: ComputeValueAndGrad, *inputs: Tensor) -> Float[Tensor, ""]:
+def value_and_grad(compute: ComputeValueAndGrad, *inputs: Tensor) -> Float[Tensor, ""]:
     """The value as a function of the inputs whose backward hands out the gradients that were taken with it.
 
     It is computed outside of autocast, and once: a second derivative is refused. Nothing is kept for the backward but
     the gradients, so the memory a loss needs is that of its largest tile.
     """
     needs_input_grad = tuple(torch.is_grad_enabled() and tensor.requires_grad for tensor in inputs)
-    return _ValueAndGrad.apply(solve, needs_input_grad, *inputs)  # type: ignore[no-any-return]
+    return _ValueAndGrad.apply(compute, needs_input_grad, *inputs)  # type: ignore[no-any-return]
 
 
 class _ValueAndGrad(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, solve: ComputeValueAndGrad, needs_input_grad: NeedsInputGrad, *inputs: Tensor) -> Tensor:
+    def forward(ctx: Any, compute: ComputeValueAndGrad, needs_input_grad: NeedsInputGrad, *inputs: Tensor) -> Tensor:
         with torch.autocast(inputs[0].device.type, enabled=False):
-            value, gradients = solve(needs_input_grad)
+            value, gradients = compute(needs_input_grad)
         ctx.save_for_backward(*gradients)
         return value
 

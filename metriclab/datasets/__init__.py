@@ -1,0 +1,29 @@
+"""Data sets: labels known at once, images as padded uint8 batches; each has the splits train, val and test."""
+
+from typing import TYPE_CHECKING
+
+from metriclab.lazy import exports
+
+if TYPE_CHECKING:
+    from metriclab.datasets.cars196 import Cars196 as Cars196
+    from metriclab.datasets.cub200 import CUB200 as CUB200
+    from metriclab.datasets.fashion_mnist import FashionMNIST as FashionMNIST
+    from metriclab.datasets.folder import Folder as Folder
+    from metriclab.datasets.glyphs import Glyphs as Glyphs
+    from metriclab.datasets.in_shop import InShop as InShop
+    from metriclab.datasets.sop import StanfordOnlineProducts as StanfordOnlineProducts
+    from metriclab.datasets.synthetic import Synthetic as Synthetic
+    from metriclab.datasets.torchvision import Torchvision as Torchvision
+else:
+    __getattr__, __dir__, __all__ = exports(
+        __name__,
+        Cars196="cars196",
+        CUB200="cub200",
+        FashionMNIST="fashion_mnist",
+        Folder="folder",
+        Glyphs="glyphs",
+        InShop="in_shop",
+        StanfordOnlineProducts="sop",
+        Synthetic="synthetic",
+        Torchvision="torchvision",
+    )

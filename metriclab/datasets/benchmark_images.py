@@ -6,13 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
-from metriclab.datasets.listing import LabelledFile
-from metriclab.datasets.splits import Split, carve, require_split
+from metriclab.core.protocols import Split
+from metriclab.datasets.splits import carve, require_split
 from metriclab.errors import DataError
-from metriclab.images.files import FileImages, ImageFiles
-from metriclab.images.once import once
+from metriclab.images.datasets import FileDataset, LabelledFile
 
 _SHOWN = 5  # missing files named in one message
 
@@ -90,11 +87,10 @@ class Benchmark(NamedTuple):
 
 def benchmark_split(
     benchmark: Benchmark, split: Split, listed: Sequence[LabelledFile], folder: Path, *, size: int, val: float
-) -> FileImages:
+) -> FileDataset:
     """One split of a benchmark whose test classes are never trained on.
 
-    Labels number the classes of all splits in the order of their names. Whole classes of train become val, each by a
-    hash of its name. All files are decoded into one cache, to RGB.
+    Whole classes of train become val, each by a hash of its name.
 
     Args:
         benchmark: what has to be there.
@@ -109,23 +105,14 @@ def benchmark_split(
         StorageError: if the cache cannot be written.
     """
     require_split(split)
-    files = once((benchmark.name, folder, size), lambda: _open(benchmark, listed, folder, size))
-    classes = sorted({entry.label for entry in listed})
+    _check_lists(benchmark, listed, folder)
+    _check_files(benchmark, listed, folder)
     trained = sorted({entry.label for entry in listed if entry.split == "train"})
     carved = carve(trained, {"val": val}, least=2, what="classes", place=str(folder)).tolist()
     splits = dict(zip(trained, carved, strict=True))
-    items = [item for item, entry in enumerate(listed) if splits.get(entry.label, "test") == split]
-    numbers = {name: number for number, name in enumerate(classes)}
-    labels = np.array([numbers[listed[item].label] for item in items], dtype=np.int64)
-    names = [str(listed[item].path) for item in items]
-    return FileImages(files, np.array(items, dtype=np.int64), labels, classes, names)
-
-
-def _open(benchmark: Benchmark, listed: Sequence[LabelledFile], folder: Path, size: int) -> ImageFiles:
-    _check_lists(benchmark, listed, folder)
-    _check_files(benchmark, listed, folder)
+    files = [entry._replace(split=splits.get(entry.label, "test")) for entry in listed]
     try:
-        return ImageFiles([entry.path for entry in listed], size=size)
+        return FileDataset(files, split, size=size)
     except DataError as error:  # whose repair would be to leave files out, which a benchmark must not
         raise benchmark.error(error.message, error.files) from error
 

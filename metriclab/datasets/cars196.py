@@ -9,13 +9,12 @@ import numpy as np
 from annotated_types import Ge, Le, Lt
 from scipy.io import loadmat
 
+from metriclab.core.protocols import Split
 from metriclab.datasets.benchmark_images import Benchmark, Size, benchmark_split
-from metriclab.datasets.listing import LabelledFile
-from metriclab.datasets.splits import Split
-from metriclab.images.files import FileImages
+from metriclab.images.datasets import FileDataset, LabelledFile
 from metriclab.registry import register
 
-CARS196 = Benchmark(
+PUBLISHED = Benchmark(
     name="Cars196",
     page="https://ai.stanford.edu/~jkrause/cars/car_dataset.html",
     layout="cars_annos.mat and car_ims/ (or devkit/, cars_train/, cars_test/ and cars_test_annos_withlabels.mat)",
@@ -28,14 +27,14 @@ _DEVKIT = "devkit/cars_train_annos.mat"
 
 
 @register("dataset", "cars196")
-def cars196(
+def Cars196(
     split: Split,
     /,
     *,
     root: str = "data",
     size: Annotated[int, Ge(8), Le(4096)] = 256,
     val: Annotated[float, Ge(0), Lt(1)] = 0.1,
-) -> FileImages:
+) -> FileDataset:
     """Cars196 (Stanford Cars): 16,185 photographs of cars, split by class for retrieval.
 
     The first 98 models are train and val, the other 98 are test, whole images without their bounding boxes. The data
@@ -56,9 +55,9 @@ def cars196(
         DataError: if anything is missing; it says what, and where to get it.
         StorageError: if the cache cannot be written.
     """
-    folder = CARS196.find(root, _DEVKIT)
+    folder = PUBLISHED.find(root, _DEVKIT)
     if folder is None or (folder / "cars_annos.mat").is_file():
-        folder = CARS196.require(root, "cars_annos.mat")
+        folder = PUBLISHED.require(root, "cars_annos.mat")
         content = _read(folder / "cars_annos.mat", "annotations", "class_names")
         listed = _listed(folder, "", content["annotations"], "relative_im_path", content["class_names"])
     else:
@@ -67,31 +66,31 @@ def cars196(
         test = _read(folder / "cars_test_annos_withlabels.mat", "annotations")["annotations"]
         listed = _listed(folder, "cars_train/", train, "fname", names)
         listed += _listed(folder, "cars_test/", test, "fname", names)
-    return benchmark_split(CARS196, split, listed, folder, size=size, val=val)
+    return benchmark_split(PUBLISHED, split, listed, folder, size=size, val=val)
 
 
 def _read(path: Path, *variables: str) -> dict[str, np.ndarray]:
     if not path.is_file():
-        raise CARS196.error(f"{path}: there is no such file")
+        raise PUBLISHED.error(f"{path}: there is no such file")
     try:
         content: dict[str, Any] = loadmat(path, squeeze_me=True, variable_names=variables)
     except Exception as error:  # scipy meets damage with nearly every exception there is
-        raise CARS196.error(f"{path}: damaged or no MATLAB file ({error})") from error
+        raise PUBLISHED.error(f"{path}: damaged or no MATLAB file ({error})") from error
     for name in variables:
         if name not in content:
-            raise CARS196.error(f"{path}: there is no variable {name!r} in it")
+            raise PUBLISHED.error(f"{path}: there is no variable {name!r} in it")
     return {name: content[name] for name in variables}
 
 
 def _listed(folder: Path, below: str, annotations: np.ndarray, field: str, names: np.ndarray) -> list[LabelledFile]:
     missing = {field, "class"} - set(annotations.dtype.names or ())
     if missing:
-        raise CARS196.error(f"{folder}: the annotations have no field {min(missing)!r}")
+        raise PUBLISHED.error(f"{folder}: the annotations have no field {min(missing)!r}")
     listed = []
     for path, number in zip(annotations[field], annotations["class"].astype(int).tolist(), strict=True):
         if not 1 <= number <= len(names):
-            raise CARS196.error(f"{folder}: {path} is of class {number}, but there are names for {len(names)}")
+            raise PUBLISHED.error(f"{folder}: {path} is of class {number}, but there are names for {len(names)}")
         label = f"{number:03}.{names[number - 1]}"
-        side = "train" if number <= CARS196.train.classes else "test"
-        listed.append(LabelledFile(folder / f"{below}{path}", f"{below}{path}", label, side))
+        side = "train" if number <= PUBLISHED.train.classes else "test"
+        listed.append(LabelledFile(folder / f"{below}{path}", label, side, f"{below}{path}"))
     return listed

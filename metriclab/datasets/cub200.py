@@ -6,13 +6,12 @@ from typing import Annotated
 
 from annotated_types import Ge, Le, Lt
 
+from metriclab.core.protocols import Split
 from metriclab.datasets.benchmark_images import Benchmark, Size, benchmark_split
-from metriclab.datasets.listing import LabelledFile
-from metriclab.datasets.splits import Split
-from metriclab.images.files import FileImages
+from metriclab.images.datasets import FileDataset, LabelledFile
 from metriclab.registry import register
 
-CUB200 = Benchmark(
+PUBLISHED = Benchmark(
     name="CUB-200-2011",
     page="https://www.vision.caltech.edu/datasets/cub_200_2011",
     layout="images.txt, image_class_labels.txt and images/ (all in CUB_200_2011.tgz)",
@@ -23,14 +22,14 @@ CUB200 = Benchmark(
 
 
 @register("dataset", "cub200")
-def cub200(
+def CUB200(
     split: Split,
     /,
     *,
     root: str = "data",
     size: Annotated[int, Ge(8), Le(4096)] = 256,
     val: Annotated[float, Ge(0), Lt(1)] = 0.1,
-) -> FileImages:
+) -> FileDataset:
     """CUB-200-2011: 11,788 photographs of birds, split by class for retrieval.
 
     The first 100 species are train and val, the other 100 are test, whole images without their bounding boxes. The
@@ -49,13 +48,13 @@ def cub200(
         DataError: if anything is missing; it says what, and where to get it.
         StorageError: if the cache cannot be written.
     """
-    folder = CUB200.require(root, "images.txt")
-    labels = dict(CUB200.table(folder / "image_class_labels.txt", 2))
+    folder = PUBLISHED.require(root, "images.txt")
+    labels = dict(PUBLISHED.table(folder / "image_class_labels.txt", 2))
     listed = []
-    for image, path in CUB200.table(folder / "images.txt", 2):
+    for image, path in PUBLISHED.table(folder / "images.txt", 2):
         if image not in labels:
-            raise CUB200.error(f"{folder / 'image_class_labels.txt'}: there is no class for image {image}")
-        number = CUB200.number(labels[image], folder / "image_class_labels.txt")
-        side = "train" if number <= CUB200.train.classes else "test"
-        listed.append(LabelledFile(folder / "images" / path, path, path.partition("/")[0], side))
-    return benchmark_split(CUB200, split, listed, folder, size=size, val=val)
+            raise PUBLISHED.error(f"{folder / 'image_class_labels.txt'}: there is no class for image {image}")
+        number = PUBLISHED.number(labels[image], folder / "image_class_labels.txt")
+        side = "train" if number <= PUBLISHED.train.classes else "test"
+        listed.append(LabelledFile(folder / "images" / path, path.partition("/")[0], side, path))
+    return benchmark_split(PUBLISHED, split, listed, folder, size=size, val=val)

@@ -11,10 +11,10 @@ import numpy as np
 from annotated_types import Ge
 from jaxtyping import Int64, UInt8
 
-from metriclab.core.batch import Images
-from metriclab.datasets.splits import Split, require_split, shares
+from metriclab.core.protocols import Split
+from metriclab.datasets.splits import require_split, shares
 from metriclab.errors import DataError, RecipeError
-from metriclab.images.arrays import ArrayImages
+from metriclab.images.datasets import ArrayDataset
 from metriclab.registry import register
 
 CLASSES = (
@@ -30,13 +30,14 @@ _HELP = (
 
 
 @register("dataset", "fashion-mnist")
-class FashionMNIST:
+def FashionMNIST(split: Split, /, *, root: str | None = None, val: Annotated[int, Ge(1)] = 5000) -> ArrayDataset:
     """70,000 grey images of clothes, 28 x 28, in 10 classes, from the original idx files, packed by gzip or not.
 
     Paper: Xiao, Rasul, Vollgraf. Fashion-MNIST: a novel image dataset for benchmarking machine learning algorithms.
     2017.
 
     Args:
+        split: train, val or test.
         root: folder of the four files, or one with torchvision's FashionMNIST/raw in it. Without it they are looked
             for in data/FashionMNIST/raw, data/fashion-mnist and where Debian's dataset-fashion-mnist puts them.
         val: how many of the 60,000 training images become val; which ones depends on their positions alone.
@@ -44,31 +45,21 @@ class FashionMNIST:
     Raises:
         DataError: if the files are missing, cut short or of another kind.
     """
-
-    def __init__(self, split: Split, /, *, root: str | None = None, val: Annotated[int, Ge(1)] = 5000) -> None:
-        require_split(split)
-        folder = _find(root)
-        prefix = "t10k" if split == "test" else "train"
-        images_path = _existing(folder / f"{prefix}-images-idx3-ubyte")
-        labels_path = _existing(folder / f"{prefix}-labels-idx1-ubyte")
-        pixels, labels = read_idx(images_path, 3), read_idx(labels_path, 1).astype(np.int64)
-        if len(pixels) != len(labels) or labels.max(initial=0) >= len(CLASSES):
-            raise DataError(
-                f"{labels_path}: {len(labels)} labels up to {labels.max(initial=0)} do not fit {len(pixels)} images of "
-                f"{len(CLASSES)} classes",
-                help=_HELP,
-            )
-        items = np.arange(len(labels)) if split == "test" else _train_or_val(split, len(labels), val)
-        names = [f"fashion-mnist/{prefix}/{item}" for item in items]
-        self._images = ArrayImages(pixels[items, None], labels[items], CLASSES, names)
-        self.labels, self.classes, self.names = self._images.labels, CLASSES, names
-
-    @property
-    def fingerprint(self) -> str:
-        return self._images.fingerprint
-
-    def images(self, items: Int64[np.ndarray, "m"], /) -> Images:
-        return self._images.images(items)
+    require_split(split)
+    folder = _find(root)
+    prefix = "t10k" if split == "test" else "train"
+    images_path = _existing(folder / f"{prefix}-images-idx3-ubyte")
+    labels_path = _existing(folder / f"{prefix}-labels-idx1-ubyte")
+    pixels, labels = read_idx(images_path, 3), read_idx(labels_path, 1).astype(np.int64)
+    if len(pixels) != len(labels) or labels.max(initial=0) >= len(CLASSES):
+        raise DataError(
+            f"{labels_path}: {len(labels)} labels up to {labels.max(initial=0)} do not fit {len(pixels)} images of "
+            f"{len(CLASSES)} classes",
+            help=_HELP,
+        )
+    items = np.arange(len(labels)) if split == "test" else _train_or_val(split, len(labels), val)
+    names = [f"fashion-mnist/{prefix}/{item}" for item in items]
+    return ArrayDataset(pixels[items, None], labels[items], CLASSES, names)
 
 
 def read_idx(path: Path, dimensions: int) -> UInt8[np.ndarray, "..."]:

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 from annotated_types import Ge, Le, Lt
-from jaxtyping import Int64
 
-from metriclab.core.batch import Images
-from metriclab.datasets.listing import LabelledFile, list_images
-from metriclab.datasets.splits import SPLITS, Split, carve, require_split
+from metriclab.core.protocols import Split
+from metriclab.datasets.listing import list_images
+from metriclab.datasets.splits import SPLITS, carve, require_split
 from metriclab.errors import DataError
-from metriclab.images.files import FileImages, ImageFiles, OnError
-from metriclab.images.once import once
+from metriclab.images.datasets import FileDataset, LabelledFile
+from metriclab.images.files import OnError
 from metriclab.registry import register
-
-_log = logging.getLogger(__name__)
 
 
 @register("dataset", "folder")
-class Folder:
+def Folder(
+    split: Split,
+    /,
+    *,
+    root: str,
+    size: Annotated[int, Ge(8), Le(4096)] = 256,
+    val: Annotated[float, Ge(0), Lt(1)] = 0.1,
+    test: Annotated[float, Ge(0), Lt(1)] = 0.2,
+    disjoint: bool = False,
+    on_error: OnError = "error",
+) -> FileDataset:
     """A folder of images: one folder a class, or a flat folder without classes, or a CSV manifest.
 
     `root` may also hold folders `train`, `val` and `test`. A split that is not there is carved out of train: each
@@ -35,6 +40,7 @@ class Folder:
     images.
 
     Args:
+        split: train, val or test.
         root: folder of images, or a `.csv` file with the columns path, label and perhaps split; paths in it start at
             its own folder, and a class left empty is unknown.
         size: images are reduced until their short side has this many pixels, never enlarged; choose it a little
@@ -48,59 +54,16 @@ class Folder:
         DataError: if the images cannot be used as they are; it names the file or folder.
         StorageError: if the cache cannot be written.
     """
-
-    def __init__(
-        self,
-        split: Split,
-        /,
-        *,
-        root: str,
-        size: Annotated[int, Ge(8), Le(4096)] = 256,
-        val: Annotated[float, Ge(0), Lt(1)] = 0.1,
-        test: Annotated[float, Ge(0), Lt(1)] = 0.2,
-        disjoint: bool = False,
-        on_error: OnError = "error",
-    ) -> None:
-        require_split(split)
-        key = ("folder", root, size, val, test, disjoint, on_error)
-        listed, classes, files = once(key, lambda: _open(root, size, {"val": val, "test": test}, disjoint, on_error))
-        mine = [item for item, entry in enumerate(listed) if entry.split == split]
-        readable = [item for item in mine if files.readable[item]]
-        if len(readable) < len(mine):
-            skipped = len(mine) - len(readable)
-            _log.warning("%s: left out %d of %d files, listed in %s", split, skipped, len(mine), files.skipped)
-        if not readable and not (split == "val" and val == 0):
-            raise DataError(
-                f"{root}: the split {split!r} has no image", help=f"give it a folder, or raise data.{split} above 0"
-            )
-        numbers = {name: number for number, name in enumerate(classes)} | {"": -1}
-        labels = np.array([numbers[listed[item].label] for item in readable], dtype=np.int64)
-        names = [str(listed[item].path) for item in readable]
-        self._images = FileImages(files, np.array(readable, dtype=np.int64), labels, classes, names)
-        self.labels, self.classes, self.names = labels, classes, names
-
-    @property
-    def fingerprint(self) -> str:
-        return self._images.fingerprint
-
-    def images(self, items: Int64[np.ndarray, "m"], /) -> Images:
-        return self._images.images(items)
-
-
-def _open(
-    root: str, size: int, fractions: dict[str, float], disjoint: bool, on_error: OnError
-) -> tuple[list[LabelledFile], list[str], ImageFiles]:
-    """What all splits share: every image with its split, the classes, and the files."""
+    require_split(split)
     listed = list_images(Path(root))
-    classes = sorted({entry.label for entry in listed} - {""})
-    if len(classes) == 1:
+    if len(classes := {entry.label for entry in listed} - {""}) == 1:
         raise DataError(
-            f"{root}: all images are of one class, {classes[0]!r}",
+            f"{root}: all images are of one class, {min(classes)!r}",
             help="give it two classes or more, or put all images into one folder to train without classes",
         )
-    listed = _carved(listed, fractions, disjoint, root)
+    listed = _carved(listed, {"val": val, "test": test}, disjoint, root)
     _check_singletons(listed, root)
-    return listed, classes, ImageFiles([entry.path for entry in listed], size=size, on_error=on_error)
+    return FileDataset(listed, split, size=size, on_error=on_error)
 
 
 def _carved(listed: list[LabelledFile], fractions: dict[str, float], disjoint: bool, root: str) -> list[LabelledFile]:
@@ -128,7 +91,7 @@ def _carve_images(entries: list[LabelledFile], fractions: dict[str, float], root
     classes = defaultdict[str, list[str]](list)
     for entry in entries:
         classes[entry.label].append(entry.key)
-    # Two of a class at least, as a lone query has nothing to find. Images without a class can be alone.
+    # Two of a class at least, as a query without another has nothing to find. Images without a class can be alone.
     least = 1 if "" in classes else 2
     needed = least * (len(fractions) + 1)
     large = [keys for keys in classes.values() if len(keys) >= needed]

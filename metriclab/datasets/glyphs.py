@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter, defaultdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
-import matplotlib
 import numpy as np
 import PIL
 from annotated_types import Ge, Le
-from jaxtyping import Int64, Shaped
-from matplotlib.ft2font import FT2Font
+from jaxtyping import Shaped
 from PIL import Image, ImageDraw, ImageFont, features
 
-from metriclab.core.batch import Images
-from metriclab.datasets.splits import Split, carve, require_split
+from metriclab.core.protocols import Split
+from metriclab.datasets.splits import carve, require_split
 from metriclab.errors import DataError
-from metriclab.images.arrays import ArrayImages
 from metriclab.images.cache_files import cache_folder, load_arrays, save_arrays
+from metriclab.images.datasets import ArrayDataset
 from metriclab.registry import register
 
 # The Computer Modern fonts follow TeX's encoding: beyond letters and digits their character map cannot be trusted.
@@ -40,7 +39,7 @@ _DRAWING = 1
 
 
 @register("dataset", "glyphs")
-class Glyphs:
+def Glyphs(split: Split, /, *, size: Annotated[int, Ge(8), Le(256)] = 32) -> ArrayDataset:
     """About 2,100 characters in up to 21 fonts: a class is a character, an image a character in one font.
 
     Characters covered by 12 or more fonts are taken; of characters that look the same in some font, such as Latin A
@@ -48,35 +47,26 @@ class Glyphs:
     of the classes into train, 10 % into val and 50 % into test. Drawn once in seconds, then read from the cache.
 
     Args:
+        split: train, val or test.
         size: height and width in pixels; one channel, white on black.
 
     Raises:
         DataError: if matplotlib's fonts are not there.
         StorageError: if the cache cannot be written.
     """
-
-    def __init__(self, split: Split, /, *, size: Annotated[int, Ge(8), Le(256)] = 32) -> None:
-        require_split(split)
-        drawn = _drawn(size)
-        characters = [chr(point) for point in drawn["characters"]]
-        splits = carve(characters, {"val": 0.1, "test": 0.5}, what="characters", place="glyphs")
-        labels, fonts = drawn["labels"], drawn["fonts"]
-        mine = np.flatnonzero(splits[labels] == split)
-        names = [f"glyphs/U+{ord(characters[labels[item]]):04X}/{FONTS[fonts[item]]}" for item in mine]
-        self._images = ArrayImages(drawn["pixels"][mine], labels[mine], characters, names, origin=_versions())
-        self.labels, self.classes, self.names = self._images.labels, characters, names
-
-    @property
-    def fingerprint(self) -> str:
-        return self._images.fingerprint
-
-    def images(self, items: Int64[np.ndarray, "m"], /) -> Images:
-        return self._images.images(items)
+    require_split(split)
+    drawn = _drawn(size)
+    characters = [chr(point) for point in drawn["characters"]]
+    splits = carve(characters, {"val": 0.1, "test": 0.5}, what="characters", place="glyphs")
+    labels, fonts = drawn["labels"], drawn["fonts"]
+    mine = np.flatnonzero(splits[labels] == split)
+    names = [f"glyphs/U+{ord(characters[labels[item]]):04X}/{FONTS[fonts[item]]}" for item in mine]
+    return ArrayDataset(drawn["pixels"][mine], labels[mine], characters, names, origin=_versions())
 
 
 def _versions() -> str:
     freetype = features.version("freetype2")
-    return f"matplotlib-{matplotlib.__version__}-pillow-{PIL.__version__}-freetype-{freetype}-drawing-{_DRAWING}"
+    return f"matplotlib-{version('matplotlib')}-pillow-{PIL.__version__}-freetype-{freetype}-drawing-{_DRAWING}"
 
 
 def _drawn(size: int) -> dict[str, Shaped[np.ndarray, "..."]]:
@@ -90,6 +80,8 @@ def _drawn(size: int) -> dict[str, Shaped[np.ndarray, "..."]]:
 
 def _draw_all(size: int) -> dict[str, Shaped[np.ndarray, "..."]]:
     """Pixels n x 1 x size x size, with label and font of each image, and the code point of each label."""
+    import matplotlib  # slow, and needed where nothing is in the cache
+
     images = defaultdict[str, dict[int, bytes]](dict)
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     covered = [_characters(folder / f"{name}.ttf") for name in FONTS]
@@ -112,6 +104,8 @@ def _draw_all(size: int) -> dict[str, Shaped[np.ndarray, "..."]]:
 
 
 def _characters(path: Path) -> set[str]:
+    from matplotlib.ft2font import FT2Font
+
     try:
         points = FT2Font(str(path)).get_charmap()
     except (OSError, RuntimeError) as error:

@@ -7,13 +7,12 @@ from typing import Annotated
 
 from annotated_types import Ge, Le, Lt
 
+from metriclab.core.protocols import Split
 from metriclab.datasets.benchmark_images import Benchmark, Size, benchmark_split
-from metriclab.datasets.listing import LabelledFile
-from metriclab.datasets.splits import Split
-from metriclab.images.files import FileImages
+from metriclab.images.datasets import FileDataset, LabelledFile
 from metriclab.registry import register
 
-IN_SHOP = Benchmark(
+PUBLISHED = Benchmark(
     name="In-Shop Clothes Retrieval",
     page="https://mmlab.ie.cuhk.edu.hk/projects/DeepFashion/InShopRetrieval.html",
     layout="Eval/list_eval_partition.txt and Img/img/ (in img.zip)",
@@ -28,14 +27,14 @@ _log = logging.getLogger(__name__)
 
 
 @register("dataset", "in-shop")
-def in_shop(
+def InShop(
     split: Split,
     /,
     *,
     root: str = "data",
     size: Annotated[int, Ge(8), Le(4096)] = 256,
     val: Annotated[float, Ge(0), Lt(1)] = 0.1,
-) -> FileImages:
+) -> FileDataset:
     """In-Shop Clothes Retrieval: 52,712 photographs of 7,982 articles of clothing; not by the published protocol.
 
     3,997 articles are train and val, the other 3,985 are test, as published. The paper holds 14,218 query images
@@ -57,14 +56,13 @@ def in_shop(
         StorageError: if the cache cannot be written.
     """
     file = "list_eval_partition.txt"
-    folder = IN_SHOP.find(root, file) or IN_SHOP.require(root, f"Eval/{file}")
+    folder = PUBLISHED.find(root, file) or PUBLISHED.require(root, f"Eval/{file}")
     table = folder / file if (folder / file).is_file() else folder / "Eval" / file
     images = folder / "Img" if (folder / "Img" / "img").is_dir() else folder
     listed = []
-    for path, article, status in IN_SHOP.table(table, 3, head=2):
+    for path, article, status in PUBLISHED.table(table, 3, head=2):
         if status not in _SIDES:
-            raise IN_SHOP.error(f"{table}: the status of {path} is {status!r}, not {', '.join(_SIDES)}")
-        listed.append(LabelledFile(images / path, path, article, _SIDES[status]))
-    if split == "test":
-        _log.warning("in-shop: query and gallery are one test split, measured leave-one-out: not the paper's protocol")
-    return benchmark_split(IN_SHOP, split, listed, folder, size=size, val=val)
+            raise PUBLISHED.error(f"{table}: the status of {path} is {status!r}, not {', '.join(_SIDES)}")
+        listed.append(LabelledFile(images / path, article, _SIDES[status], path))
+    _log.warning("in-shop: query and gallery are one test split, measured leave-one-out: not the paper's protocol")
+    return benchmark_split(PUBLISHED, split, listed, folder, size=size, val=val)

@@ -6,30 +6,14 @@ import csv
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 from metriclab.datasets.splits import SPLITS
 from metriclab.errors import DataError
+from metriclab.images.datasets import LabelledFile
 from metriclab.images.decode import SUFFIXES
 
 _SUFFIXES = frozenset(SUFFIXES)
 _ENDINGS = f"files are taken for images if they end in {' '.join(SUFFIXES)}"
-
-
-class LabelledFile(NamedTuple):
-    """One image file.
-
-    Attributes:
-        path: where it is.
-        key: its name within the data set, wherever that lies.
-        label: name of its class, "" for unknown.
-        split: of `SPLITS`; "train" where nothing says otherwise.
-    """
-
-    path: Path
-    key: str
-    label: str
-    split: str
 
 
 def list_images(root: Path) -> list[LabelledFile]:
@@ -76,14 +60,14 @@ def _list_split(root: Path, folder: Path, split: str) -> Iterator[LabelledFile]:
         )
     prefix = "" if folder == root else f"{folder.relative_to(root).as_posix()}/"
     for name in loose:
-        yield LabelledFile(folder / name, f"{prefix}{name}", "", split)
+        yield LabelledFile(folder / name, "", split, f"{prefix}{name}")
     for subfolder in classes:
         names = sorted(_walk(subfolder, ""), key=lambda name: name.split("/"))
         if not names:
             raise DataError(f"{subfolder}: the class folder holds no image", help=f"fill or remove it; {_ENDINGS}")
         label = subfolder.name
         for name in names:
-            yield LabelledFile(subfolder / name, f"{prefix}{label}/{name}", label, split)
+            yield LabelledFile(subfolder / name, label, split, f"{prefix}{label}/{name}")
 
 
 def _subfolders(folder: Path) -> list[Path]:
@@ -144,4 +128,4 @@ def _manifest_row(manifest: Path, line: int, row: dict[str, str], seen: dict[str
         raise DataError(f"{place}: there is no file {name!r}", help=f"paths start at {manifest.parent.absolute()}")
     if seen.setdefault(name, line) != line:
         raise DataError(f"{place}: {name!r} is already in line {seen[name]}", help="list each image once")
-    return LabelledFile(manifest.parent / name, name, label, split)
+    return LabelledFile(manifest.parent / name, label, split, name)

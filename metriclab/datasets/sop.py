@@ -6,13 +6,12 @@ from typing import Annotated
 
 from annotated_types import Ge, Le, Lt
 
+from metriclab.core.protocols import Split
 from metriclab.datasets.benchmark_images import Benchmark, Size, benchmark_split
-from metriclab.datasets.listing import LabelledFile
-from metriclab.datasets.splits import Split
-from metriclab.images.files import FileImages
+from metriclab.images.datasets import FileDataset, LabelledFile
 from metriclab.registry import register
 
-SOP = Benchmark(
+PUBLISHED = Benchmark(
     name="Stanford Online Products",
     page="https://cvgl.stanford.edu/projects/lifted_struct",
     layout="Ebay_train.txt, Ebay_test.txt and the twelve folders bicycle_final/ to toaster_final/ "
@@ -24,14 +23,14 @@ SOP = Benchmark(
 
 
 @register("dataset", "sop")
-def sop(
+def StanfordOnlineProducts(
     split: Split,
     /,
     *,
     root: str = "data",
     size: Annotated[int, Ge(8), Le(4096)] = 256,
     val: Annotated[float, Ge(0), Lt(1)] = 0.1,
-) -> FileImages:
+) -> FileDataset:
     """Stanford Online Products: 120,053 photographs of 22,634 products on sale, about 5 of each.
 
     The split is the published one: 11,318 products are train and val, the other 11,316 are test. A class is a product;
@@ -50,11 +49,12 @@ def sop(
         DataError: if anything is missing; it says what, and where to get it.
         StorageError: if the cache cannot be written.
     """
-    folder = SOP.require(root, "Ebay_train.txt")
+    folder = PUBLISHED.require(root, "Ebay_train.txt")
     listed = []
     for side in ("train", "test"):
         table = folder / f"Ebay_{side}.txt"
-        for _, product, _, path in SOP.table(table, 4, head=1):
+        for _, product, _, path in PUBLISHED.table(table, 4, head=1):
             kind = path.partition("/")[0].removesuffix("_final")
-            listed.append(LabelledFile(folder / path, path, f"{SOP.number(product, table):05}.{kind}", side))
-    return benchmark_split(SOP, split, listed, folder, size=size, val=val)
+            label = f"{PUBLISHED.number(product, table):05}.{kind}"
+            listed.append(LabelledFile(folder / path, label, side, path))
+    return benchmark_split(PUBLISHED, split, listed, folder, size=size, val=val)

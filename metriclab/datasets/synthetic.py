@@ -6,21 +6,32 @@ from typing import Annotated, Literal
 
 import numpy as np
 from annotated_types import Ge, Le
-from jaxtyping import Int64, UInt8
+from jaxtyping import UInt8
 
-from metriclab.core.batch import Images
-from metriclab.datasets.splits import SPLITS, Split, require_split
-from metriclab.images.arrays import ArrayImages
+from metriclab.core.protocols import Split
+from metriclab.datasets.splits import SPLITS, require_split
+from metriclab.images.datasets import ArrayDataset
 from metriclab.registry import register
 
 
 @register("dataset", "synthetic")
-class Synthetic:
+def Synthetic(
+    split: Split,
+    /,
+    *,
+    classes: Annotated[int, Ge(1)] = 8,
+    per_class: Annotated[int, Ge(1)] = 16,
+    size: Annotated[int, Ge(4), Le(512)] = 32,
+    channels: Literal[1, 3] = 3,
+    seed: Annotated[int, Ge(0)] = 0,
+    disjoint: bool = False,
+) -> ArrayDataset:
     """Coloured stripes: a class is their colour, direction and width; images of a class differ in phase and noise.
 
     A pure function of its parameters, made in milliseconds. Every split has images of its own.
 
     Args:
+        split: train, val or test.
         classes: classes in each split.
         per_class: images of each class in each split.
         size: height and width in pixels.
@@ -28,40 +39,19 @@ class Synthetic:
         seed: of everything random.
         disjoint: whether the splits share no class; if not, they share all.
     """
-
-    def __init__(
-        self,
-        split: Split,
-        /,
-        *,
-        classes: Annotated[int, Ge(1)] = 8,
-        per_class: Annotated[int, Ge(1)] = 16,
-        size: Annotated[int, Ge(4), Le(512)] = 32,
-        channels: Literal[1, 3] = 3,
-        seed: Annotated[int, Ge(0)] = 0,
-        disjoint: bool = False,
-    ) -> None:
-        require_split(split)
-        number = SPLITS.index(split)
-        first = classes * number if disjoint else 0
-        labels = np.arange(first, first + classes, dtype=np.int64).repeat(per_class)
-        pixels = np.concatenate(
-            [
-                _stripes([seed, label, number], [seed, label], per_class, channels, size)
-                for label in range(first, first + classes)
-            ]
-        )
-        class_names = [f"stripes-{label}" for label in range(classes * (len(SPLITS) if disjoint else 1))]
-        names = [f"synthetic/{split}/{item}" for item in range(len(labels))]
-        self._images = ArrayImages(pixels, labels, class_names, names)
-        self.labels, self.classes, self.names = labels, class_names, names
-
-    @property
-    def fingerprint(self) -> str:
-        return self._images.fingerprint
-
-    def images(self, items: Int64[np.ndarray, "m"], /) -> Images:
-        return self._images.images(items)
+    require_split(split)
+    number = SPLITS.index(split)
+    first = classes * number if disjoint else 0
+    labels = np.arange(first, first + classes, dtype=np.int64).repeat(per_class)
+    pixels = np.concatenate(
+        [
+            _stripes([seed, label, number], [seed, label], per_class, channels, size)
+            for label in range(first, first + classes)
+        ]
+    )
+    class_names = [f"stripes-{label}" for label in range(classes * (len(SPLITS) if disjoint else 1))]
+    names = [f"synthetic/{split}/{item}" for item in range(len(labels))]
+    return ArrayDataset(pixels, labels, class_names, names)
 
 
 def _stripes(

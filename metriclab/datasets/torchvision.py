@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import torchvision  # type: ignore[import-untyped]
 from annotated_types import Ge, Gt, Le, Lt
-from jaxtyping import Int64, UInt8
+from jaxtyping import Int64, Shaped, UInt8
 
-from metriclab.core.batch import Images
-from metriclab.datasets.splits import Split, carve, require_split
+from metriclab.core.protocols import Split
+from metriclab.datasets.splits import carve, require_split
 from metriclab.errors import DataError, RecipeError
-from metriclab.images.arrays import ArrayImages
-from metriclab.images.files import FileImages, ImageFiles
-from metriclab.images.once import once
+from metriclab.images.datasets import ArrayDataset, FileDataset, LabelledFile
 from metriclab.registry import register
 
 Name = Literal[
@@ -60,13 +58,24 @@ SOURCES: Mapping[str, _Source] = {
 
 
 @register("dataset", "torchvision")
-class Torchvision:
+def Torchvision(
+    split: Split,
+    /,
+    *,
+    dataset: Name,
+    root: str = "data",
+    download: bool = False,
+    val: Annotated[float, Gt(0), Lt(1)] = 0.1,
+    unlabelled: bool = False,
+    size: Annotated[int, Ge(8), Le(4096)] | None = None,
+) -> ArrayDataset | FileDataset:
     """A data set of torchvision by its name there.
 
     Small images are held in memory as uint8; data sets of image files are decoded once into the cache. Where
     torchvision has no val, part of train becomes val, which images depends on their positions alone.
 
     Args:
+        split: train, val or test.
         dataset: name of torchvision's class.
         root: folder where it lies, in torchvision's own layout.
         download: whether to download what is missing.
@@ -78,50 +87,25 @@ class Torchvision:
         RecipeError: for a name, or a parameter that this data set does not have.
         DataError: if it is missing or damaged.
     """
-
-    def __init__(
-        self,
-        split: Split,
-        /,
-        *,
-        dataset: Name,
-        root: str = "data",
-        download: bool = False,
-        val: Annotated[float, Gt(0), Lt(1)] = 0.1,
-        unlabelled: bool = False,
-        size: Annotated[int, Ge(8), Le(4096)] | None = None,
-    ) -> None:
-        require_split(split)
-        source = _source(dataset, size, unlabelled)
-        offered = split if split in source.splits else "train"
-        raw = _open(dataset, root, download, source.splits[offered])
-        labels = np.asarray(getattr(raw, source.labels), dtype=np.int64)
-        classes = [str(name) for name in getattr(raw, "classes", range(labels.max() + 1))]
-        items = np.arange(len(labels))
-        if offered == "train" and "val" not in source.splits:
-            splits = carve([str(item) for item in items], {"val": val}, place=f"{dataset} in {root}")
-            items = np.flatnonzero(splits == split)
-        self._images: ArrayImages | FileImages
-        if source.axes:
-            pixels, labels = _pixels(getattr(raw, source.images), source.axes)[items], labels[items]
-            names = [f"{dataset}/{offered}/{item}" for item in items]
-            if unlabelled and split == "train":
-                more = _open(dataset, root, download, {"split": "unlabeled"}).data
-                pixels, labels = np.concatenate([pixels, more]), np.append(labels, np.full(len(more), -1))
-                names += [f"{dataset}/unlabeled/{item}" for item in range(len(more))]
-            self._images = ArrayImages(pixels, labels, classes, names)
-        else:
-            paths = [Path(path) for path in getattr(raw, source.images)]
-            files = once(("torchvision", dataset, root, offered, size), lambda: ImageFiles(paths, size=size or 256))
-            self._images = FileImages(files, items, labels[items], classes, [str(paths[item]) for item in items])
-        self.labels, self.classes, self.names = self._images.labels, classes, self._images.names
-
-    @property
-    def fingerprint(self) -> str:
-        return self._images.fingerprint
-
-    def images(self, items: Int64[np.ndarray, "m"], /) -> Images:
-        return self._images.images(items)
+    require_split(split)
+    source, place = _source(dataset, size, unlabelled), f"{dataset} in {root}"
+    if not source.axes:
+        raws = {name: _open(dataset, root, download, choice) for name, choice in source.splits.items()}
+        classes = _classes(raws["train"], source)
+        return FileDataset(_files(raws, classes, source, val, place), split, size=size or 256, classes=classes)
+    offered = "test" if split == "test" else "train"
+    raw = _open(dataset, root, download, source.splits[offered])
+    labels, classes = _labels(raw, source), _classes(raw, source)
+    pixels, items = _pixels(getattr(raw, source.images), source.axes), np.arange(len(labels))
+    if offered == "train":
+        items = np.flatnonzero(_train_or_val(len(labels), val, place) == split)
+    pixels, labels = pixels[items], labels[items]
+    names = [f"{dataset}/{offered}/{item}" for item in items]
+    if unlabelled and split == "train":
+        more = _open(dataset, root, download, {"split": "unlabeled"}).data
+        pixels, labels = np.concatenate([pixels, more]), np.append(labels, np.full(len(more), -1))
+        names += [f"{dataset}/unlabeled/{item}" for item in range(len(more))]
+    return ArrayDataset(pixels, labels, classes, names)
 
 
 def _source(dataset: str, size: int | None, unlabelled: bool) -> _Source:
@@ -133,6 +117,35 @@ def _source(dataset: str, size: int | None, unlabelled: bool) -> _Source:
     if size is not None and source.axes:
         raise RecipeError(f"the images of {dataset} have one size", help="leave data.size out; views resize")
     return source
+
+
+def _labels(raw: Any, source: _Source) -> Int64[np.ndarray, "n"]:
+    return np.asarray(getattr(raw, source.labels), dtype=np.int64)
+
+
+def _classes(raw: Any, source: _Source) -> list[str]:
+    return [str(name) for name in getattr(raw, "classes", range(_labels(raw, source).max() + 1))]
+
+
+def _train_or_val(count: int, val: float, place: str) -> Shaped[np.ndarray, "n"]:
+    return carve([str(item) for item in range(count)], {"val": val}, place=place)
+
+
+def _files(
+    raws: Mapping[str, Any], classes: Sequence[str], source: _Source, val: float, place: str
+) -> list[LabelledFile]:
+    """The files of all splits that torchvision has, and of a val that it has not."""
+    files = []
+    for name, raw in raws.items():
+        paths, labels = getattr(raw, source.images), _labels(raw, source).tolist()
+        splits = [name] * len(paths)
+        if name == "train" and "val" not in raws:
+            splits = _train_or_val(len(paths), val, place).tolist()
+        files += [
+            LabelledFile(Path(path), classes[label], split)
+            for path, label, split in zip(paths, labels, splits, strict=True)
+        ]
+    return files
 
 
 def _open(dataset: str, root: str, download: bool, choice: Mapping[str, Any]) -> Any:

@@ -16,7 +16,7 @@ from metriclab import distributed
 from metriclab.assembly.assemble import Training
 from metriclab.assembly.devices import precision
 from metriclab.assembly.splits import is_disjoint
-from metriclab.core.network import Embedded
+from metriclab.core.network import Embedded, embedding_function
 from metriclab.core.progress import ProgressGenerator
 from metriclab.core.protocols import Change, Dataset, EvaluatedEncoder, Evaluator, Score, Views
 from metriclab.core.rows import Rows, rows
@@ -48,6 +48,17 @@ class Embeddings(NamedTuple):
     z: Rows
 
 
+class EmbeddedSplits(NamedTuple):
+    """Queries and gallery by one encoder; the same object twice means leave-one-out."""
+
+    queries: Embeddings
+    gallery: Embeddings
+
+    def rows(self, output: Literal["h", "z"]) -> tuple[Rows, Rows]:
+        """One output of both."""
+        return getattr(self.queries, output), getattr(self.gallery, output)
+
+
 MOST_PIXELS = 32
 
 
@@ -65,6 +76,8 @@ def embed(
     reading: EmbeddingSettings,
     items: np.ndarray | None = None,
     change: Change | None = None,
+    *,
+    first_item: int = 0,
 ) -> Embeddings:
     """All or some items of a split embedded, on every rank; each rank does its share of the work.
 
@@ -74,6 +87,7 @@ def embed(
         reading: how images are read.
         items: which ones; all by default.
         change: what becomes of their test views before they are encoded.
+        first_item: of the split in the rows: its items are numbered from there on.
     """
     items = np.arange(len(data.labels)) if items is None else items
     part = distributed.rank_slice(len(items), distributed.rank(), distributed.world_size())
@@ -82,8 +96,25 @@ def embed(
     if h.device.type == "mps":  # which has no float64, and evaluators count in it
         h, z = h.cpu(), z.cpu()
     labels = torch.from_numpy(data.labels[items]).to(h.device)
-    numbers = torch.from_numpy(items).to(h.device)
+    numbers = torch.from_numpy(items + first_item).to(h.device)
     return Embeddings(rows(h, labels, numbers), rows(z, labels, numbers))
+
+
+def embed_splits(encode: Encode, queries: Dataset, gallery: Dataset, settings: EmbeddingSettings) -> EmbeddedSplits:
+    """Queries and gallery by one encoder. The same data set twice is leave-one-out.
+
+    Equal items are one image, which evaluators leave out: those of a gallery of its own are numbered behind the
+    queries, which keep their indices.
+    """
+    rows_of_queries = embed(encode, queries, settings)
+    if gallery is queries:
+        return EmbeddedSplits(rows_of_queries, rows_of_queries)
+    return EmbeddedSplits(rows_of_queries, embed(encode, gallery, settings, first_item=len(queries.labels)))
+
+
+def gallery_of(test: Dataset, train: Dataset) -> Dataset:
+    """What the queries of a test split are held against: themselves where their classes are not in `train`."""
+    return test if is_disjoint(test, train) else train
 
 
 def encoded(
@@ -110,7 +141,7 @@ class evaluating:
 
     def __enter__(self) -> Encode:
         self.method.eval()
-        return self.method.embed  # type: ignore[return-value]  # of the method protocol
+        return embedding_function(self.method)
 
     def __exit__(self, *error: object) -> None:
         self.method.train(self.training)
@@ -137,20 +168,14 @@ class RunEncoder:
     def embed_changed(self, change: Change, chosen: Int64[Tensor, "n"], /) -> Rows:
         """The chosen queries, embedded anew from their test views as `change` makes them."""
         items = self.queries.items[chosen].cpu().numpy()
-        return self._output(embed(self.encode, self.data, self.reading, items, change))
+        return getattr(embed(self.encode, self.data, self.reading, items, change), self.output)  # type: ignore[no-any-return]  # Rows
 
     def embed_other(self, test: Dataset, train: Dataset, /) -> tuple[Rows, Rows]:
         """Queries and gallery of another data set: the same object where its test classes are not in `train`."""
-        queries = self._output(embed(self.encode, test, self.reading))
-        if is_disjoint(test, train):
-            return queries, queries
-        return queries, self._output(embed(self.encode, train, self.reading))
-
-    def _output(self, sides: Embeddings) -> Rows:
-        return sides.h if self.output == "h" else sides.z
+        return embed_splits(self.encode, test, gallery_of(test, train), self.reading).rows(self.output)
 
 
-def measure(
+def run_evaluators(
     evaluators: Mapping[str, Evaluator], queries: Rows, gallery: Rows, subject: EvaluatedEncoder | None = None
 ) -> dict[str, Mapping[str, Score]]:
     """Every evaluator on the same rows.
@@ -182,11 +207,11 @@ def wants_encoder(evaluator: object) -> bool:
     return getattr(evaluator, "wants", "rows") == "encoder"
 
 
-def values(scores: Scores) -> dict[str, dict[str, float]]:
+def score_values(scores: Scores) -> dict[str, dict[str, float]]:
     """The numbers alone."""
     return {name: {metric: score.value for metric, score in part.items()} for name, part in scores.items()}
 
 
-def definitions(scores: Scores) -> dict[str, dict[str, str]]:
+def score_definitions(scores: Scores) -> dict[str, dict[str, str]]:
     """How each number is defined."""
     return {name: {metric: score.definition for metric, score in part.items()} for name, part in scores.items()}

@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Int64
 from torch import Tensor
 
 from metriclab.assembly.assemble import Training, build_evaluators, build_method, classes_of
-from metriclab.assembly.splits import Splits, benchmark, is_disjoint
+from metriclab.assembly.splits import Splits, benchmark
+from metriclab.core.network import embedding_function
 from metriclab.core.rows import Rows
 from metriclab.evaluation.baselines import pca_of_pixels
 from metriclab.evaluation.efficiency import Peaks, Stopwatch, cost_of, flops_per_image, images_seen
 from metriclab.evaluation.evaluate import (
-    Embeddings,
+    EmbeddedSplits,
     EmbeddingSettings,
     Encode,
     RunEncoder,
     Scores,
-    definitions,
-    embed,
+    embed_splits,
     embedding_settings,
     evaluating,
-    measure,
+    gallery_of,
     pixels,
-    values,
+    run_evaluators,
+    score_definitions,
+    score_values,
 )
 from metriclab.recipe import Recipe
 
@@ -48,22 +50,24 @@ def final_result(
     with evaluating(training.method) as encode:
         flops = flops_per_image(encode, training, reading)
         with Stopwatch(training.device) as watch:
-            queries = embed(encode, splits.test, reading)
-        trained = EmbeddedSplits(encode, queries, judge.gallery(encode, queries))
-        scores = judge.measure(trained, used)
-    metrics = values(scores)
+            trained = judge.embed(encode)
+        scores = judge.measure(encode, trained, used)
+    queries = trained.queries
+    metrics = score_values(scores)
     if queries.z.z.shape != queries.h.z.shape or not torch.equal(queries.z.z, queries.h.z):
-        of_other = measure(judge.evaluators, getattr(queries, other), getattr(trained.gallery, other))
-        metrics |= {f"{name}-{other}": part for name, part in values(of_other).items()}
+        of_other = run_evaluators(judge.evaluators, *trained.rows(other))
+        metrics |= {f"{name}-{other}": part for name, part in score_values(of_other).items()}
     rows: Rows = getattr(queries, used)
+    alone = judge.gallery is splits.test
+    embedded = len(rows) + (0 if alone else len(trained.gallery.h))
     result = {
         "metrics": metrics,
         "baselines": {
-            name: values(judge.measure(judge.embeddings(encode), used))
+            name: score_values(judge.measure(encode, judge.embed(encode), used))
             for name, encode in _baselines(recipe, training, reading, rows.embedding_dim)
         },
-        "definitions": definitions(scores),
-        "protocol": "leave-one-out on the test split" if judge.disjoint else "test queries against the training split",
+        "definitions": score_definitions(scores),
+        "protocol": "leave-one-out on the test split" if alone else "test queries against the training split",
         "fingerprint": benchmark(recipe, splits),
         "steps": training.steps,
         "best_step": best_step,
@@ -71,7 +75,7 @@ def final_result(
         "images_seen": images_seen(training),
         "items": {name: len(getattr(splits, name).labels) for name in ("train", "val", "test")},
         "warnings": warned,
-        "cost": cost_of(training, seconds, peaks, flops, len(rows) / watch.seconds),
+        "cost": cost_of(training, seconds, peaks, flops, embedded / watch.seconds),
     }
     by_class = scores_by_class(scores, classes_of(splits.test.labels))
     known = {"labels": rows.labels.cpu(), "items": rows.items.cpu()}
@@ -119,15 +123,7 @@ def _initial(recipe: Recipe, training: Training) -> Encode:
     method = build_method(recipe, classes_of(training.data.labels)).to(training.device).eval()
     if training.settings.channels_last:
         method.to(memory_format=torch.channels_last)
-    return method.embed  # type: ignore[return-value]  # of the method protocol
-
-
-class EmbeddedSplits(NamedTuple):
-    """Queries and gallery by one encoder; the same object twice means leave-one-out."""
-
-    encode: Encode
-    queries: Embeddings
-    gallery: Embeddings
+    return embedding_function(method)
 
 
 class _Judge:
@@ -136,17 +132,13 @@ class _Judge:
     def __init__(self, recipe: Recipe, splits: Splits, reading: EmbeddingSettings) -> None:
         self.evaluators = build_evaluators(recipe)
         self.splits, self.reading = splits, reading
-        self.disjoint = is_disjoint(splits.test, splits.train)
+        self.gallery = gallery_of(splits.test, splits.train)
 
-    def embeddings(self, encode: Encode) -> EmbeddedSplits:
-        queries = embed(encode, self.splits.test, self.reading)
-        return EmbeddedSplits(encode, queries, self.gallery(encode, queries))
+    def embed(self, encode: Encode) -> EmbeddedSplits:
+        return embed_splits(encode, self.splits.test, self.gallery, self.reading)
 
-    def gallery(self, encode: Encode, queries: Embeddings) -> Embeddings:
-        return queries if self.disjoint else embed(encode, self.splits.train, self.reading)
-
-    def measure(self, of: EmbeddedSplits, output: Output) -> Scores:
+    def measure(self, encode: Encode, embedded: EmbeddedSplits, output: Output) -> Scores:
         """All evaluators, also those that want the encoder."""
-        queries, gallery = (getattr(side, output) for side in (of.queries, of.gallery))
-        subject = RunEncoder(queries, gallery, of.encode, self.splits.test, self.reading, output)
-        return measure(self.evaluators, queries, gallery, subject)
+        queries, gallery = embedded.rows(output)
+        subject = RunEncoder(queries, gallery, encode, self.splits.test, self.reading, output)
+        return run_evaluators(self.evaluators, queries, gallery, subject)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,10 @@ from sklearn.metrics import (  # type: ignore[import-untyped]
     normalized_mutual_info_score,
 )
 
+from metriclab.core.progress import ProgressGenerator
 from metriclab.core.protocols import Score
 from metriclab.core.rows import Rows
+from metriclab.evaluators.call import call_evaluator
 from metriclab.ranking.keys import check_finite
 from metriclab.registry import register
 
@@ -36,15 +39,22 @@ _RULES = (
 
 
 @register("evaluator", "clustering")
+@dataclass(frozen=True)
 class Clustering:
     """Normalised and adjusted mutual information of the classes and the clusters of k-means. The gallery is not used.
 
     The adjusted one is 0 for clusters drawn by chance; the normalised one grows with the number of classes even then.
 
     Paper: N. X. Vinh, J. Epps, J. Bailey. Information Theoretic Measures for Clusterings Comparison. JMLR 2010.
+
+    Example:
+        >>> scores = Clustering()(z, labels)
+        >>> scores["ami"].value
     """
 
-    def __call__(self, queries: Rows, gallery: Rows, /) -> dict[str, Score]:
+    __call__ = call_evaluator
+
+    def steps(self, queries: Rows, gallery: Rows, /) -> ProgressGenerator[dict[str, Score]]:
         """`nmi` and `ami`, which no single query has.
 
         Args:
@@ -55,9 +65,8 @@ class Clustering:
             DivergedError: where an embedding is not finite.
         """
         check_finite(queries.z, "queries")
-        known = queries.labels >= 0
         # In the order of items, so that the order of rows does not matter.
-        rows = queries[known]
+        rows = queries[queries.labels >= 0]
         rows = rows[rows.items.argsort(stable=True)]
         labels = torch.unique(rows.labels, return_inverse=True)[1].cpu().numpy()
         classes = int(labels.max(initial=-1)) + 1
@@ -67,6 +76,7 @@ class Clustering:
             nmi = float(normalized_mutual_info_score(labels, clusters))
             ami = float(adjusted_mutual_info_score(labels, clusters))
         nothing = torch.empty(0, dtype=torch.float64)
+        yield 1.0
         return {
             "nmi": Score(nmi, nothing, f"Normalised mutual information {_RULES}"),
             "ami": Score(ami, nothing, f"Adjusted mutual information {_RULES}"),

@@ -159,8 +159,8 @@ _CHROMA = (
 )  # fmt: skip
 
 
-def _uniform(items: Int64[Tensor, "n"], slot: int, severity: int, count: int) -> Float[Tensor, "n {count}"]:
-    return RandomKeys(0, 0, items, torch.zeros_like(items)).uniform(severity, slot, count)
+def _uniform(items: Int64[Tensor, "n"], stream: int, severity: int, count: int) -> Float[Tensor, "n {count}"]:
+    return RandomKeys(0, 0, items, torch.zeros_like(items)).uniform(severity, stream, count)
 
 
 CORRUPTIONS: dict[Corruption, Callable[..., Tensor]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Annotated
 
 import torch
@@ -10,14 +11,18 @@ from annotated_types import Gt
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
+from metriclab.core.progress import ProgressGenerator
 from metriclab.core.protocols import Score
 from metriclab.core.rows import Rows
+from metriclab.evaluators.call import call_evaluator
+from metriclab.ranking.candidates import are_candidates
 from metriclab.ranking.keys import EXCLUDED, PART_CELLS, check_finite
-from metriclab.ranking.nearest import nearest
+from metriclab.ranking.neighbours import nearest_rows
 from metriclab.registry import register
 
 
 @register("evaluator", "health")
+@dataclass(frozen=True, kw_only=True)
 class Health:
     """Alignment, uniformity, effective rank and hubness, in memory that does not grow with the square of the rows.
 
@@ -31,29 +36,39 @@ class Health:
     Args:
         k: neighbours among which hubness counts a row.
         temperature: t of uniformity.
+
+    Example:
+        >>> scores = Health()(z, labels)
+        >>> scores["effective_rank"].value
     """
 
-    def __init__(self, *, k: Annotated[int, Gt(0)] = 10, temperature: Annotated[float, Gt(0)] = 2.0) -> None:
-        self.k, self.temperature = k, temperature
-        self.definitions = {
+    k: Annotated[int, Gt(0)] = 10
+    temperature: Annotated[float, Gt(0)] = 2.0
+
+    @property
+    def definitions(self) -> dict[str, str]:
+        """How each figure is computed."""
+        return {
             "alignment": "Mean squared distance of a query to the other queries of its label, averaged over the "
             "queries of known label (>= 0) that have one (health/1).",
-            "uniformity": f"Logarithm of the mean of exp(-{temperature:g} * squared distance) over all pairs of "
+            "uniformity": f"Logarithm of the mean of exp(-{self.temperature:g} * squared distance) over all pairs of "
             "queries of different items (health/1).",
             "effective_rank": "exp of the entropy of the singular values, divided by their sum, of the matrix of all "
             "queries, not centred; 0 where every row is zero (health/1).",
-            "hubness": f"Skewness over the gallery of the number of queries that have a row among their {k} nearest; "
-            "rows tied at the last place share the places left; 0 where all rows are alike; where the queries are the "
-            "gallery (leave-one-out), rows of the query's own item are left out (health/1).",
+            "hubness": f"Skewness over the gallery of the number of queries that have a row among their {self.k} "
+            "nearest; rows tied at the last place share the places left; 0 where all rows are alike; rows of the "
+            "query's own item are left out (health/1).",
         }
 
+    __call__ = call_evaluator
+
     @torch.no_grad()
-    def __call__(self, queries: Rows, gallery: Rows, /) -> dict[str, Score]:
+    def steps(self, queries: Rows, gallery: Rows, /) -> ProgressGenerator[dict[str, Score]]:
         """The four figures; only alignment has a value a query.
 
         Args:
             queries: rows to look at, of any label.
-            gallery: rows that hubness counts; the same object as `queries` for leave-one-out.
+            gallery: rows that hubness counts.
 
         Raises:
             DivergedError: where an embedding is not finite.
@@ -68,9 +83,10 @@ class Health:
             "hubness": skewness(occurrences(queries, gallery, self.k)),
         }
         nothing = torch.empty(0, dtype=torch.float64)
+        yield 1.0
         return {
-            name: Score(value, aligned if name == "alignment" else nothing, self.definitions[name])
-            for name, value in values.items()
+            name: Score(values[name], aligned if name == "alignment" else nothing, text)
+            for name, text in self.definitions.items()
         }
 
 
@@ -99,7 +115,7 @@ def uniformity(rows: Rows, temperature: float) -> float:
     total, pairs = z.new_zeros((), dtype=torch.float64), 0
     for part in torch.split(torch.arange(len(z), device=z.device), max(1, PART_CELLS // max(1, len(z)))):
         distances = squares[part, None] + squares - 2 * (z[part] @ z.T).double()
-        other = rows.items[part, None] != rows.items
+        other = are_candidates(rows.items[part, None], rows.items)
         total += torch.exp(-temperature * distances.clamp_(min=0)).mul_(other).sum()
         pairs += int(other.sum())
     return math.log(float(total) / pairs) if pairs and float(total) else math.nan
@@ -122,7 +138,7 @@ def occurrences(queries: Rows, gallery: Rows, k: int) -> Float64[Tensor, "n"]:
     """How many queries have each gallery row among their k nearest; ties at the last place share what is left."""
     found = torch.zeros(len(gallery), dtype=torch.float64, device=gallery.z.device)
     everything, among = torch.arange(len(queries), device=queries.z.device), torch.ones_like(gallery.labels).bool()
-    for _, columns, keys in nearest(queries, gallery, everything, k, among):
+    for _, columns, keys in nearest_rows(queries, gallery, everything, k, among):
         depth = min(k, keys.shape[1])
         last = keys.topk(depth, dim=1, largest=False).values[:, -1:]
         sure, tied = keys < last, (keys == last) & (last != EXCLUDED)

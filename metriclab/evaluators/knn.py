@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated
 
 import torch
@@ -9,11 +10,13 @@ from annotated_types import Gt
 from jaxtyping import Float64, Int32, Int64
 from torch import Tensor
 
-from metriclab.core.progress import ProgressGenerator, exhaust
+from metriclab.core.progress import ProgressGenerator
 from metriclab.core.protocols import Score
 from metriclab.core.rows import Rows
-from metriclab.ranking.keys import EXCLUDED, STEP, equal_range
-from metriclab.ranking.nearest import nearest
+from metriclab.evaluators.call import call_evaluator
+from metriclab.ranking.candidates import count_matches
+from metriclab.ranking.keys import EXCLUDED, STEP
+from metriclab.ranking.neighbours import nearest_rows
 from metriclab.registry import register
 
 _EQUAL_VOTES = 1 - 1e-9
@@ -21,7 +24,8 @@ _EQUAL_VOTES = 1 - 1e-9
 
 
 @register("evaluator", "knn")
-class NearestNeighbours:
+@dataclass(frozen=True, kw_only=True)
+class KNN:
     """Accuracy of a vote of the nearest gallery rows, each weighted by exp(similarity / temperature).
 
     No tie is broken by position: rows tied at the last place share the votes left, and classes tied in the vote share
@@ -33,41 +37,46 @@ class NearestNeighbours:
     Args:
         k: number of neighbours; a smaller gallery votes as a whole.
         temperature: lower trusts the nearest neighbours more.
+
+    Example:
+        >>> scores = KNN(k=20)(z, labels, gallery, gallery_labels)
+        >>> scores["accuracy"].value
     """
 
-    def __init__(self, *, k: Annotated[int, Gt(0)] = 200, temperature: Annotated[float, Gt(0)] = 0.07) -> None:
-        self.k, self.temperature = k, temperature
-        self.definition = (
-            f"Share of queries whose label wins the vote of the {k} nearest gallery rows of known label, each weighted "
-            f"by exp(cosine / {temperature}); rows tied in cosine (rounded to a multiple of 2^-20) at the last place "
-            "share the votes left equally, classes tied in the vote the prediction; over queries of known label (>= 0) "
-            "whose label is in the gallery; where the queries are the gallery (leave-one-out), rows of the query's own "
-            "item are left out, elsewhere none is (knn/1)."
+    k: Annotated[int, Gt(0)] = 200
+    temperature: Annotated[float, Gt(0)] = 0.07
+
+    @property
+    def definition(self) -> str:
+        """How the accuracy is computed."""
+        return (
+            f"Share of queries whose label wins the vote of the {self.k} nearest gallery rows of known label, each "
+            f"weighted by exp(cosine / {self.temperature}); rows tied in cosine (rounded to a multiple of 2^-20) at "
+            "the last place share the votes left equally, classes tied in the vote the prediction; over queries of "
+            "known label (>= 0) whose label is in the gallery; gallery rows of the query's own item are left out "
+            "(knn/1)."
         )
 
+    __call__ = call_evaluator
+
     @torch.no_grad()
-    def __call__(self, queries: Rows, gallery: Rows, /) -> dict[str, Score]:
+    def steps(self, queries: Rows, gallery: Rows, /) -> ProgressGenerator[dict[str, Score]]:
         """The accuracy and the number of queries it leaves out.
 
         Args:
             queries: rows to classify; those with a negative label are passed over.
-            gallery: rows that vote; the same object as `queries` for leave-one-out.
+            gallery: rows that vote. Rows of the query's own item are left out.
 
         Raises:
             DivergedError: where an embedding is not finite.
         """
-        return exhaust(self.steps(queries, gallery))
-
-    @torch.no_grad()
-    def steps(self, queries: Rows, gallery: Rows, /) -> ProgressGenerator[dict[str, Score]]:
-        """As a call, a few queries at a time."""
         correct = torch.full((len(queries),), torch.nan, dtype=torch.float64)
-        lone = torch.where(queries.labels < 0, torch.nan, 1.0).double().cpu()
+        unmatched = torch.where(queries.labels < 0, torch.nan, 1.0).double().cpu()
         classes, codes = torch.unique(gallery.labels, return_inverse=True)
         known = (queries.labels >= 0) & torch.isin(queries.labels, classes)
         chosen, done = known.nonzero().squeeze(1), 0
-        found = _others_alike(queries, gallery) > 0
-        for indices, columns, keys in nearest(queries, gallery, chosen, self.k, gallery.labels >= 0):
+        found = count_matches(queries, gallery) > 0
+        for indices, columns, keys in nearest_rows(queries, gallery, chosen, self.k, gallery.labels >= 0):
             own = torch.searchsorted(classes, queries.labels[indices])[:, None]
             near = codes[columns]
             candidates = _candidates(near) if near.shape[1] < len(classes) else near
@@ -77,14 +86,14 @@ class NearestNeighbours:
             share = right / winners.sum(1).double()
             place = indices.cpu()
             correct[place] = share.where(found[indices], torch.nan).cpu()
-            lone[place] = (~found[indices]).double().cpu()
+            unmatched[place] = (~found[indices]).double().cpu()
             done += len(indices)
             yield done / len(chosen)
         return {
             "accuracy": Score(float(correct.nanmean()), correct, self.definition),
             "queries_without_matches": Score(
-                float(lone.nansum()),
-                lone,
+                float(unmatched.nansum()),
+                unmatched,
                 "Number of queries of known label (>= 0) whose label no row of their gallery has; accuracy does not "
                 "count them (knn/1).",
             ),
@@ -114,14 +123,3 @@ def _candidates(codes: Int64[Tensor, "b m"]) -> Int64[Tensor, "b m"]:
     numbers = torch.zeros_like(codes)
     numbers[:, 1:] = (ordered[:, 1:] != ordered[:, :-1]).cumsum(1)
     return numbers.scatter(1, order, numbers)
-
-
-def _others_alike(queries: Rows, gallery: Rows) -> Int64[Tensor, "q"]:
-    """How many gallery rows have the label of each query; in leave-one-out, of other items."""
-    alike = equal_range(queries.labels, gallery.labels.sort().values)[1]
-    if gallery is not queries:
-        return alike
-    labels, items = (torch.unique(side, return_inverse=True)[1] for side in (queries.labels, queries.items))
-    _, both, own = torch.unique(labels * len(items) + items, return_inverse=True, return_counts=True)
-    others: Tensor = alike - own[both]
-    return others

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated
 
 import torch
@@ -9,18 +10,19 @@ from annotated_types import Gt
 from jaxtyping import Float64
 from torch import Tensor
 
-from metriclab.core.progress import ProgressGenerator, exhaust
+from metriclab.core.progress import ProgressGenerator
 from metriclab.core.protocols import Score
 from metriclab.core.rows import Rows
-from metriclab.ranking.matches import Alike, measured_matches
+from metriclab.evaluators.call import call_evaluator
+from metriclab.ranking.candidates import LabelIndex
+from metriclab.ranking.matches import measured_matches
 from metriclab.ranking.ties import RankedMatches
 from metriclab.registry import register
 
 _RULES = (
     "averaged over the queries of known label (>= 0) with a match (a gallery row of equal label); gallery rows of "
     "unknown label are no match; ranked by cosine similarity rounded to a multiple of 2^-20, with the expected value "
-    "over random order of ties; where the queries are the gallery (leave-one-out), rows of the query's own item are "
-    "left out, elsewhere none is (retrieval/1)."
+    "over random order of ties; gallery rows of the query's own item are left out (retrieval/1)."
 )
 _AT_DEPTH = {
     "r_at_{}": "Recall at {}: share of queries with a match among the {} nearest gallery rows, ",
@@ -36,10 +38,11 @@ _OF_ALL = {
     "map": "Mean average precision: mean of the precision at each match in the whole ranking, ",
     "mrr": "Mean reciprocal rank: one divided by the rank of the best match, ",
 }
-_LONE = "Number of queries of known label (>= 0) without a match, which no other metric counts (retrieval/1)."
+_UNMATCHED = "Number of queries of known label (>= 0) without a match, which no other metric counts (retrieval/1)."
 
 
 @register("evaluator", "retrieval")
+@dataclass(frozen=True, kw_only=True)
 class Retrieval:
     """Recall, precision, R-precision, MAP@R, mean average precision and reciprocal rank, exact for any size.
 
@@ -52,46 +55,50 @@ class Retrieval:
         k: depths of recall and precision; at depth 1 both are the same.
         whole_ranking: also mean average precision and reciprocal rank, which depend on matches however far down; all
             else depends on the best rows, and is found sooner without them.
+
+    Example:
+        >>> scores = Retrieval(k=(1, 10))(z, labels)  # each row looks among all others
+        >>> scores = Retrieval()(z, labels, gallery, gallery_labels)
+        >>> scores["map_at_r"].value
     """
 
-    def __init__(self, *, k: tuple[Annotated[int, Gt(0)], ...] = (1, 5, 10), whole_ranking: bool = True) -> None:
-        per_depth = {name.format(at): text.format(at, at, at) for name, text in _AT_DEPTH.items() for at in k}
-        texts = per_depth | _OF_THE_BEST | (_OF_ALL if whole_ranking else {})
-        self.k = k
-        self.whole_ranking = whole_ranking
-        self.definitions = {name: text + _RULES for name, text in texts.items()}
+    k: tuple[Annotated[int, Gt(0)], ...] = (1, 5, 10)
+    whole_ranking: bool = True
+
+    @property
+    def definitions(self) -> dict[str, str]:
+        """How each metric is computed."""
+        per_depth = {name.format(at): text.format(at, at, at) for name, text in _AT_DEPTH.items() for at in self.k}
+        texts = per_depth | _OF_THE_BEST | (_OF_ALL if self.whole_ranking else {})
+        return {name: text + _RULES for name, text in texts.items()}
+
+    __call__ = call_evaluator
 
     @torch.no_grad()
-    def __call__(self, queries: Rows, gallery: Rows, /) -> dict[str, Score]:
+    def steps(self, queries: Rows, gallery: Rows, /) -> ProgressGenerator[dict[str, Score]]:
         """Every metric by name; `per_query` is NaN for a query of unknown label or without a match.
 
         Args:
             queries: rows to look for; those with a negative label are passed over.
-            gallery: rows to look among; the same object as `queries` for leave-one-out.
+            gallery: rows to look among. Rows of the query's own item are left out.
 
         Raises:
             DivergedError: where an embedding is not finite.
         """
-        return exhaust(self.steps(queries, gallery))
-
-    @torch.no_grad()
-    def steps(self, queries: Rows, gallery: Rows, /) -> ProgressGenerator[dict[str, Score]]:
-        """As a call, a few queries at a time."""
-        values = {name: torch.full((len(queries),), torch.nan, dtype=torch.float64) for name in self.definitions}
-        lone = values["queries_without_matches"] = torch.where(queries.labels < 0, torch.nan, 1.0).double().cpu()
-        alike = Alike.of(queries.labels, gallery.labels)
+        definitions = self.definitions
+        values = {name: torch.full((len(queries),), torch.nan, dtype=torch.float64) for name in definitions}
+        unmatched = values["queries_without_matches"] = torch.where(queries.labels < 0, torch.nan, 1.0).double().cpu()
+        index = LabelIndex.of(queries.labels, gallery.labels)
         depth = None if self.whole_ranking else min(max(self.k, default=0), len(gallery))
-        done, total = 0, len(alike.queries())
-        for indices, measured in measured_matches(self._measure, queries, gallery, alike, depth):
+        done, total = 0, len(index.queries_with_rows())
+        for indices, measured in measured_matches(self._measure, queries, gallery, index, depth):
             place = indices.cpu()
             for name, value in measured.items():
                 values[name][place] = value.cpu()
             done += len(indices)
             yield done / total
-        scores = {
-            name: Score(float(values[name].nanmean()), values[name], text) for name, text in self.definitions.items()
-        }
-        return {**scores, "queries_without_matches": Score(float(lone.nansum()), lone, _LONE)}
+        scores = {name: Score(float(values[name].nanmean()), values[name], text) for name, text in definitions.items()}
+        return {**scores, "queries_without_matches": Score(float(unmatched.nansum()), unmatched, _UNMATCHED)}
 
     def _measure(self, ranked: RankedMatches) -> dict[str, Float64[Tensor, "b"]]:
         relevant, depths = ranked.relevant, [min(k, ranked.length) for k in self.k]

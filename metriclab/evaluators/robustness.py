@@ -14,7 +14,7 @@ from metriclab.core.protocols import EvaluatedEncoder, Score
 from metriclab.core.rows import Rows
 from metriclab.evaluators.corruptions import CORRUPTIONS, Corruption
 from metriclab.evaluators.inner import InnerParameters, inner_evaluator, require_metric
-from metriclab.evaluators.probes.examples import halves
+from metriclab.evaluators.probes.examples import divide
 from metriclab.registry import register
 
 
@@ -22,8 +22,8 @@ from metriclab.registry import register
 class Robustness:
     """A metric of any evaluator on corrupted queries, by corruption and severity, at the end of a run.
 
-    The queries are one half of the items of each test class, so that no query meets its own clean image; the gallery
-    is the other half, clean, or the run's gallery where it has one.
+    No query meets its own clean image: in leave-one-out the queries are one half of the items of each test class, and
+    the gallery is the other half, clean; a gallery of other items stays as it is.
 
     Paper: D. Hendrycks, T. Dietterich. Benchmarking Neural Network Robustness to Common Corruptions and Perturbations.
     ICLR 2019 (noise, blur, contrast, brightness, pixelate, JPEG).
@@ -60,10 +60,8 @@ class Robustness:
             DivergedError: where an embedding is not finite.
         """
         everything, gallery = subject.queries, subject.gallery
-        asked = everything.labels >= 0
-        if gallery is everything:
-            first, asked = halves(everything)
-            gallery = everything[first]
+        kept, asked = divide(everything, gallery)
+        gallery = gallery[kept]
         chosen = asked.nonzero().squeeze(1)
         clean = self._measure(everything[chosen], gallery)
         found = {}
@@ -92,9 +90,9 @@ class Robustness:
 
     def _define(self, what: str) -> str:
         return (
-            f"{self.measured}, {what}; the test view of each query is corrupted, the gallery is not; where the queries "
-            "are the gallery (leave-one-out), each class is cut in two halves by a hash of the item, the larger one "
-            "the gallery, the other one the queries (robustness/1)."
+            f"{self.measured}, {what}; the test view of each query is corrupted, the gallery is not; of each "
+            "class, the items that both sides have (all of them in leave-one-out) are cut in two halves by a hash of "
+            "the item, the larger one the gallery, the other one the queries (robustness/1)."
         )
 
 

@@ -51,7 +51,7 @@ class Transfer:
             DivergedError: where an embedding is not finite.
         """
         queries, gallery = subject.embed_other(self.test, self.train)
-        against = "each other" if gallery is queries else "its training split"
+        against = "each other" if torch.equal(queries.items, gallery.items) else "its training split"
         nothing = torch.empty(0, dtype=torch.float64)
         where = f"On the test split of {self.name}, held against {against}, by the run's test view (transfer/1): "
         return {

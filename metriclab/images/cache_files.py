@@ -19,7 +19,15 @@ from metriclab.errors import RecipeError, StorageError
 LIMIT = "METRICLAB_CACHE_LIMIT"
 """The environment variable with the most that all caches of images may take together."""
 
-_HELP = "set the environment variable METRICLAB_CACHE to a folder that can be written and has room"
+NO_ROOM = (
+    "set the environment variable METRICLAB_CACHE to a folder that can be written and has room, or remove old caches "
+    "with `metriclab data clean`"
+)
+"""The repair of a cache that cannot be written."""
+
+SKIPPED = ".skipped.txt"
+"""The ending of a list of the files that gave no image, beside the index of all."""
+
 _SPARE = 2**28  # bytes of the disk that are left to others
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
@@ -45,7 +53,7 @@ def cache_folder(name: str) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StorageError(f"{folder}: cannot make the cache folder ({error.strerror})", help=_HELP) from error
+        raise StorageError(f"{folder}: cannot make the cache folder ({error.strerror})", help=NO_ROOM) from error
     return folder
 
 
@@ -90,7 +98,7 @@ def bytes_text(count: int) -> str:
 
 def writing(path: Path) -> contextlib.AbstractContextManager[BinaryIO]:
     """A file of the cache that becomes `path`, whole, when the block ends; see `replacing`."""
-    return replacing(path, help=_HELP)
+    return replacing(path, help=NO_ROOM)
 
 
 def save_arrays(path: Path, arrays: Mapping[str, Shaped[np.ndarray, "..."]]) -> None:

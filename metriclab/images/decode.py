@@ -82,14 +82,6 @@ def decode_file(file: BinaryIO, size: int) -> Decoded:
     return Decoded(np.ascontiguousarray(np.asarray(reduced).transpose(2, 0, 1)), (height, width))
 
 
-@giving_reasons()
-def decoded_bytes(path: Path, size: int) -> int:
-    """How many bytes an image has once decoded, by its header alone."""
-    with Image.open(path, formats=_FORMATS) as image:
-        width, height = _target(image.size, size)
-    return 3 * width * height
-
-
 def _target(size: tuple[int, int], short: int) -> tuple[int, int]:
     scale = min(1.0, short / min(size), LONGEST * short / max(size))
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))

@@ -1,4 +1,4 @@
-"""Image files, decoded once into a cache that is mapped into memory from then on."""
+"""Image files by their position in a list, decoded once into the cache."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import functools
 import hashlib
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextvars import ContextVar
 from pathlib import Path
 from typing import Literal
 
@@ -17,13 +16,13 @@ import numpy as np
 from jaxtyping import Bool, Int64, UInt8
 
 from metriclab.core.batch import Images
-from metriclab.errors import DataError
-from metriclab.images.arrays import digest, label_bytes
-from metriclab.images.build import build, decoding, quiet_pillow
-from metriclab.images.cache_files import cache_folder, room, writing
-from metriclab.images.decode import UnreadableImageError, decode
+from metriclab.errors import DataError, StorageError
+from metriclab.images.build import Room, read_files
+from metriclab.images.cache_files import LIMIT, SKIPPED, bytes_text, cache_folder, room, writing
+from metriclab.images.decode import Decoded, UnreadableImageError, decode_file, giving_reasons
+from metriclab.images.index import Index, Record
 from metriclab.images.lock import alone
-from metriclab.images.store import ABOUT, SKIPPED, STAMP, ImageStore, Index, open_cache, pixel_digest
+from metriclab.images.pixels import PixelStore, decoding, pixel_digest
 
 _SHOWN = 5  # problems named in one message
 
@@ -33,23 +32,23 @@ OnError = Literal["error", "skip"]
 
 
 class ImageFiles:
-    """Images by their position in a list of files: padded uint8 batches out of a cache.
+    """Images by their position in a list of files: padded uint8 batches out of the cache.
 
-    A cache is known by the content of its files, the size and the version of the decoding. So as not to read all files
-    in order to find it, a stamp leads to it by path, bytes and times of change of every file: a file that is changed in
-    any way is read again, and decoded again only if its content is new. Of several processes that want the same cache
-    one builds it and the others wait; one that was killed is taken up by the next.
+    A decoded image is known by the content of its file, the size and the version of the decoding. So as not to read all
+    files at every start, an index has the content of each, by the path, bytes and times of change of the file: one that
+    is changed in any way is read again, and decoded again only if its content is new.
 
-    Where there is no room for the pixels, images are decoded whenever they are read. Everything else stays the same.
+    An image that is not in the cache, as there was no room, is decoded whenever it is read; one that is damaged there
+    is decoded again and put right.
 
     Args:
-        paths: the files, in the order in which they are asked for.
+        paths: the files, in the order in which they are asked for; one or more.
         size: longest short side in pixels; see `decode`.
         on_error: "error" to refuse files that give no image, "skip" to leave them out of `readable`.
 
     Attributes:
         size: as given.
-        place: folder of the cache.
+        place: the index on the disk.
         index: what is known of the images.
         readable: whether each file gave an image.
         digests: 16 bytes for the pixels and shape of each image.
@@ -69,19 +68,18 @@ class ImageFiles:
 
     def __init__(self, paths: Sequence[Path], *, size: int, on_error: OnError = "error") -> None:
         assert paths
-        folder, stamp = cache_folder("images"), _stamp(paths, size)
+        folder = cache_folder("decoded")
         self._paths, self.size = paths, size
-        self.place, self.index, self._store = _open(folder, stamp, paths, size, retry=on_error == "error")
+        self._store = PixelStore(folder / "pixels", decoding(size))
+        self.place = folder / f"{_name(paths, size)}.npz"
+        self.index = self._open(retry=on_error == "error")
         _refuse(paths, self.index.problems, on_error)
+        _say_lacking(self.index, self.place.parent)
+        self._mending = False
         self.readable, self.digests = self.index.readable, self.index.digests
-        if self._store is None:
-            _say_uncached(len(paths), self.place)
-        self.skipped = _write_skipped(folder / f"{stamp}{SKIPPED}", paths, self.index.problems)
+        self.skipped = self.place.with_suffix(SKIPPED) if self.index.problems else None
         with contextlib.suppress(OSError):  # it may be someone else's
-            os.utime(self.place / ABOUT)
-        used = _used.get()
-        if used is not None:
-            used.append(self)
+            os.utime(self.place)
 
     def images(self, items: Int64[np.ndarray, "m"]) -> Images:
         """Pixels of the files at these positions, padded with zeros at the bottom and the right.
@@ -90,144 +88,133 @@ class ImageFiles:
             DataError: where a file that has to be decoded again has changed since it was first.
         """
         assert self.readable[items].all()
-        read = self._decode if self._store is None else self._cached
-        if self._store is None:
+        found = [self._cached(item) for item in items.tolist()]
+        rest = [row for row, pixels in enumerate(found) if pixels is None]
+        if rest:
             with ThreadPoolExecutor(os.cpu_count()) as pool:
-                return Images.padded(list(pool.map(read, items.tolist())))
-        return Images.padded([read(item) for item in items.tolist()])
+                decoded = list(pool.map(self._decode, items[rest].tolist()))
+            for row, pixels in zip(rest, decoded, strict=True):
+                found[row] = pixels
+        return Images.padded([pixels for pixels in found if pixels is not None])
 
-    def _cached(self, item: int) -> UInt8[np.ndarray, "3 h w"]:
-        assert self._store is not None
-        pixels = self._store.read(item)
-        if pixels is not None:
-            return pixels
-        pixels = self._decode(item)
-        self._store.repair(item, pixels)
-        _log.warning("%s: its pixels in the cache were damaged, and are repaired", self._paths[item])
-        return pixels
+    def _cached(self, item: int) -> UInt8[np.ndarray, "3 h w"] | None:
+        if not self.index.cached[item]:
+            return None
+        decoded = self._store.get(self.index.contents[item].tobytes())
+        return None if decoded is None else decoded.pixels
 
     def _decode(self, item: int) -> UInt8[np.ndarray, "3 h w"]:
         path, problem = self._paths[item], "the file has changed"
         try:
-            pixels = decode(path, self.size)
+            with giving_reasons(), path.open("rb") as file:
+                decoded = decode_file(file, self.size)
         except UnreadableImageError as error:
             problem = str(error)
         else:
-            if pixel_digest(pixels) == self.digests[item].tobytes():
-                return pixels
+            if pixel_digest(decoded.pixels) == self.digests[item].tobytes():
+                if self.index.cached[item]:
+                    self._mend(item, decoded)
+                return decoded.pixels
         raise DataError(f"{path}: cannot be read again: {problem}", help="put it back as it was, or start again")
 
+    def _mend(self, item: int, decoded: Decoded) -> None:
+        if not self._mending:
+            self._mending = True
+            _log.warning(
+                "%s: its pixels in the cache were damaged or removed, and are made again; so are all such from now on",
+                self._paths[item],
+            )
+        with contextlib.suppress(StorageError):  # a cache of someone else's; the damage is met again
+            self._store.put(self.index.contents[item].tobytes(), decoded)
 
-@contextlib.contextmanager
-def used_files() -> Iterator[list[ImageFiles]]:
-    """A list of all that opens image files in this block, filled as it happens."""
-    used: list[ImageFiles] = []
-    token = _used.set(used)
-    try:
-        yield used
-    finally:
-        _used.reset(token)
+    def _open(self, *, retry: bool) -> Index:
+        """The index of these files as they are; with `retry`, files that gave no image are tried again."""
+        states = _states(self._paths)
+        index, items = self._outdated(states, retry)
+        if index is not None and not len(items):
+            return index
+        with alone(self.place.with_suffix(".lock"), waiting=_say_waiting):
+            index, items = self._outdated(states, retry)
+            if index is None or len(items):
+                index = self._build(states, index, items)
+        return index
+
+    def _outdated(self, states: Int64[np.ndarray, "n 3"], retry: bool) -> tuple[Index | None, Int64[np.ndarray, "m"]]:
+        """The index there is, and the files that have to be read for it to be right."""
+        index = Index.read(self.place)
+        if index is None:
+            return None, np.arange(len(states))
+        changed = (index.states != states).any(axis=1)
+        if retry:  # disks and rights recover
+            changed[list(index.problems)] = True
+        lacking = index.lacking
+        if lacking.any() and index.bytes(lacking) <= room(self.place.parent)[0]:
+            changed |= lacking
+        return index, np.flatnonzero(changed)
+
+    def _build(self, states: Int64[np.ndarray, "n 3"], known: Index | None, items: Int64[np.ndarray, "m"]) -> Index:
+        records = [Record()] * len(states) if known is None else list(known.records())
+        left = Room(room(self.place.parent)[0])
+        records = read_files(self._paths, self.size, self._store, left, records, items)
+        source = os.path.commonpath([os.path.abspath(path.parent) for path in self._paths])
+        index = Index.of(records, states, decoding=decoding(self.size), source=source)
+        if index.problems:
+            with writing(self.place.with_suffix(SKIPPED)) as file:
+                lines = [f"{self._paths[item]}\t{problem}\n" for item, problem in index.problems.items()]
+                file.write("".join(lines).encode(errors="surrogateescape"))
+        index.write(self.place)
+        if index.reduced:
+            _log.info(
+                "%s of %s images are reduced to a short side of %d pixels (data.size)",
+                f"{index.reduced:,}", f"{len(index):,}", self.size,
+            )  # fmt: skip
+        return index
 
 
-_used: ContextVar[list[ImageFiles] | None] = ContextVar("used", default=None)
-
-
-class FileImages:
-    """One split as some of the images of `ImageFiles`; a data set holds one and hands out what is in it.
-
-    Args:
-        files: where the images are.
-        items: positions in `files`, one an image of the split.
-        labels: index into classes, negative for unknown.
-        classes: names.
-        names: one an image.
-    """
-
-    def __init__(
-        self,
-        files: ImageFiles,
-        items: Int64[np.ndarray, "n"],
-        labels: Int64[np.ndarray, "n"],
-        classes: Sequence[str],
-        names: Sequence[str],
-    ) -> None:
-        assert len(items) == len(labels) == len(names)
-        self._files, self._items = files, items
-        self.labels, self.classes, self.names = labels, classes, names
-
-    @property
-    def fingerprint(self) -> str:
-        return digest([self._files.digests[self._items].tobytes(), label_bytes(self.labels, self.classes)])
-
-    def images(self, items: Int64[np.ndarray, "m"]) -> Images:
-        return self._files.images(self._items[items])
-
-
-def _stamp(paths: Sequence[Path], size: int) -> str:
+def _name(paths: Sequence[Path], size: int) -> str:
     state, here = hashlib.sha256(decoding(size).encode()), os.getcwd()
     for path in paths:
+        state.update(b"\n" + os.fsencode(os.path.join(here, path)))
+    return state.hexdigest()[:32]
+
+
+def _states(paths: Sequence[Path]) -> Int64[np.ndarray, "n 3"]:
+    states = np.empty((len(paths), 3), dtype=np.int64)
+    for row, path in enumerate(paths):
         try:
             status = os.stat(path)
         except OSError as error:
             raise DataError(f"{path}: {error.strerror}", help="check the path, and that you may read it") from error
         # The last of the times is the one that nobody can set back.
-        seen = f"\n{os.path.join(here, path)}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ctime_ns}"
-        state.update(seen.encode(errors="surrogateescape"))
-    return state.hexdigest()[:32]
+        states[row] = status.st_size, status.st_mtime_ns, status.st_ctime_ns
+    return states
 
 
-_Opened = tuple[Path, Index, ImageStore | None]
+def _say_waiting() -> None:
+    _log.info("waiting for another process that decodes images")
 
 
-def _open(folder: Path, stamp: str, paths: Sequence[Path], size: int, *, retry: bool) -> _Opened:
-    """The cache of these files, built if need be; with `retry` also where a file that gave no image now does."""
-    opened = _find(folder, stamp)
-    if opened is not None:
-        _, index, store = opened
-        fits_now = store is None and index.bytes <= room(folder)[0]
-        if not fits_now and not (retry and _any_readable(paths, size, index.problems)):
-            return opened
-    with alone(folder / f"{stamp}.lock", waiting=lambda: _log.info("waiting for another process that decodes images")):
-        again = _find(folder, stamp)
-        if again is not None and (opened is None or again[0] != opened[0]):
-            return again
-        name = build(paths, size, folder, stamp, None if opened is None else opened[1].bytes)
-        with writing(folder / f"{stamp}{STAMP}") as file:
-            file.write(name.encode())
-        built = _find(folder, stamp)
-        assert built is not None
-        return built
-
-
-def _find(folder: Path, stamp: str) -> _Opened | None:
-    try:
-        place = folder / (folder / f"{stamp}{STAMP}").read_text(encoding="ascii")
-    except (OSError, ValueError):
-        return None
-    opened = open_cache(place)
-    return None if opened is None else (place, *opened)
+def _say_lacking(index: Index, folder: Path) -> None:
+    lacking = index.lacking
+    if lacking.any():
+        left, bound = room(folder)
+        needed = f"{int(lacking.sum()):,} of {len(index):,} images: they need {bytes_text(index.bytes(lacking))}"
+        _say_once(
+            f"no room in the cache for {needed} and {bound} {bytes_text(left)}, so they are decoded anew whenever they "
+            f"are read, which is slower; set a smaller data.size, raise {LIMIT}, or remove old caches with "
+            "`metriclab data clean`"
+        )
 
 
 @functools.cache
-def _say_uncached(count: int, place: Path) -> None:
-    _log.warning(
-        "%s images are not cached, as there was no room (%s): each is decoded anew when read", f"{count:,}", place
-    )
+def _say_once(warning: str) -> None:
+    _log.warning("%s", warning)
 
 
-def _any_readable(paths: Sequence[Path], size: int, problems: Mapping[int, str]) -> bool:
-    """Whether a file that gave no image gives one now: disks and rights recover."""
-    for item in problems:
-        with contextlib.suppress(UnreadableImageError), quiet_pillow():
-            decode(paths[item], size)
-            return True
-    return False
-
-
-def _refuse(paths: Sequence[Path], problems: Mapping[int, str], on_error: OnError) -> None:
-    bad = [f"{paths[item]}: {problem}" for item, problem in problems.items()]
+def _refuse(paths: Sequence[Path], problems: dict[int, str], on_error: OnError) -> None:
     files = {str(paths[item]): problem for item, problem in problems.items()}
-    if len(bad) == len(paths):
+    bad = [f"{path}: {problem}" for path, problem in files.items()]
+    if len(problems) == len(paths):
         raise DataError(f"none of {len(paths)} files gives an image, the first is {bad[0]}", files=files)
     if bad and on_error == "error":
         shown = "\n  ".join(bad[:_SHOWN]) + (f"\n  and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else "")
@@ -236,13 +223,3 @@ def _refuse(paths: Sequence[Path], problems: Mapping[int, str], on_error: OnErro
             help='repair or remove them, or set data.on_error = "skip" to go on without them and get a list of them',
             files=files,
         )
-
-
-def _write_skipped(path: Path, paths: Sequence[Path], problems: Mapping[int, str]) -> Path | None:
-    if not problems:
-        return None
-    if not path.exists():
-        with writing(path) as file:
-            lines = [f"{paths[item]}\t{problem}\n" for item, problem in problems.items()]
-            file.write("".join(lines).encode(errors="surrogateescape"))
-    return path

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from metriclab.errors import StorageError
 
 
 @contextlib.contextmanager
 def alone(path: Path, *, waiting: Callable[[], None] | None) -> Iterator[bool]:
-    """Holds a lock that lives in this file, which is gone when nobody holds or wants it.
+    """Holds a lock that lives in this file, which goes with its holder.
 
     The kernel gives it up when its holder ends in any way, so that no lock is ever left behind by a process killed.
+    Whoever gets it after waiting looks first whether the work is done: the file may be a new one by then, with a
+    holder of its own, so the lock spares work and does not keep anything safe.
 
     Args:
         path: in a folder that exists.
@@ -24,48 +26,28 @@ def alone(path: Path, *, waiting: Callable[[], None] | None) -> Iterator[bool]:
     Raises:
         StorageError: where the folder cannot be written or its file system has no locks.
     """
+    lock = FileLock(path)
     try:
-        descriptor = _acquire(path, waiting)
-    except OSError as error:
+        held = _acquire(lock, waiting)
+    except (OSError, NotImplementedError) as error:
         raise StorageError(
-            f"{path}: cannot be locked ({error.strerror})",
+            f"{path}: cannot be locked ({getattr(error, 'strerror', None) or error})",
             help="set the environment variable METRICLAB_CACHE to a folder on a disk of this machine",
         ) from error
     try:
-        yield descriptor is not None
+        yield held
     finally:
-        if descriptor is not None:
+        if held:
             path.unlink(missing_ok=True)
-            os.close(descriptor)
+            lock.release()
 
 
-def _acquire(path: Path, waiting: Callable[[], None] | None) -> int | None:
-    said = False
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if waiting is None:
-                    os.close(descriptor)
-                    return None
-                if not said:
-                    said = True
-                    waiting()
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-            if _is_at(path, descriptor):
-                return descriptor
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)  # its last holder has removed this file; whoever comes now makes another
-
-
-def _is_at(path: Path, descriptor: int) -> bool:
+def _acquire(lock: FileLock, waiting: Callable[[], None] | None) -> bool:
     try:
-        there = os.stat(path)
-    except FileNotFoundError:
-        return False
-    held = os.fstat(descriptor)
-    return (there.st_dev, there.st_ino) == (held.st_dev, held.st_ino)
+        lock.acquire(timeout=0)
+    except Timeout:
+        if waiting is None:
+            return False
+        waiting()
+        lock.acquire()
+    return True

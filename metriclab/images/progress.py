@@ -14,11 +14,11 @@ _log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def progress(total: int, done: int) -> Iterator[Callable[[], None]]:
+def progress(total: int) -> Iterator[Callable[[], None]]:
     """A bar on a terminal, where metriclab may speak at all; what it yields moves the bar by one image."""
     if not (sys.stderr.isatty() and _log.isEnabledFor(logging.INFO)):
-        _log.info("decoding %s images", f"{total - done:,}")
-        numbers = itertools.count(done + 1)
+        _log.info("decoding %s images", f"{total:,}")
+        numbers = itertools.count(1)
         yield lambda: _say_tenths(next(numbers), total)
         return
     from rich.console import Console
@@ -26,7 +26,7 @@ def progress(total: int, done: int) -> Iterator[Callable[[], None]]:
 
     columns = (TextColumn("decoding images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("decoding", total=total, completed=done)
+        task = bar.add_task("decoding", total=total)
         yield lambda: bar.advance(task)
 
 

@@ -30,6 +30,6 @@ def softmax_terms(pairs: Pairs, logits: Float[Tensor, "b m"]) -> dict[str, Term]
     """
     own, others = log_sums(pairs, logits)
     behind = others - own
-    cost = torch.logaddexp(behind, torch.zeros_like(behind))
+    loss = torch.logaddexp(behind, torch.zeros_like(behind))
     counted = pairs.positive.any(1)
-    return {"anchors": Term(torch.where(counted, cost, 0), counted.long())}
+    return {"anchors": Term(torch.where(counted, loss, 0), counted.long())}

@@ -8,12 +8,17 @@ from typing import Annotated, Literal
 import torch
 from annotated_types import Ge, Gt, Le
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
-from metriclab.core.pointwise_pair_loss import LossAndGrad, PointwisePairLoss
+from metriclab.core.call_loss import call_pair_loss
+from metriclab.core.pointwise_pair_loss import LossAndGrad, stream_pointwise
+from metriclab.core.protocols import Miner
+from metriclab.core.rows import Rows
+from metriclab.core.settings import show_settings
 from metriclab.registry import register
 
 Cosine = Annotated[float, Ge(-1), Le(1)]
+Variant = Literal["hadsell", "squared-margin", "cosine"]
 
 
 def hadsell_positive(similarity: Float[Tensor, "*cells"]) -> LossAndGrad:
@@ -49,34 +54,51 @@ def cosine_negative(similarity: Float[Tensor, "*cells"], negative: float) -> Los
 
 
 @register("loss", "contrastive")
-def contrastive(
-    *,
-    variant: Literal["hadsell", "squared-margin", "cosine"] = "hadsell",
-    margin: Annotated[float, Gt(0), Le(2)] = 1.0,
-    positive: Cosine = 1.0,
-    negative: Cosine = 0.5,
-) -> PointwisePairLoss:
+class Contrastive(nn.Module):
     """The mean over positive pairs of what draws them together, plus the mean over negative pairs of what parts them.
 
-    With d the Euclidean distance of unit rows and s their cosine, a positive pair and a negative pair cost
+    With d the Euclidean distance of unit rows and s their cosine, the losses of a positive and of a negative pair are
 
-    - hadsell: d^2 and max(0, margin - d)^2, over all pairs;
-    - squared-margin: d^2 and max(0, margin^2 - d^2), over all pairs;
-    - cosine: max(0, positive - s) and max(0, s - negative), over the pairs that cost anything.
+    - hadsell: d^2 and max(0, margin - d)^2, averaged over all pairs;
+    - squared-margin: d^2 and max(0, margin^2 - d^2), averaged over all pairs;
+    - cosine: max(0, positive - s) and max(0, s - negative), averaged over the pairs where they are not 0.
+
+    Without positive pairs the first mean is 0, without negative pairs the second.
 
     Paper: Hadsell et al., Dimensionality Reduction by Learning an Invariant Mapping, CVPR 2006, equation 4 (without
     its factor 1/2); the cosine form as in Wang et al., Cross-Batch Memory for Embedding Learning, CVPR 2020.
 
     Args:
-        variant: which of the three costs.
+        variant: which of the three.
         margin: distance up to which negatives are pushed, in (0, 2]; for hadsell and squared-margin.
         positive: cosine up to which positives are pulled; for cosine.
         negative: cosine down to which negatives are pushed; for cosine.
+
+    Example:
+        >>> criterion = Contrastive(variant="cosine", negative=0.3)
+        >>> criterion(torch.randn(6, 8, requires_grad=True), [0, 0, 1, 1, 2, 2]).backward()
     """
-    if variant == "hadsell":
-        return PointwisePairLoss(hadsell_positive, partial(hadsell_negative, margin=margin))
-    if variant == "squared-margin":
-        return PointwisePairLoss(hadsell_positive, partial(squared_margin_negative, margin=margin))
-    return PointwisePairLoss(
-        partial(cosine_positive, positive=positive), partial(cosine_negative, negative=negative), nonzero_only=True
-    )
+
+    pairwise = True
+    __call__ = call_pair_loss
+    extra_repr = show_settings
+
+    def __init__(
+        self,
+        *,
+        variant: Variant = "hadsell",
+        margin: Annotated[float, Gt(0), Le(2)] = 1.0,
+        positive: Cosine = 1.0,
+        negative: Cosine = 0.5,
+    ) -> None:
+        super().__init__()
+        self.variant: Variant = variant
+        self.margin, self.positive, self.negative = margin, positive, negative
+
+    def forward(self, anchors: Rows, references: Rows, *, miner: Miner | None = None) -> Float[Tensor, ""]:
+        if self.variant == "cosine":
+            pull = partial(cosine_positive, positive=self.positive)
+            push = partial(cosine_negative, negative=self.negative)
+            return stream_pointwise(anchors, references, miner, pull, push, nonzero_only=True)
+        negative = hadsell_negative if self.variant == "hadsell" else squared_margin_negative
+        return stream_pointwise(anchors, references, miner, hadsell_positive, partial(negative, margin=self.margin))

@@ -12,10 +12,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
-from metriclab.core.pair_loss import PairLoss, Term
+from metriclab.core.call_loss import call_pair_loss
+from metriclab.core.pair_loss import PairLoss, Term, stream_terms
 from metriclab.core.pairs import Pairs
-from metriclab.core.pointwise_pair_loss import LossAndGrad, PointwisePairLoss
-from metriclab.core.protocols import Loss
+from metriclab.core.pointwise_pair_loss import LossAndGrad, stream_pointwise
+from metriclab.core.protocols import Miner
+from metriclab.core.rows import Rows
+from metriclab.core.settings import show_settings
 from metriclab.registry import register
 
 
@@ -33,7 +36,7 @@ def logistic_negative(similarity: Float[Tensor, "*cells"], temperature: float, b
 
 
 class LearnedLogisticTerms(nn.Module):
-    """The same costs with a learned temperature and bias; the temperature by its logarithm, so it stays positive.
+    """The same losses with a learned temperature and bias; the temperature by its logarithm, so it stays positive.
 
     Args:
         temperature: t to begin with.
@@ -47,13 +50,13 @@ class LearnedLogisticTerms(nn.Module):
 
     def forward(self, pairs: Pairs) -> dict[str, Term]:
         logits = pairs.similarity * (-self.log_temperature).exp() + self.bias
-        cost = -logsigmoid(torch.where(pairs.positive, logits, -logits))
+        loss = -logsigmoid(torch.where(pairs.positive, logits, -logits))
         masks = {"positives": pairs.positive, "negatives": pairs.negative}
-        return {name: Term(torch.where(mask, cost, 0).sum(1), mask.sum(1)) for name, mask in masks.items()}
+        return {name: Term(torch.where(mask, loss, 0).sum(1), mask.sum(1)) for name, mask in masks.items()}
 
 
 @register("loss", "logistic")
-def logistic(*, temperature: Annotated[float, Gt(0)] = 0.1, bias: float = 0.0, learnable: bool = False) -> Loss:
+class Logistic(nn.Module):
     """Each pair by itself classified as alike or not, by the sigmoid of s / t + b, with s the cosine of its rows.
 
     The mean over positive pairs of log(1 + e^-(s / t + b)), plus the mean over negative pairs of
@@ -67,11 +70,53 @@ def logistic(*, temperature: Annotated[float, Gt(0)] = 0.1, bias: float = 0.0, l
         temperature: t, or what it is to begin with. SigLIP begins with 0.1.
         bias: b, or what it is to begin with; a pair is undecided at the cosine -b t. SigLIP begins with -10 because
             most of its pairs are negative; the two means weigh alike here, which needs no such start.
-        learnable: whether t (by its logarithm) and b are trained with the network, as in SigLIP.
+        learnable: whether t (by its logarithm) and b are trained with the network, as in SigLIP. Their parameters are
+            those of `terms`; give them to the optimizer.
+
+    Example:
+        >>> criterion = Logistic(temperature=0.2, learnable=True)
+        >>> criterion(torch.randn(6, 8), [0, 0, 1, 1, 2, 2]).backward()
+        >>> sorted(dict(criterion.named_parameters()))
+        ['terms.bias', 'terms.log_temperature']
     """
-    if learnable:
-        return PairLoss(LearnedLogisticTerms(temperature, bias))
-    return PointwisePairLoss(
-        partial(logistic_positive, temperature=temperature, bias=bias),
-        partial(logistic_negative, temperature=temperature, bias=bias),
-    )
+
+    pairwise = True
+    __call__ = call_pair_loss
+    extra_repr = show_settings
+
+    def __init__(
+        self, *, temperature: Annotated[float, Gt(0)] = 0.1, bias: float = 0.0, learnable: bool = False
+    ) -> None:
+        super().__init__()
+        self.learnable = learnable
+        self.terms = LearnedLogisticTerms(temperature, bias) if learnable else None
+        self.temperature, self.bias = temperature, bias
+
+    @property
+    def temperature(self) -> float:
+        """t, as it is now."""
+        return self._temperature if self.terms is None else self.terms.log_temperature.detach().exp().item()
+
+    @temperature.setter
+    def temperature(self, value: float) -> None:
+        self._temperature = value
+        if self.terms is not None:
+            self.terms.log_temperature.data.fill_(math.log(value))
+
+    @property
+    def bias(self) -> float:
+        """b, as it is now."""
+        return self._bias if self.terms is None else self.terms.bias.item()
+
+    @bias.setter
+    def bias(self, value: float) -> None:
+        self._bias = value
+        if self.terms is not None:
+            self.terms.bias.data.fill_(value)
+
+    def forward(self, anchors: Rows, references: Rows, *, miner: Miner | None = None) -> Float[Tensor, ""]:
+        if self.terms is not None:
+            return stream_terms(PairLoss(self.terms), anchors, references, miner=miner)
+        pull = partial(logistic_positive, temperature=self.temperature, bias=self.bias)
+        push = partial(logistic_negative, temperature=self.temperature, bias=self.bias)
+        return stream_pointwise(anchors, references, miner, pull, push)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from typing import Annotated
 
 import torch
@@ -11,20 +9,14 @@ from annotated_types import Gt
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from metriclab.core.pair_loss import PairLoss, Term
+from metriclab.core.call_loss import call_pair_loss
+from metriclab.core.pair_loss import Term, stream_terms
 from metriclab.core.pairs import Pairs
+from metriclab.core.protocols import Miner
 from metriclab.core.rows import Rows
+from metriclab.core.settings import show_settings
 from metriclab.losses.nt_xent_closed import closed_form
 from metriclab.registry import register
-
-
-def nt_xent_terms(pairs: Pairs, temperature: float) -> dict[str, Term]:
-    """-log e^(s_ap / t) / (e^(s_ap / t) + sum over negatives n of e^(s_an / t)), averaged over positive pairs."""
-    logits = pairs.similarity / temperature
-    lowest = torch.finfo(logits.dtype).min  # not -inf: a row without negatives would have a NaN gradient
-    negatives = logits.masked_fill(~pairs.negative, lowest).logsumexp(1, keepdim=True)
-    cost = torch.logaddexp(negatives - logits, torch.zeros_like(logits))
-    return {"pairs": Term(torch.where(pairs.positive, cost, 0).sum(1), pairs.positive.sum(1))}
 
 
 @register("loss", "nt-xent")
@@ -43,17 +35,29 @@ class NTXent(nn.Module):
 
     Args:
         temperature: t; the paper takes 0.1 on ImageNet and 0.5 on CIFAR-10.
+
+    Example:
+        >>> criterion = NTXent(temperature=0.1)
+        >>> views = torch.randn(4, 8, requires_grad=True), torch.randn(4, 8, requires_grad=True)
+        >>> criterion(torch.cat(views), [0, 1, 2, 3, 0, 1, 2, 3]).backward()
     """
 
     pairwise = True
+    __call__ = call_pair_loss
+    extra_repr = show_settings
 
     def __init__(self, *, temperature: Annotated[float, Gt(0)] = 0.1) -> None:
         super().__init__()
         self.temperature = temperature
-        self.streamed = PairLoss(partial(nt_xent_terms, temperature=temperature))
 
-    def forward(
-        self, anchors: Rows, references: Rows, *, miner: Callable[[Pairs], Pairs] | None = None
-    ) -> Float[Tensor, ""]:
+    def forward(self, anchors: Rows, references: Rows, *, miner: Miner | None = None) -> Float[Tensor, ""]:
         loss = closed_form(anchors, references, self.temperature) if miner is None else None
-        return self.streamed(anchors, references, miner=miner) if loss is None else loss
+        return stream_terms(self, anchors, references, miner=miner) if loss is None else loss
+
+    def terms(self, pairs: Pairs) -> dict[str, Term]:
+        """-log e^(s_ap / t) / (e^(s_ap / t) + sum over negatives n of e^(s_an / t)), averaged over positive pairs."""
+        logits = pairs.similarity / self.temperature
+        lowest = torch.finfo(logits.dtype).min  # not -inf: a row without negatives would have a NaN gradient
+        negatives = logits.masked_fill(~pairs.negative, lowest).logsumexp(1, keepdim=True)
+        loss = torch.logaddexp(negatives - logits, torch.zeros_like(logits))
+        return {"pairs": Term(torch.where(pairs.positive, loss, 0).sum(1), pairs.positive.sum(1))}

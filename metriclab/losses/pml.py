@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from metriclab.core.call_loss import call_loss
 from metriclab.core.random import absorb, mix
 from metriclab.core.rows import Rows, count_positives, rows, wide
 from metriclab.errors import RecipeError
@@ -50,7 +51,13 @@ class PML(nn.Module):
         RecipeError: for names or parameters that the library does not have, for a loss or miner that cannot be used;
             when it is called, for a memory beside a loss without references, for one that holds the batch beside a
             miner, and for a label that is no training class beside a loss with weights for these.
+
+    Example:
+        >>> criterion = PML(8, torch.arange(3), loss="CircleLoss", params={"gamma": 80})
+        >>> criterion(torch.randn(6, 8, requires_grad=True), [0, 0, 1, 1, 2, 2]).backward()
     """
+
+    __call__ = call_loss
 
     classes: Tensor
     seed: Tensor
@@ -70,7 +77,7 @@ class PML(nn.Module):
         params = params or {}
         if miner is None and miner_params:
             raise RecipeError("loss.miner_params has no loss.miner", help='add miner = "...", or remove miner_params')
-        self.name = loss
+        self.name, self.params, self.miner_params = loss, params, miner_params or {}
         self.by_class = _has_weights(loss, params, len(classes))
         self.register_buffer("classes", classes, persistent=False)
         self.register_buffer("seed", torch.randint(2**31, ()))
@@ -78,13 +85,17 @@ class PML(nn.Module):
         self.loss: nn.Module = make("loss", loss, params, "loss.params", filled)
         self.miner: nn.Module | None = None
         if miner is not None:
-            self.miner = make("miner", miner, miner_params or {}, "loss.miner_params")
+            self.miner = make("miner", miner, self.miner_params, "loss.miner_params")
         if loss in STATE:
             state = getattr(self.loss, STATE[loss])
             delattr(self.loss, STATE[loss])
             self.loss.register_buffer(STATE[loss], state)
         self.no_references: str | None = None
         self.no_references = self._try_out(embedding_dim)
+
+    def extra_repr(self) -> str:
+        miner = "" if self.miner is None else f", miner={type(self.miner).__name__!r}, miner_params={self.miner_params}"
+        return f"loss={self.name!r}, params={self.params}{miner}"
 
     def forward(self, anchors: Rows, references: Rows) -> Float[Tensor, ""]:
         in_batch = references.z is anchors.z

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Annotated
 
 import torch
@@ -10,24 +9,13 @@ from annotated_types import Ge, Gt, Le
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from metriclab.core.pair_loss import PairLoss, Term
+from metriclab.core.call_loss import call_loss
+from metriclab.core.pair_loss import Term, stream_terms
 from metriclab.core.pairs import Pairs
 from metriclab.core.rows import Rows
+from metriclab.core.settings import show_settings
 from metriclab.losses.class_softmax import log_sums
 from metriclab.registry import register
-
-
-def proxy_anchor_terms(pairs: Pairs, scale: float, margin: float) -> dict[str, Term]:
-    """Of proxies against images: log(1 + sum e^(-scale (s - margin))) over positives, averaged over proxies that have
-    some; log(1 + sum e^(scale (s + margin))) over negatives, averaged over all proxies."""
-    s = pairs.similarity
-    logits = scale * torch.where(pairs.positive, margin - s, s + margin)
-    pull, push = (torch.logaddexp(one, torch.zeros_like(one)) for one in log_sums(pairs, logits))
-    has_positive, known = pairs.positive.any(1), pairs.anchors.labels >= 0
-    return {
-        "positives": Term(torch.where(has_positive, pull, 0), has_positive.long()),
-        "negatives": Term(torch.where(known, push, 0), known.long()),
-    }
 
 
 @register("loss", "proxy-anchor")
@@ -48,13 +36,36 @@ class ProxyAnchor(nn.Module):
     Args:
         scale: sharpness (alpha): the higher, the more the hardest images count; the paper takes 32.
         margin: cosine (delta) by which images must be on their side of 0; the paper takes 0.1.
+
+    Example:
+        >>> from metriclab.memories import Proxies
+        >>> z, labels = torch.randn(6, 8, requires_grad=True), torch.tensor([0, 0, 1, 1, 2, 2])
+        >>> proxies = Proxies(8, labels.unique())
+        >>> ProxyAnchor()(rows(z, labels), proxies.rows()).backward()
+        >>> proxies.directions.grad.shape
+        torch.Size([3, 8])
     """
+
+    __call__ = call_loss
+    extra_repr = show_settings
 
     def __init__(self, *, scale: Annotated[float, Gt(0)] = 32.0, margin: Annotated[float, Ge(0), Le(1)] = 0.1) -> None:
         super().__init__()
-        self.of_proxies = PairLoss(partial(proxy_anchor_terms, scale=scale, margin=margin))
+        self.scale, self.margin = scale, margin
 
     def forward(self, anchors: Rows, references: Rows) -> Float[Tensor, ""]:
-        # The roles are exchanged: PairLoss means over its anchors, and streams them. Every rank has all of them, so sum
-        # and count are both the number of ranks too large, and each rank returns the whole value.
-        return self.of_proxies(references, anchors)  # type: ignore[no-any-return]
+        # The roles are exchanged: terms are averaged over their anchors, and streamed. Every rank has all of them, so
+        # sum and count are both the number of ranks too large, and each rank returns the whole value.
+        return stream_terms(self, references, anchors)
+
+    def terms(self, pairs: Pairs) -> dict[str, Term]:
+        """Of proxies against images: log(1 + sum e^(-scale (s - margin))) over positives, averaged over proxies that
+        have some; log(1 + sum e^(scale (s + margin))) over negatives, averaged over all proxies."""
+        s = pairs.similarity
+        logits = self.scale * torch.where(pairs.positive, self.margin - s, s + self.margin)
+        pull, push = (torch.logaddexp(one, torch.zeros_like(one)) for one in log_sums(pairs, logits))
+        has_positive, known = pairs.positive.any(1), pairs.anchors.labels >= 0
+        return {
+            "positives": Term(torch.where(has_positive, pull, 0), has_positive.long()),
+            "negatives": Term(torch.where(known, push, 0), known.long()),
+        }

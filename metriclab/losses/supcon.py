@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Annotated
 
 import torch
@@ -10,23 +9,14 @@ from annotated_types import Gt
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from metriclab.core.pair_loss import PairLoss, Term
+from metriclab.core.call_loss import call_pair_loss
+from metriclab.core.pair_loss import Term, stream_terms
 from metriclab.core.pairs import Pairs
 from metriclab.core.protocols import Miner
 from metriclab.core.rows import Rows
+from metriclab.core.settings import show_settings
 from metriclab.losses.supcon_closed import closed_form
 from metriclab.registry import register
-
-
-def supcon_terms(pairs: Pairs, temperature: float) -> dict[str, Term]:
-    """-log e^(s_ap / t) / (sum over all others of e^(s_ao / t)), averaged over an anchor's positives."""
-    logits = pairs.similarity / temperature
-    # Not -inf: a row without any other would have NaNs on the way to its zero gradient.
-    lowest = torch.finfo(logits.dtype).min
-    others = logits.masked_fill(~(pairs.positive | pairs.negative), lowest).logsumexp(1, keepdim=True)
-    cost = torch.where(pairs.positive, others - logits, 0).sum(1)
-    positives = pairs.positive.sum(1)
-    return {"anchors": Term(cost / positives.clamp(min=1), positives.clamp(max=1))}
 
 
 @register("loss", "supcon")
@@ -36,8 +26,8 @@ class SupCon(nn.Module):
     For an anchor a, the mean over its positives p of -log e^(s_ap / t) / (sum over all others o of e^(s_ao / t)); then
     the mean over anchors, so a row of a rare class weighs as much as one of a frequent class. An anchor without a
     positive is not counted, but is a negative to others; rows of unknown label are neither. With k positives an
-    anchor costs log k at least, and a positive nearer to it than the others is held back, which `nt-xent` does not do.
-    With one positive an anchor the two are equal.
+    anchor's loss is log k at least, and a positive nearer to it than the others is held back, which `nt-xent` does not
+    do. With one positive an anchor the two are equal.
 
     Value and gradient are taken in closed form, in O(N D) memory; with a miner by the generic streamed path, with the
     same result.
@@ -46,15 +36,30 @@ class SupCon(nn.Module):
 
     Args:
         temperature: t; the paper takes 0.1.
+
+    Example:
+        >>> criterion = SupCon(temperature=0.1)
+        >>> criterion(torch.randn(6, 8, requires_grad=True), [0, 0, 0, 1, 1, 1]).backward()
     """
 
     pairwise = True
+    __call__ = call_pair_loss
+    extra_repr = show_settings
 
     def __init__(self, *, temperature: Annotated[float, Gt(0)] = 0.1) -> None:
         super().__init__()
         self.temperature = temperature
-        self.streamed = PairLoss(partial(supcon_terms, temperature=temperature))
 
     def forward(self, anchors: Rows, references: Rows, *, miner: Miner | None = None) -> Float[Tensor, ""]:
         loss = closed_form(anchors, references, self.temperature) if miner is None else None
-        return self.streamed(anchors, references, miner=miner) if loss is None else loss
+        return stream_terms(self, anchors, references, miner=miner) if loss is None else loss
+
+    def terms(self, pairs: Pairs) -> dict[str, Term]:
+        """-log e^(s_ap / t) / (sum over all others of e^(s_ao / t)), averaged over an anchor's positives."""
+        logits = pairs.similarity / self.temperature
+        # Not -inf: a row without any other would have NaNs on the way to its zero gradient.
+        lowest = torch.finfo(logits.dtype).min
+        others = logits.masked_fill(~(pairs.positive | pairs.negative), lowest).logsumexp(1, keepdim=True)
+        loss = torch.where(pairs.positive, others - logits, 0).sum(1)
+        positives = pairs.positive.sum(1)
+        return {"anchors": Term(loss / positives.clamp(min=1), positives.clamp(max=1))}

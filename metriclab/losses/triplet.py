@@ -2,32 +2,74 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 from annotated_types import Ge
-from jaxtyping import Bool, Float
-from torch import Tensor
-from torch.autograd.function import once_differentiable
+from jaxtyping import Float
+from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from metriclab.core.pair_loss import PairLoss, Term
+from metriclab.core.call_loss import call_pair_loss
+from metriclab.core.pair_loss import Term, stream_terms
 from metriclab.core.pairs import Pairs
+from metriclab.core.settings import show_settings
+from metriclab.core.soft_triplets import SoftTriplets
 from metriclab.registry import register
 
 Negatives = Literal["all", "semihard", "hardest"]
 
 
-def triplet_terms(pairs: Pairs, margin: float, soft: bool, negatives: Negatives) -> dict[str, Term]:
-    """The mean over chosen triplets of max(0, d_ap^2 - d_an^2 + margin), or of its soft form."""
-    if negatives != "all":
-        return {"triplets": _chosen(pairs, margin, soft, semihard=negatives == "semihard")}
-    if soft:
-        count = pairs.positive.sum(1) * pairs.negative.sum(1)
-        total = _SoftTriplets.apply(pairs.similarity, pairs.positive, pairs.negative, margin)
-        return {"triplets": Term(total, count)}
-    return {"triplets": _all_violating(pairs, margin)}
+@register("loss", "triplet")
+class Triplet(nn.Module):
+    """Each positive nearer to its anchor than negatives are, by a margin in squared distance.
+
+    The mean over chosen triplets of max(0, d_ap^2 - d_an^2 + margin); soft, of log(1 + e^(d_ap^2 - d_an^2 + margin)).
+    Chosen are, with `negatives`
+
+    - all: all triplets;
+    - semihard: for each positive pair the nearest negative that is farther away than the positive, if it is within
+      the margin;
+    - hardest: for each positive pair the anchor's nearest negative.
+
+    Triplets whose hinge is 0 are not counted, as their number drowns the others late in training; without any triplet
+    the loss is 0. Which negative to take depends on the positive, so it is chosen here and not by a miner.
+
+    Paper: Schroff et al., FaceNet, CVPR 2015, section 3; Hermans et al., In Defense of the Triplet Loss for Person
+    Re-Identification, 2017, for the soft form (its margin is 0) and the mean over triplets that are not 0.
+
+    Args:
+        margin: in squared distance of unit rows, which is at most 4.
+        soft: a smooth loss that never vanishes, instead of the hinge.
+        negatives: all, semihard or hardest.
+
+    Example:
+        >>> criterion = Triplet(negatives="semihard")
+        >>> criterion(torch.randn(6, 8, requires_grad=True), [0, 0, 1, 1, 2, 2]).backward()
+    """
+
+    pairwise = True
+    __call__ = call_pair_loss
+    forward = stream_terms
+    extra_repr = show_settings
+
+    def __init__(
+        self, *, margin: Annotated[float, Ge(0)] = 0.2, soft: bool = False, negatives: Negatives = "all"
+    ) -> None:
+        super().__init__()
+        self.margin, self.soft = margin, soft
+        self.negatives: Negatives = negatives
+
+    def terms(self, pairs: Pairs) -> dict[str, Term]:
+        """The mean over chosen triplets of max(0, d_ap^2 - d_an^2 + margin), or of its soft form."""
+        if self.negatives != "all":
+            semihard = self.negatives == "semihard"
+            return {"triplets": _with_one_negative(pairs, self.margin, self.soft, semihard=semihard)}
+        if self.soft:
+            count = pairs.positive.sum(1) * pairs.negative.sum(1)
+            total = SoftTriplets.apply(pairs.similarity, pairs.positive, pairs.negative, 2.0, self.margin)
+            return {"triplets": Term(total, count)}
+        return {"triplets": _all_violating(pairs, self.margin)}
 
 
 def _sorted_negatives(pairs: Pairs) -> Float[Tensor, "b m"]:
@@ -39,7 +81,7 @@ def _noise(pairs: Pairs) -> float:
     return 8 * torch.finfo(pairs.similarity.dtype).eps
 
 
-def _chosen(pairs: Pairs, margin: float, soft: bool, *, semihard: bool) -> Term:
+def _with_one_negative(pairs: Pairs, margin: float, soft: bool, *, semihard: bool) -> Term:
     """One negative for each positive pair: the nearest one, or the nearest that is farther than the positive."""
     ordered = _sorted_negatives(pairs)
     if semihard:
@@ -53,15 +95,15 @@ def _chosen(pairs: Pairs, margin: float, soft: bool, *, semihard: bool) -> Term:
     if semihard or not soft:
         chosen = chosen & ~(excess <= 0)
     excess = torch.where(chosen, excess, 0)
-    cost = torch.logaddexp(excess, torch.zeros_like(excess)) if soft else excess
-    return Term(torch.where(chosen, cost, 0).sum(1), chosen.sum(1))
+    loss = torch.logaddexp(excess, torch.zeros_like(excess)) if soft else excess
+    return Term(torch.where(chosen, loss, 0).sum(1), chosen.sum(1))
 
 
 def _all_violating(pairs: Pairs, margin: float) -> Term:
     """All triplets with a positive hinge. Sorted negatives and their suffix sums give a positive's sum at once.
 
     A positive p is violated by the negatives with s_n > s_p - margin / 2: k of them, the last k in ascending order,
-    which cost k (margin - 2 s_p) + 2 sum of s_n.
+    whose losses are k (margin - 2 s_p) + 2 sum of s_n together.
     """
     ordered = _sorted_negatives(pairs)
     border = (pairs.similarity - margin / 2).detach().contiguous()
@@ -69,64 +111,5 @@ def _all_violating(pairs: Pairs, margin: float) -> Term:
     violating = torch.where(pairs.positive, ordered.shape[1] - first, 0)
     finite = torch.where(ordered == -torch.inf, 0, ordered)
     suffix_sums = pad(finite.flip(1).cumsum(1).flip(1), (0, 1))
-    cost = violating * (margin - 2 * pairs.similarity) + 2 * suffix_sums.gather(1, first)
-    return Term(torch.where(pairs.positive, cost, 0).sum(1), violating.sum(1))
-
-
-class _SoftTriplets(torch.autograd.Function):
-    """For each anchor, the sum over all triplets of log(1 + e^(2 s_an - 2 s_ap + margin)), one positive at a time."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        similarity: Float[Tensor, "b m"],
-        positive: Bool[Tensor, "b m"],
-        negative: Bool[Tensor, "b m"],
-        margin: float,
-    ) -> Float[Tensor, "b"]:
-        total = similarity.new_zeros(len(similarity))
-        gradient = torch.zeros_like(similarity)
-        # Positives first: as many columns as the anchor with the most of them has.
-        order = positive.to(torch.int8).argsort(dim=1, descending=True, stable=True)
-        for column in order[:, : int(positive.sum(1).max()) if len(positive) else 0].unbind(1):
-            column = column[:, None]
-            excess = 2 * (similarity - similarity.gather(1, column)) + margin
-            used = negative & positive.gather(1, column)
-            total += torch.where(used, torch.logaddexp(excess, torch.zeros_like(excess)), 0).sum(1)
-            slope = torch.where(used, 2 * excess.sigmoid(), 0)
-            gradient += slope
-            gradient.scatter_add_(1, column, -slope.sum(1, keepdim=True))
-        ctx.save_for_backward(gradient)
-        return total
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, of_total: Float[Tensor, "b"]) -> tuple[Tensor, None, None, None]:
-        (gradient,) = ctx.saved_tensors
-        return gradient * of_total[:, None], None, None, None
-
-
-@register("loss", "triplet")
-def triplet(*, margin: Annotated[float, Ge(0)] = 0.2, soft: bool = False, negatives: Negatives = "all") -> PairLoss:
-    """Each positive nearer to its anchor than negatives are, by a margin in squared distance.
-
-    The mean over chosen triplets of max(0, d_ap^2 - d_an^2 + margin); soft, of log(1 + e^(d_ap^2 - d_an^2 + margin)).
-    ComponentSpec are, with `negatives`
-
-    - all: all triplets;
-    - semihard: for each positive pair the nearest negative that is farther away than the positive, if it is within
-      the margin;
-    - hardest: for each positive pair the anchor's nearest negative.
-
-    Triplets without cost are not counted, as their number drowns the others late in training. Which negative to take
-    depends on the positive, so it is chosen here and not by a miner.
-
-    Paper: Schroff et al., FaceNet, CVPR 2015, section 3; Hermans et al., In Defense of the Triplet Loss for Person
-    Re-Identification, 2017, for the soft form (its margin is 0) and the mean over triplets that cost something.
-
-    Args:
-        margin: in squared distance of unit rows, which is at most 4.
-        soft: a smooth cost that never vanishes, instead of the hinge.
-        negatives: all, semihard or hardest.
-    """
-    return PairLoss(partial(triplet_terms, margin=margin, soft=soft, negatives=negatives))
+    loss = violating * (margin - 2 * pairs.similarity) + 2 * suffix_sums.gather(1, first)
+    return Term(torch.where(pairs.positive, loss, 0).sum(1), violating.sum(1))

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Int64
 from torch import Tensor, nn
 
 from metriclab.core.rows import Rows
+from metriclab.core.settings import show_settings
 from metriclab.memories.slots import EMPTY, Precision, Slots
 from metriclab.registry import register
 
@@ -31,23 +32,16 @@ class Features(nn.Module):
 
     Args:
         embedding_dim: dimensions of the features.
-        classes: training labels, of which this memory needs nothing.
         size: items that it holds.
         dtype: of the stored features; half precision halves the memory they take. They are read in float32.
     """
 
+    extra_repr = show_settings
     age: Tensor
 
-    def __init__(
-        self,
-        embedding_dim: int,
-        classes: Int64[Tensor, "c"],
-        /,
-        *,
-        size: Annotated[int, Ge(1)],
-        dtype: Precision = "float32",
-    ) -> None:
+    def __init__(self, embedding_dim: int, /, *, size: Annotated[int, Ge(1)], dtype: Precision = "float32") -> None:
         super().__init__()
+        self.size, self.dtype = size, dtype
         self.slots = Slots(size, embedding_dim, dtype)
         self.register_buffer("age", -1 - torch.arange(size))  # the higher, the newer; negative while a slot is empty
 

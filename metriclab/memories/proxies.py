@@ -9,7 +9,8 @@ from annotated_types import Ge
 from jaxtyping import Int64
 from torch import Tensor, nn
 
-from metriclab.core.rows import Rows, normalize
+from metriclab.core.rows import Labels, Rows, as_labels, normalize
+from metriclab.core.settings import show_settings
 from metriclab.errors import RecipeError
 from metriclab.registry import register
 
@@ -28,26 +29,32 @@ class Proxies(nn.Module):
 
     Args:
         embedding_dim: dimensions of the embeddings.
-        classes: sorted training labels.
+        classes: sorted training labels; by hand also a list or numpy array of them.
         per_class: rows a class; several for classes of several looks. What they mean is up to the loss.
 
     Raises:
         RecipeError: where there is no class.
+
+    Example:
+        >>> proxies = Proxies(128, range(10))
+        >>> loss = criterion(rows(z, labels), proxies.rows())
     """
 
+    extra_repr = show_settings
     labels: Tensor
     ids: Tensor
 
     def __init__(
-        self, embedding_dim: int, classes: Int64[Tensor, "c"], /, *, per_class: Annotated[int, Ge(1)] = 1
+        self, embedding_dim: int, classes: Int64[Tensor, "c"] | Labels, /, *, per_class: Annotated[int, Ge(1)] = 1
     ) -> None:
         super().__init__()
+        self.per_class = per_class
         if len(classes) == 0:
             raise RecipeError(
                 "the memory 'proxies' holds a row for each training class, but the training split has no labels",
                 help="choose data with labels, or a memory of embeddings, such as ring",
             )
-        labels = classes.repeat_interleave(per_class)
+        labels = as_labels(classes).repeat_interleave(per_class)
         self.directions = nn.Parameter(torch.randn(len(labels), embedding_dim))
         self.register_buffer("labels", labels)
         self.register_buffer("ids", _FIRST_ID - torch.arange(len(labels)))

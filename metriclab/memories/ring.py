@@ -6,10 +6,10 @@ from typing import Annotated
 
 import torch
 from annotated_types import Ge
-from jaxtyping import Int64
 from torch import Tensor, nn
 
 from metriclab.core.rows import Rows
+from metriclab.core.settings import show_settings
 from metriclab.memories.slots import Precision, Slots
 from metriclab.registry import register
 
@@ -28,24 +28,22 @@ class Ring(nn.Module):
 
     Args:
         embedding_dim: dimensions of the embeddings.
-        classes: training labels, of which this memory needs nothing.
         size: rows that it holds.
         dtype: of the stored embeddings; half precision halves the memory they take. They are read in float32.
+
+    Example:
+        >>> memory = Ring(128, size=4096)
+        >>> loss = criterion(batch) + criterion(batch, memory.rows())
+        >>> memory.push(batch)
     """
 
+    extra_repr = show_settings
     pointer: Tensor
     count: Tensor
 
-    def __init__(
-        self,
-        embedding_dim: int,
-        classes: Int64[Tensor, "c"],
-        /,
-        *,
-        size: Annotated[int, Ge(1)],
-        dtype: Precision = "float32",
-    ) -> None:
+    def __init__(self, embedding_dim: int, /, *, size: Annotated[int, Ge(1)], dtype: Precision = "float32") -> None:
         super().__init__()
+        self.size, self.dtype = size, dtype
         self.slots = Slots(size, embedding_dim, dtype)
         self.register_buffer("pointer", torch.tensor(0))  # the slot that is written next
         self.register_buffer("count", torch.tensor(0))

@@ -30,7 +30,7 @@ class Neighbours(NamedTuple):
 
 
 @torch.no_grad()
-def nearest(anchors: Rows, memory: Rows, k: int) -> Neighbours:
+def nearest_features(anchors: Rows, memory: Rows, k: int) -> Neighbours:
     """The nearest rows of a memory that are no copies of the anchor; of equally near ones those of lower items.
 
     Args:

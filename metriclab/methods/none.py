@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any, NoReturn
 
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
 from metriclab.core.batch import Batch
-from metriclab.core.network import Embedded, Network
+from metriclab.core.network import Network
 from metriclab.errors import RecipeError
 from metriclab.registry import register
 
@@ -33,7 +32,3 @@ class Untrained(nn.Module):
 
     def after_step(self, world: Any, step: int) -> None:
         pass
-
-    def embed(self, images: Float[Tensor, "n c h w"]) -> Embedded:
-        embedded: Embedded = self.network(images)
-        return embedded

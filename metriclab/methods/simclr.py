@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
 from metriclab.core.apply_loss import apply_loss, check_miner_fits
 from metriclab.core.batch import Batch
-from metriclab.core.network import Embedded, Network
+from metriclab.core.network import Network
 from metriclab.core.protocols import Loss, Miner, Objective
 from metriclab.core.rows import Rows
 from metriclab.registry import register
-
-
-class Outputs(NamedTuple):
-    rows: Rows
 
 
 @register("method", "simclr")
@@ -45,16 +38,12 @@ class SimCLR(nn.Module):
         self.loss = loss
         self.miner = miner
 
-    def forward(self, batch: Batch) -> Outputs:
+    def forward(self, batch: Batch) -> Rows:
         embedded = self.network.views(batch.views)
-        return Outputs(batch.rows([view.z for view in embedded], labels=batch.items))
+        return batch.rows([view.z for view in embedded], labels=batch.items)
 
-    def objective(self, local: Outputs, world: Outputs) -> Objective:
-        return Objective(apply_loss(self.loss, local.rows, world.rows, miner=self.miner), {})
+    def objective(self, local: Rows, world: Rows) -> Objective:
+        return Objective(apply_loss(self.loss, local, world, miner=self.miner), {})
 
-    def after_step(self, world: Outputs, step: int) -> None:
+    def after_step(self, world: Rows, step: int) -> None:
         pass
-
-    def embed(self, images: Float[Tensor, "n c h w"]) -> Embedded:
-        embedded: Embedded = self.network(images)
-        return embedded

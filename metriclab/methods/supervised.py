@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
 from metriclab.core.apply_loss import apply_loss, check_miner_fits
 from metriclab.core.batch import Batch
-from metriclab.core.network import Embedded, Network
+from metriclab.core.network import Network
 from metriclab.core.protocols import Loss, Memory, Miner, Objective
 from metriclab.core.rows import Rows, count_positives
 from metriclab.registry import register
-
-
-class Outputs(NamedTuple):
-    rows: Rows
 
 
 @register("method", "supervised")
@@ -49,23 +42,19 @@ class Supervised(nn.Module):
         self.miner = miner
         self.memory = memory
 
-    def forward(self, batch: Batch) -> Outputs:
+    def forward(self, batch: Batch) -> Rows:
         embedded = self.network.views(batch.views)
-        return Outputs(batch.rows([view.z for view in embedded], labels=batch.labels))
+        return batch.rows([view.z for view in embedded], labels=batch.labels)
 
-    def objective(self, local: Outputs, world: Outputs) -> Objective:
+    def objective(self, local: Rows, world: Rows) -> Objective:
         if self.memory is None:
-            return Objective(apply_loss(self.loss, local.rows, world.rows, miner=self.miner), {})
+            return Objective(apply_loss(self.loss, local, world, miner=self.miner), {})
         references = self.memory.rows()
         # In place of those that are alone of their class in the batch.
-        lone = (count_positives(world.rows, references) == 0).float().mean()
-        loss = apply_loss(self.loss, local.rows, world.rows, references, miner=self.miner)
-        return Objective(loss, {"anchors_without_positives": lone})
+        without = (count_positives(world, references) == 0).float().mean()
+        loss = apply_loss(self.loss, local, world, references, miner=self.miner)
+        return Objective(loss, {"anchors_without_positives": without})
 
-    def after_step(self, world: Outputs, step: int) -> None:
+    def after_step(self, world: Rows, step: int) -> None:
         if self.memory is not None:
-            self.memory.push(world.rows)
-
-    def embed(self, images: Float[Tensor, "n c h w"]) -> Embedded:
-        embedded: Embedded = self.network(images)
-        return embedded
+            self.memory.push(world)

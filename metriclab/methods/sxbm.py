@@ -13,12 +13,13 @@ from metriclab import distributed
 from metriclab.core.apply_loss import apply_loss, check_miner_fits
 from metriclab.core.batch import Batch
 from metriclab.core.network import Embedded, Network
-from metriclab.core.pair_loss import PairLoss
+from metriclab.core.pair_loss import PairLoss, Term
+from metriclab.core.pairs import Pairs
 from metriclab.core.protocols import Loss, Memory, Miner, Objective
 from metriclab.core.rows import Rows, concatenate, count_positives, normalize, rows
+from metriclab.core.soft_triplets import SoftTriplets
 from metriclab.errors import RecipeError
-from metriclab.methods.neighbours import is_neighbour, nearest
-from metriclab.methods.rank_loss import rank_terms
+from metriclab.methods.neighbours import is_neighbour, nearest_features
 from metriclab.registry import register
 
 
@@ -104,7 +105,7 @@ class SXBM(nn.Module):
 
     def forward(self, batch: Batch) -> Outputs:
         features = batch.rows([self._features(batch)], labels=batch.labels)
-        found = nearest(features, self.memory.rows(), self.k)
+        found = nearest_features(features, self.memory.rows(), self.k)
         # In one pass, so that a head with BatchNorm sees both sides in one batch.
         z = self.network.head(torch.cat([features.z, found.rows.z]))
         near = found.rows
@@ -143,6 +144,12 @@ class SXBM(nn.Module):
     def embed(self, images: Float[Tensor, "n c h w"]) -> Embedded:
         h = self.network.encoder(images)
         return Embedded(h, self.network.head(normalize(h)))
+
+
+def rank_terms(pairs: Pairs) -> dict[str, Term]:
+    """The mean over (anchor i, positive j, negative k) of log(1 + e^(s_ik - s_ij)): equation 8."""
+    total: Tensor = SoftTriplets.apply(pairs.similarity, pairs.positive, pairs.negative, 1.0, 0.0)
+    return {"triplets": Term(total, pairs.positive.sum(1) * pairs.negative.sum(1))}
 
 
 def _check(network: Network, loss: Loss | None, miner: Miner | None) -> None:

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import torch
 from annotated_types import Ge
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from metriclab.core.apply_loss import apply_loss, check_miner_fits
 from metriclab.core.batch import Batch
-from metriclab.core.network import Embedded, Network
+from metriclab.core.network import Network
 from metriclab.core.protocols import Loss, Memory, Miner, Objective
 from metriclab.core.rows import Rows, count_positives
 from metriclab.registry import register
-
-
-class Outputs(NamedTuple):
-    rows: Rows
 
 
 @register("method", "xbm")
@@ -67,19 +62,19 @@ class XBM(nn.Module):
         self.start_step = start_step
         self.register_buffer("done", torch.tensor(0))  # steps
 
-    def forward(self, batch: Batch) -> Outputs:
+    def forward(self, batch: Batch) -> Rows:
         embedded = self.network.views(batch.views)
-        return Outputs(batch.rows([view.z for view in embedded], labels=batch.labels))
+        return batch.rows([view.z for view in embedded], labels=batch.labels)
 
-    def objective(self, local: Outputs, world: Outputs) -> Objective:
+    def objective(self, local: Rows, world: Rows) -> Objective:
         earlier = self.memory.rows()
         counts = self.done >= self.start_step
-        loss = apply_loss(self.loss, local.rows, world.rows, miner=self.miner)
+        loss = apply_loss(self.loss, local, world, miner=self.miner)
         if self.weight > 0:
-            recalled = apply_loss(self.loss, local.rows, world.rows, earlier, miner=self.miner)
+            recalled = apply_loss(self.loss, local, world, earlier, miner=self.miner)
             # A choice and no branch: the step is a buffer, and reading it would wait for the device.
             loss = loss + torch.where(counts, self.weight * recalled, 0 * loss)
-        alike = count_positives(world.rows, world.rows) + counts * count_positives(world.rows, earlier)
+        alike = count_positives(world, world) + counts * count_positives(world, earlier)
         metrics = {
             "memory_filled": (earlier.labels >= 0).sum() / max(1, len(earlier)),
             "memory_weight": self.weight * counts,
@@ -87,10 +82,6 @@ class XBM(nn.Module):
         }
         return Objective(loss, metrics)
 
-    def after_step(self, world: Outputs, step: int) -> None:
-        self.memory.push(world.rows)
+    def after_step(self, world: Rows, step: int) -> None:
+        self.memory.push(world)
         self.done.fill_(step + 1)
-
-    def embed(self, images: Float[Tensor, "n c h w"]) -> Embedded:
-        embedded: Embedded = self.network(images)
-        return embedded

@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-from functools import partial
+from dataclasses import dataclass
 from typing import Literal
 
 from metriclab.core.pairs import Pairs
-from metriclab.core.protocols import Miner
-from metriclab.miners.choice import choose, farthest, nearest, noise
+from metriclab.miners.choice import choose, farthest_similarity, nearest_similarity, noise
 from metriclab.registry import register
 
 Positive = Literal["farthest", "nearest"]
 
 
-def batch_hard_pairs(pairs: Pairs, positive: Positive) -> Pairs:
-    """The farthest or nearest positives, and the nearest negatives."""
-    similarity, close = pairs.similarity.detach(), noise(pairs)
-    if positive == "farthest":
-        positives = similarity <= farthest(pairs, pairs.positive) + close
-    else:
-        positives = similarity >= nearest(pairs, pairs.positive) - close
-    return choose(pairs, positive=positives, negative=similarity >= nearest(pairs, pairs.negative) - close)
-
-
 @register("miner", "batch-hard")
-def batch_hard(*, positive: Positive = "farthest") -> Miner:
+@dataclass(frozen=True, kw_only=True)
+class BatchHard:
     """Each anchor's farthest positive and its nearest negative.
 
     Pairs that tie with them within rounding are chosen too, as the order of rows must not decide. An anchor without
@@ -36,4 +26,14 @@ def batch_hard(*, positive: Positive = "farthest") -> Miner:
     Args:
         positive: farthest, or nearest, which lets a class keep its shape.
     """
-    return partial(batch_hard_pairs, positive=positive)
+
+    positive: Positive = "farthest"
+
+    def __call__(self, pairs: Pairs, /) -> Pairs:
+        similarity, close = pairs.similarity.detach(), noise(pairs)
+        if self.positive == "farthest":
+            positives = similarity <= farthest_similarity(pairs, pairs.positive) + close
+        else:
+            positives = similarity >= nearest_similarity(pairs, pairs.positive) - close
+        negatives = similarity >= nearest_similarity(pairs, pairs.negative) - close
+        return choose(pairs, positive=positives, negative=negatives)

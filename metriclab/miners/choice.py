@@ -31,13 +31,13 @@ def noise(pairs: Pairs) -> float:
     return float(8 * torch.finfo(pairs.similarity.dtype).eps)
 
 
-def nearest(pairs: Pairs, among: Bool[Tensor, "b m"]) -> Float[Tensor, "b 1"]:
+def nearest_similarity(pairs: Pairs, among: Bool[Tensor, "b m"]) -> Float[Tensor, "b 1"]:
     """Similarity of each anchor's nearest reference among some, -inf without one."""
     values = torch.where(among, pairs.similarity.detach(), -torch.inf)
     return values.amax(1, keepdim=True) if values.shape[1] > 0 else _none(values)
 
 
-def farthest(pairs: Pairs, among: Bool[Tensor, "b m"]) -> Float[Tensor, "b 1"]:
+def farthest_similarity(pairs: Pairs, among: Bool[Tensor, "b m"]) -> Float[Tensor, "b 1"]:
     """Similarity of each anchor's farthest reference among some, inf without one."""
     values = torch.where(among, pairs.similarity.detach(), torch.inf)
     return values.amin(1, keepdim=True) if values.shape[1] > 0 else -_none(values)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from dataclasses import dataclass
 from typing import Annotated
 
 import torch
@@ -11,22 +11,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from metriclab.core.pairs import Pairs
-from metriclab.core.protocols import Miner
-from metriclab.core.random import absorb, to_uniform
+from metriclab.core.random import pair_uniform
 from metriclab.miners.choice import choose, kth_largest
 from metriclab.registry import register
-
-
-def drawn_negatives(pairs: Pairs, k: int, cutoff: float, reach: float, seed: int) -> Pairs:
-    """All positives, and k negatives drawn without replacement with weights 1 / q(d)."""
-    squared = 2 - 2 * pairs.similarity.detach()
-    possible = pairs.negative & (squared < reach**2)
-    # Sorting log weight + Gumbel noise is drawing without replacement (Vieira 2014; Kool et al., ICML 2019).
-    keys = gumbel(seed, pairs.anchors.ids, pairs.references.ids) - log_density(
-        squared.clamp(cutoff**2), pairs.embedding_dim
-    )
-    keys = torch.where(possible, keys, -torch.inf)
-    return choose(pairs, negative=possible & (keys >= kth_largest(keys, k)))
 
 
 def log_density(squared: Float[Tensor, "b m"], width: int) -> Float[Tensor, "b m"]:
@@ -36,20 +23,13 @@ def log_density(squared: Float[Tensor, "b m"], width: int) -> Float[Tensor, "b m
 
 def gumbel(seed: int, anchors: Int64[Tensor, "b"], references: Int64[Tensor, "m"]) -> Float[Tensor, "b m"]:
     """Standard Gumbel noise, each number a pure function of the seed and of both rows' ids."""
-    state = absorb(absorb(torch.zeros_like(anchors), seed), anchors)
-    state = state[:, None].expand(-1, len(references))
-    uniform = to_uniform(absorb(state, references.expand(len(anchors), -1)))
+    uniform = pair_uniform(seed, anchors, references)
     return -(-(-uniform.clamp(min=2.0**-25)).log1p()).log()  # clamped, as the noise of 0 is infinite
 
 
 @register("miner", "distance-weighted")
-def distance_weighted(
-    *,
-    k: Annotated[int, Ge(1)] = 1,
-    cutoff: Annotated[float, Ge(0.01), Le(1.4)] = 0.5,
-    reach: Annotated[float, Gt(0), Le(1.9)] = 1.4,
-    seed: Annotated[int, Ge(0), Lt(2**62)] = 0,
-) -> Miner:
+@dataclass(frozen=True, kw_only=True)
+class DistanceWeighted:
     """Negatives drawn so that all distances are about equally frequent, and all positives.
 
     Between points of the unit sphere in n dimensions a distance d has a density in proportion to
@@ -68,4 +48,17 @@ def distance_weighted(
         reach: distance from which on a negative is never drawn; at most 1.9, as towards 2 the weights grow to infinity.
         seed: of the draws.
     """
-    return partial(drawn_negatives, k=k, cutoff=cutoff, reach=reach, seed=seed)
+
+    k: Annotated[int, Ge(1)] = 1
+    cutoff: Annotated[float, Ge(0.01), Le(1.4)] = 0.5
+    reach: Annotated[float, Gt(0), Le(1.9)] = 1.4
+    seed: Annotated[int, Ge(0), Lt(2**62)] = 0
+
+    def __call__(self, pairs: Pairs, /) -> Pairs:
+        squared = 2 - 2 * pairs.similarity.detach()
+        possible = pairs.negative & (squared < self.reach**2)
+        # Sorting log weight + Gumbel noise is drawing without replacement (Vieira 2014; Kool et al., ICML 2019).
+        log_weights = -log_density(squared.clamp(self.cutoff**2), pairs.embedding_dim)
+        keys = gumbel(self.seed, pairs.anchors.ids, pairs.references.ids) + log_weights
+        keys = torch.where(possible, keys, -torch.inf)
+        return choose(pairs, negative=possible & (keys >= kth_largest(keys, self.k)))

@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-from functools import partial
+from dataclasses import dataclass
 from typing import Annotated
 
 import torch
 from annotated_types import Ge, Le
 
 from metriclab.core.pairs import Pairs
-from metriclab.core.protocols import Miner
 from metriclab.miners.choice import choose, kth_largest, noise
 from metriclab.registry import register
 
 
-def without_lookalikes(pairs: Pairs, threshold: float, k: int) -> Pairs:
-    """All positives, and negatives that are not above the threshold or not among the k nearest."""
-    similarity = pairs.similarity.detach()
-    next_after_k = kth_largest(torch.where(pairs.negative, similarity, -torch.inf), k + 1)
-    lookalike = (similarity > threshold) & (similarity > next_after_k + noise(pairs))
-    return choose(pairs, negative=~lookalike)
-
-
 @register("miner", "false-negatives")
-def false_negatives(*, threshold: Annotated[float, Ge(-1), Le(1)] = 0.7, k: Annotated[int, Ge(1)] = 10) -> Miner:
+@dataclass(frozen=True, kw_only=True)
+class FalseNegatives:
     """Leaves out negatives that are probably of the anchor's class: the nearest ones, where they are very near.
 
     Where every image is a class of its own, as in `simclr`, images of one true class repel each other. An anchor's
@@ -41,4 +33,12 @@ def false_negatives(*, threshold: Annotated[float, Ge(-1), Le(1)] = 0.7, k: Anno
         threshold: cosine above which a negative may be left out.
         k: negatives of an anchor that may be left out.
     """
-    return partial(without_lookalikes, threshold=threshold, k=k)
+
+    threshold: Annotated[float, Ge(-1), Le(1)] = 0.7
+    k: Annotated[int, Ge(1)] = 10
+
+    def __call__(self, pairs: Pairs, /) -> Pairs:
+        similarity = pairs.similarity.detach()
+        next_after_k = kth_largest(torch.where(pairs.negative, similarity, -torch.inf), self.k + 1)
+        lookalike = (similarity > self.threshold) & (similarity > next_after_k + noise(pairs))
+        return choose(pairs, negative=~lookalike)

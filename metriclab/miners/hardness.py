@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from functools import partial
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le
@@ -11,8 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from metriclab.core.pairs import Pairs
-from metriclab.core.protocols import Miner
-from metriclab.miners.choice import choose, farthest, nearest, noise
+from metriclab.miners.choice import choose, farthest_similarity, nearest_similarity, noise
 from metriclab.registry import register
 
 PairSides = Literal["both", "positives", "negatives"]
@@ -31,13 +30,14 @@ def between(pairs: Pairs, above: float, upto: float, sides: PairSides) -> Pairs:
 def hardness(pairs: Pairs) -> tuple[Float[Tensor, "b m"], Float[Tensor, "b m"]]:
     """The largest d_ap^2 - d_an^2 of each cell's triplets, as a positive and as a negative; -inf in none."""
     similarity, tie = pairs.similarity.detach(), noise(pairs)  # a tie, whatever rounding makes of it, is above 0
-    as_positive = 2 * (nearest(pairs, pairs.negative) - similarity + tie)
-    as_negative = 2 * (similarity - farthest(pairs, pairs.positive) + tie)
+    as_positive = 2 * (nearest_similarity(pairs, pairs.negative) - similarity + tie)
+    as_negative = 2 * (similarity - farthest_similarity(pairs, pairs.positive) + tie)
     return as_positive, as_negative
 
 
 @register("miner", "hard-pairs")
-def hard_pairs(*, sides: PairSides = "both") -> Miner:
+@dataclass(frozen=True, kw_only=True)
+class HardPairs:
     """Positives no nearer than the anchor's nearest negative, and negatives no farther than its farthest positive.
 
     A triplet of an anchor, a positive and a negative is hard where the negative is no farther than the positive, ties
@@ -52,11 +52,16 @@ def hard_pairs(*, sides: PairSides = "both") -> Miner:
     Args:
         sides: what is chosen from, both, positives or negatives; the other side stays whole.
     """
-    return partial(between, above=0.0, upto=math.inf, sides=sides)
+
+    sides: PairSides = "both"
+
+    def __call__(self, pairs: Pairs, /) -> Pairs:
+        return between(pairs, above=0.0, upto=math.inf, sides=self.sides)
 
 
 @register("miner", "semihard-pairs")
-def semihard_pairs(*, margin: Annotated[float, Gt(0), Le(4)] = 0.2, sides: PairSides = "negatives") -> Miner:
+@dataclass(frozen=True, kw_only=True)
+class SemihardPairs:
     """Negatives that are farther than all of the anchor's positives, and than its farthest by less than a margin.
 
     And, where they are chosen from, positives that are nearer than all negatives, and than the nearest by less than
@@ -69,11 +74,17 @@ def semihard_pairs(*, margin: Annotated[float, Gt(0), Le(4)] = 0.2, sides: PairS
         margin: in squared distance of unit rows, which is at most 4; as that of the triplet loss.
         sides: what is chosen from, both, positives or negatives; the other side stays whole.
     """
-    return partial(between, above=-margin, upto=0.0, sides=sides)
+
+    margin: Annotated[float, Gt(0), Le(4)] = 0.2
+    sides: PairSides = "negatives"
+
+    def __call__(self, pairs: Pairs, /) -> Pairs:
+        return between(pairs, above=-self.margin, upto=0.0, sides=self.sides)
 
 
 @register("miner", "easy-pairs")
-def easy_pairs(*, margin: Annotated[float, Ge(0), Le(4)] = 0.0, sides: PairSides = "positives") -> Miner:
+@dataclass(frozen=True, kw_only=True)
+class EasyPairs:
     """Positives that are nearer than all of the anchor's negatives, by a margin at least.
 
     And, where they are chosen from, negatives that are farther than all positives, by the margin at least. All their
@@ -87,4 +98,9 @@ def easy_pairs(*, margin: Annotated[float, Ge(0), Le(4)] = 0.0, sides: PairSides
         margin: in squared distance of unit rows, which is at most 4.
         sides: what is chosen from, both, positives or negatives; the other side stays whole.
     """
-    return partial(between, above=-math.inf, upto=-margin, sides=sides)
+
+    margin: Annotated[float, Ge(0), Le(4)] = 0.0
+    sides: PairSides = "positives"
+
+    def __call__(self, pairs: Pairs, /) -> Pairs:
+        return between(pairs, above=-math.inf, upto=-self.margin, sides=self.sides)

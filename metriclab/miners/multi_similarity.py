@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-from functools import partial
+from dataclasses import dataclass
 from typing import Annotated
 
 from annotated_types import Ge, Le
 
 from metriclab.core.pairs import Pairs
-from metriclab.core.protocols import Miner
-from metriclab.miners.choice import choose, farthest, nearest, noise
+from metriclab.miners.choice import choose, farthest_similarity, nearest_similarity, noise
 from metriclab.registry import register
 
 
-def informative_pairs(pairs: Pairs, epsilon: float) -> Pairs:
-    """Positives with s < max over negatives + epsilon, negatives with s > min over positives - epsilon."""
-    similarity, slack = pairs.similarity.detach(), epsilon + noise(pairs)
-    return choose(
-        pairs,
-        positive=similarity < nearest(pairs, pairs.negative) + slack,
-        negative=similarity > farthest(pairs, pairs.positive) - slack,
-    )
-
-
 @register("miner", "multi-similarity")
-def multi_similarity(*, epsilon: Annotated[float, Ge(0), Le(2)] = 0.1) -> Miner:
+@dataclass(frozen=True, kw_only=True)
+class MultiSimilarity:
     """Positives not clearly nearer than the nearest negative, and negatives not clearly farther than all positives.
 
     With s the cosine, a positive is chosen where s < (largest s of the anchor's negatives) + epsilon, a negative where
@@ -39,4 +29,13 @@ def multi_similarity(*, epsilon: Annotated[float, Ge(0), Le(2)] = 0.1) -> Miner:
         epsilon: how much clearer a pair must be than the hardest of the other kind to be left out, as a cosine; the
             paper takes 0.1.
     """
-    return partial(informative_pairs, epsilon=epsilon)
+
+    epsilon: Annotated[float, Ge(0), Le(2)] = 0.1
+
+    def __call__(self, pairs: Pairs, /) -> Pairs:
+        similarity, slack = pairs.similarity.detach(), self.epsilon + noise(pairs)
+        return choose(
+            pairs,
+            positive=similarity < nearest_similarity(pairs, pairs.negative) + slack,
+            negative=similarity > farthest_similarity(pairs, pairs.positive) - slack,
+        )

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from metriclab.core.rows import Rows
 from metriclab.errors import DivergedError
+from metriclab.ranking.candidates import ItemIndex
 from metriclab.ranking.workers import Spare, in_threads
 
 STEP = 2.0**-20
@@ -45,13 +46,13 @@ class RankingKeys:
     def __init__(self, queries: Rows, gallery: Rows, order: Int64[Tensor, "n"] | None = None, workers: int = 1) -> None:
         """
         Args:
-            gallery: the same object as `queries` for leave-one-out: rows of the query's item get `EXCLUDED`.
+            gallery: rows to rank; those of the query's own item get `EXCLUDED`.
             order: of the gallery rows; their own if None.
             workers: that take tiles at the same time, of `workers_for` these rows at most.
         """
-        self._queries, self._leave_out, self._workers = queries, gallery is queries, workers
-        self._z, self._order, items = gallery.z, order, gallery.items
-        self._items, self._columns = (items if order is None else items[order]).sort()
+        self._queries, self._workers = queries, workers
+        self._z, self._order = gallery.z, order
+        self._items = ItemIndex(gallery.items if order is None else gallery.items[order])
         kept = self._z.numel() <= WIDE
         self._blocks = [self._block(columns).contiguous() for columns in self._slices()] if kept else None
         self._spare = Spare(torch.int32, gallery.z.device)
@@ -86,9 +87,7 @@ class RankingKeys:
             block = self._block(columns) if self._blocks is None else self._blocks[i]
             cells = products[: len(tile) * block.shape[1]].view(len(tile), -1)
             keys[:, columns] = torch.mm(scaled, block, out=cells).round_()
-        if self._leave_out:
-            row, place = equal_pairs(self._queries.items[tile], self._items)
-            keys[row, self._columns[place]] = EXCLUDED
+        keys[self._items.own(self._queries.items[tile])] = EXCLUDED
 
     def _slices(self) -> list[slice]:
         return [slice(start, start + _COLUMNS) for start in range(0, len(self._z), _COLUMNS)]
@@ -116,25 +115,6 @@ def sort_rows(keys: Int32[Tensor, "b n"]) -> Int32[Tensor, "b n"]:
     # numpy sorts integers with vector instructions, about nine times faster than torch does on a CPU.
     in_threads(lambda part: keys[part].numpy().sort(axis=1), len(keys))
     return keys
-
-
-def equal_range(
-    values: Int64[Tensor, "b"], ordered: Int64[Tensor, "n"]
-) -> tuple[Int64[Tensor, "b"], Int64[Tensor, "b"]]:
-    """Where each value begins in the ordered ones, and how often it is there."""
-    values = values.contiguous()
-    begin = torch.searchsorted(ordered, values)
-    return begin, torch.searchsorted(ordered, values, right=True) - begin
-
-
-def equal_pairs(
-    values: Int64[Tensor, "b"], ordered: Int64[Tensor, "n"]
-) -> tuple[Int64[Tensor, "pairs"], Int64[Tensor, "pairs"]]:
-    """All (i, j) with values[i] == ordered[j]."""
-    begin, count = equal_range(values, ordered)
-    i = torch.repeat_interleave(count)
-    within = torch.arange(len(i), device=i.device) - (count.cumsum(0) - count)[i]
-    return i, begin[i] + within
 
 
 def check_finite(z: Float[Tensor, "n d"], name: str) -> None:

@@ -116,9 +116,9 @@ class RankedMatches:
         values = self.number.double().add_(1).div_(self.above.double().add_(1))
         values.masked_fill_(self.above >= torch.repeat_interleave(depth, self.count, output_size=len(values)), 0.0)
         tied, reach, harmonic = self.tied, self._reach(depth), self.tables.harmonic
-        slope = (tied.matches - 1).double() / (tied.size - 1)
+        share = (tied.matches - 1).double() / (tied.size - 1)
         harmonics = harmonic[tied.above + reach] - harmonic[tied.above]
-        precisions = (tied.matches_above + 1 - slope * (tied.above + 1)) * harmonics + slope * reach
+        precisions = (tied.matches_above + 1 - share * (tied.above + 1)) * harmonics + share * reach
         values[tied.match] = precisions / tied.size
         return self._sum(values)
 

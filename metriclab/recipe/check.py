@@ -11,6 +11,7 @@ from metriclab.recipe.check_train import check_train, usual
 from metriclab.recipe.document import Document
 from metriclab.recipe.problems import Place, Problem, RecipeProblems, show
 from metriclab.recipe.recipe import LABEL, REQUIRES, ComponentSpec, Recipe
+from metriclab.recipe.renamed import renamed_help
 from metriclab.recipe.requires import check_requires
 from metriclab.recipe.settings import Train
 from metriclab.registry import (
@@ -24,7 +25,7 @@ from metriclab.registry import (
     load,
     suggest,
 )
-from metriclab.registry.entry import NAME, plugins_are_off
+from metriclab.registry.entry import NAME, is_builtin, plugins_are_off
 
 DEFAULTS: dict[str, Any] = {
     "views": {"name": "plain"},
@@ -164,7 +165,10 @@ class _Checker:
         for problem in found:
             parameter = next((p for p in definition.parameters if p.name == problem.parameter), None)
             if parameter is None:
-                self.say(self.document.key(*where, problem.parameter), problem.message, problem.help)
+                key = problem.parameter
+                entry, value = definition.entry, params.get(key)
+                help = renamed_help(entry.kind, entry.name, key, value) if is_builtin(entry) else None
+                self.say(self.document.key(*where, key), problem.message, help or problem.help)
             else:
                 place = self.document.value(*where, problem.parameter)
                 self.say(place, problem.message, problem.help or usual(parameter))

@@ -6,11 +6,12 @@ import math
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from metriclab.recipe import scan
 from metriclab.recipe.problems import Place, RecipeProblems, show
+from metriclab.recipe.renamed import is_stored, upgrade
 from metriclab.recipe.source import Lines, read_text
 from metriclab.recipe.syntax import syntax_problem
 
@@ -61,10 +62,14 @@ class Document:
 def load(path: Path) -> Document:
     """The document in a file, with the one it extends, table by table.
 
+    The recipe that a run has stored is upgraded to today's keys.
+
     Raises:
         RecipeProblems: where a file cannot be read or is not TOML, or where `extends` does not name a whole recipe.
     """
     document = parse(read_text(path, Place(str(path))), str(path))
+    if is_stored(path):
+        return replace(document, values=upgrade(document.values))
     if "extends" not in document.values:
         return document
     base = _load_base(path, document)

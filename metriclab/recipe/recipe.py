@@ -37,6 +37,10 @@ class ComponentSpec:
     definition: Definition = field(compare=False, repr=False)
     label: str
 
+    def build(self, *given: Any, **components: Any) -> Any:
+        """The component, built with what it takes of all that its kind is given, and the components it asks for."""
+        return self.definition.factory(*given[: len(self.definition.given)], **self.params, **components)
+
     def as_dict(self) -> dict[str, Any]:
         """The recipe's table of this component."""
         label = {} if self.label == self.name else {LABEL: self.label}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.util
+import inspect
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 from metriclab.errors import PluginError, RecipeError
 from metriclab.registry.definition import Definition
@@ -19,10 +22,12 @@ from metriclab.registry.slow import noticing_slowness
 C = TypeVar("C")
 
 _plugin_files: dict[str, str] = {}  # module -> name of the file
+_checks: WeakSet[Any] = WeakSet()  # functions that check their settings already
 
 
 def register(kind: str, name: str) -> Callable[[C], C]:
-    """Makes a class or function a component, and returns it unchanged.
+    """Makes a class or function a component. From then on, code that calls it with a setting that a recipe could not
+    have is told so by a ValueError, in the same words.
 
     Its keyword-only parameters become the keys of its recipe table, its positional-only ones are given by the run.
     An installed package names its components as entry points, which is how they are found, and the decorator then
@@ -46,9 +51,35 @@ def register(kind: str, name: str) -> Callable[[C], C]:
             definitions[entry] = definition
         elif not any(entry.package == other.package for other in installed()):
             _declare(definition)
-        return component
+        return _checking(component, definition)  # type: ignore[no-any-return]  # a function in its place
 
     return record
+
+
+def _checking(component: Any, definition: Definition) -> Any:
+    """The component, whose calls check the settings they give: the class itself, or a function in its place."""
+    if not inspect.isclass(component):
+        return component if component in _checks else _checked(component, definition)
+    # Of this class itself: an inherited constructor checks, and names, another component.
+    if component.__init__ is not object.__init__ and vars(component).get("__init__") not in _checks:
+        component.__init__ = _checked(component.__init__, definition)  # type: ignore[method-assign]  # on purpose
+    return component
+
+
+def _checked(function: Any, definition: Definition) -> Any:
+    names = {parameter.name for parameter in definition.parameters}
+
+    @functools.wraps(function)
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        given = {name: value for name, value in kwargs.items() if name in names}
+        values, problems = definition.check(given)
+        wrong = [str(problem) for problem in problems if problem.parameter in given]
+        if wrong:
+            raise ValueError("\n".join(wrong))
+        return function(*args, **{**kwargs, **{name: values[name] for name in given}})
+
+    _checks.add(checked)
+    return checked
 
 
 def load_plugin_file(path: Path) -> None:

@@ -72,6 +72,8 @@ class Definition:
         if problems:
             first, *others = problems
             raise RecipeError("\n".join([first.message, *map(str, others)]), help=first.help)
+        if len(given) == len(self.kind.given):  # all that its kind is given, of which it may take less
+            given = given[: len(self.given)]
         if len(given) != len(self.given):
             call = ", ".join([repr(self.entry.kind), repr(self.entry.name), *self.given])
             raise RecipeError(

@@ -29,7 +29,7 @@ class ComponentEntry:
         target: where it is: `module:attribute`.
         package, version: its distribution's. A one-file plugin has its file's name and "file", a component that
             running code registered has its module's name and "code".
-        api: the version of `metriclab.api` that its distribution is written for.
+        api: the version of `metriclab.api` that its distribution says it is written for; None where it says none.
     """
 
     kind: str
@@ -37,7 +37,7 @@ class ComponentEntry:
     target: str
     package: str
     version: str
-    api: int = api_version.API_VERSION
+    api: int | None = None
 
     def __str__(self) -> str:
         return f"{self.kind} '{self.name}'"
@@ -49,6 +49,11 @@ class ComponentEntry:
     @property
     def module(self) -> str:
         return self.target.partition(":")[0].strip()
+
+    @property
+    def attribute(self) -> str:
+        """The name in its module, without the extras that an entry point may ask for."""
+        return self.target.partition(":")[2].partition("[")[0].strip()
 
 
 def installed() -> tuple[ComponentEntry, ...]:
@@ -124,5 +129,5 @@ def _entries_of(distribution: Distribution) -> list[ComponentEntry]:
     return [_entry(point, package, version, api) for point in points if point.group != api_version.GROUP]
 
 
-def _entry(point: EntryPoint, package: str, version: str, api: int) -> ComponentEntry:
+def _entry(point: EntryPoint, package: str, version: str, api: int | None) -> ComponentEntry:
     return ComponentEntry(point.group.removeprefix(GROUP_PREFIX), point.name, point.value, package, version, api)

@@ -51,7 +51,7 @@ KINDS: dict[str, Kind] = {
         Kind("head", "head", ("in_features",)),
         Kind("loss", "loss", ("embedding_dim", "classes"), optional=2),  # most losses need neither
         Kind("miner", "miner"),
-        Kind("memory", "memory", ("embedding_dim", "classes")),
+        Kind("memory", "memory", ("embedding_dim", "classes"), optional=1),  # only proxies need classes
         Kind("method", "method", ("network", "total_steps"), optional=1),  # for what changes over the run
         Kind("optimizer", "optimizer", ("modules",)),
         Kind("schedule", "schedule", ("total_steps",)),

@@ -10,7 +10,7 @@ import re
 from typing import Any
 
 from metriclab.errors import PluginError, RecipeError
-from metriclab.registry.api_version import API_VERSION
+from metriclab.registry.api_version import API_VERSION, import_help
 from metriclab.registry.definition import Definition
 from metriclab.registry.entry import (
     ComponentEntry,
@@ -128,7 +128,7 @@ def find(kind: str, name: str) -> ComponentEntry:
 def refused(entry: ComponentEntry, reason: str | None) -> PluginError:
     """The error for an entry that `refusal` refuses."""
     help = f"its author must mend that; meanwhile do without it, or uninstall {entry.package}"
-    if entry.api > API_VERSION:
+    if entry.api is not None and entry.api > API_VERSION:
         help = "upgrade metriclab-toolkit"
     return PluginError(f"{entry} of {entry.source} is refused: {reason}", help=help)
 
@@ -137,7 +137,7 @@ def import_failure(what: str, error: BaseException) -> PluginError:
     """The error for code that fails when it is imported. One that is a PluginError already says it best."""
     if isinstance(error, PluginError):
         return error
-    return PluginError(f"{what} cannot be imported: {type(error).__name__}: {error}")
+    return PluginError(f"{what} cannot be imported: {type(error).__name__}: {error}", help=import_help(error))
 
 
 def _import(entry: ComponentEntry) -> Any:
@@ -148,10 +148,9 @@ def _import(entry: ComponentEntry) -> Any:
 
 
 def _imported(entry: ComponentEntry) -> Any:
-    module, _, attribute = entry.target.partition(":")
     try:
-        component = importlib.import_module(module.strip())
-        for part in attribute.split("[")[0].strip().split("."):
+        component = importlib.import_module(entry.module)
+        for part in entry.attribute.split("."):
             component = getattr(component, part)
     except (Exception, SystemExit) as error:  # whatever a plugin does, it is told of that plugin
         raise import_failure(f"{entry} of {entry.source} ({entry.target})", error) from error

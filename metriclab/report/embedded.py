@@ -11,14 +11,12 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from metriclab.assembly.assemble import make
 from metriclab.assembly.devices import choose_device
 from metriclab.assembly.embedder import load
-from metriclab.assembly.splits import is_disjoint
 from metriclab.core.protocols import Dataset
 from metriclab.core.rows import Rows
 from metriclab.errors import DataError
-from metriclab.evaluation.evaluate import EmbeddingSettings, embed, evaluating
+from metriclab.evaluation.evaluate import EmbeddingSettings, embed_splits, evaluating, gallery_of
 from metriclab.report.blocks import shorten
 from metriclab.runs.folder import RunFolder
 
@@ -71,7 +69,7 @@ def open_data(path: Path) -> Data:
     recipe, fingerprints = folder.recipe(), folder.manifest()["data"]
     help = "put the data back as they were, or make a report without images with --no-images"
     try:
-        test, train = (make(recipe.components["dataset"], split) for split in ("test", "train"))
+        test, train = (recipe.components["dataset"].build(split) for split in ("test", "train"))
         present = {"test": test.fingerprint, "train": train.fingerprint}
     except DataError as error:
         raise DataError(f"the data of {path} cannot be read: {error.message}", help=help) from error
@@ -80,7 +78,7 @@ def open_data(path: Path) -> Data:
             raise DataError(
                 f"the data of {path} have changed since it ran: the {split} split is another one", help=help
             )
-    return Data(test, test if is_disjoint(test, train) else train)
+    return Data(test, gallery_of(test, train))
 
 
 def embed_run(path: Path, data: Data) -> Embedded:
@@ -92,10 +90,8 @@ def embed_run(path: Path, data: Data) -> Embedded:
     embedder, recipe = load(path), RunFolder(path).recipe()
     device, train = choose_device("auto"), recipe.train
     settings = EmbeddingSettings(embedder.view, device, train.evaluation_batch_size, train.precision)
-    splits = [data.queries] if data.gallery is data.queries else [data.queries, data.gallery]
     with evaluating(embedder.method.to(device)) as encode:
-        sides = [getattr(embed(encode, split, settings), embedder.output) for split in splits]
-    queries, gallery = sides[0], sides[-1]
+        queries, gallery = embed_splits(encode, data.queries, data.gallery, settings).rows(embedder.output)
     near, similarity = find_neighbours(queries, gallery, SHOWN)
     labels = torch.where(near >= 0, gallery.labels[near.clamp(min=0)], -1)
     right = (labels == queries.labels[:, None]) & (labels >= 0)

@@ -86,7 +86,7 @@ def restore_optimizer(checkpoint: Checkpoint, optimizer: Optimizer) -> None:
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def save(folder: Path, checkpoint: Checkpoint, keep: Iterable[int]) -> None:
+def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: Iterable[int]) -> None:
     """Writes a checkpoint and removes those of other steps, except the newest two and the steps to keep.
 
     The JSON file is written last and holds the hash of the tensors: without it there is no checkpoint.
@@ -97,7 +97,7 @@ def save(folder: Path, checkpoint: Checkpoint, keep: Iterable[int]) -> None:
     write_atomic(stem.with_suffix(".safetensors"), content)
     body = {"step": checkpoint.step, "tensors_sha256": digest(content), "numbers": checkpoint.numbers}
     write_json(stem.with_suffix(".json"), {"body": body, "sha256": digest_of(body)})
-    known = steps(folder)
+    known = checkpoint_steps(folder)
     # Later ones were damaged: this run has gone on from before them.
     newest = sorted(step for step in known if step <= checkpoint.step)[-2:]
     for step in set(known) - {*newest, *keep}:
@@ -106,7 +106,7 @@ def save(folder: Path, checkpoint: Checkpoint, keep: Iterable[int]) -> None:
             (folder / f"step-{step:010d}{suffix}").unlink(missing_ok=True)
 
 
-def steps(folder: Path) -> list[int]:
+def checkpoint_steps(folder: Path) -> list[int]:
     """Steps of the checkpoints in the folder, whole or not, unordered."""
     names = (_NAME.fullmatch(path.name) for path in folder.glob("step-*.json"))
     return [int(match[1]) for match in names if match]
@@ -117,7 +117,7 @@ def tensors_file(folder: Path, step: int) -> Path:
     return folder / f"step-{step:010d}.safetensors"
 
 
-def read(folder: Path, step: int) -> Checkpoint:
+def read_checkpoint(folder: Path, step: int) -> Checkpoint:
     """The checkpoint of a step, checked by its hashes.
 
     Raises:
@@ -136,16 +136,16 @@ def read(folder: Path, step: int) -> Checkpoint:
     return Checkpoint(body["step"], safetensors.torch.load(content), body["numbers"])
 
 
-def read_newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
+def read_newest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     """The newest checkpoint that is whole, and what was found wrong with newer ones.
 
     Raises:
         StorageError: where there are checkpoints and none is whole.
     """
     faults: list[str] = []
-    for step in sorted(steps(folder), reverse=True):
+    for step in sorted(checkpoint_steps(folder), reverse=True):
         try:
-            return read(folder, step), faults
+            return read_checkpoint(folder, step), faults
         except StorageError as error:
             faults.append(error.message)
     if faults:

@@ -157,8 +157,8 @@ def _check_score(what: str, score: Any, queries: int) -> None:
     assert right, f"{what} has per_query of shape {tuple(values.shape)} for {queries} queries: one value each, or none"
     assert not values.requires_grad, f"per_query of {what} carries a graph: measure under no_grad"
     assert score.definition.strip(), (
-        f"{what} has no definition: say in a sentence how it is computed, with k, the self-match rule, ties and lone "
-        "queries, as runs are only compared where definitions are equal"
+        f"{what} has no definition: say in a sentence how it is computed, with k, the self-match rule, ties and "
+        "queries without matches, as runs are only compared where definitions are equal"
     )
 
 
@@ -228,12 +228,12 @@ def _check_constant(measure: _Measure) -> None:
 def _check_unmatched(measure: _Measure) -> None:
     some = _some(0, _LABELS)
     unknown = replace(some, labels=torch.full_like(some.labels, -1))
-    lone = replace(some, labels=torch.arange(len(some)))
+    alone = replace(some, labels=torch.arange(len(some)))
     gallery = _some(1, [20, 20, 21, 21, 22, 22, -1])
     for what, queries, other in (
         ("queries of unknown label in leave-one-out", unknown, unknown),
         ("queries of unknown label with a gallery", unknown, gallery),
-        ("classes of one row each in leave-one-out", lone, lone),
+        ("classes of one row each in leave-one-out", alone, alone),
         ("queries whose labels are not in the gallery", some, gallery),
     ):
         for key, score in measure(queries, other, what).items():
@@ -261,12 +261,12 @@ def _check_broken(measure: _Measure) -> None:
 def _check_itself(measure: _Measure) -> None:
     some = _some(0, _LABELS)
     away = measure(some, _some(1, [20, 20, 21, 21, 22, 22]), "queries whose labels are not in the gallery")
-    lone = replace(some, labels=torch.arange(len(some)))
-    near = measure(lone, lone, "classes of one row each in leave-one-out")
+    alone = replace(some, labels=torch.arange(len(some)))
+    near = measure(alone, alone, "classes of one row each in leave-one-out")
     for key in away.keys() & near.keys():
         left_out = len(away[key].per_query) > 0 and bool(away[key].per_query.isnan().all())
         counted = near[key].per_query.isfinite().any() if left_out else torch.tensor(False)
         assert not counted, (
             f"'{key}' of {measure.name} counts a query as its own match: it has a value for queries that are alone of "
-            "their class; where gallery is queries, leave out gallery rows of the query's item"
+            "their class; leave out gallery rows whose item is the query's"
         )

@@ -16,16 +16,16 @@ ANGLES = (0.3, 0.8, 1.5, 2.6)
 def check_signs(loss: Loss) -> None:
     """Asserts that positives are never pushed apart, negatives never together, and both move somewhere."""
     name = type(loss).__name__
-    pulls = [_slope(loss, near, far, [0, 0, 1]) for near in ANGLES for far in ANGLES]
-    assert max(pulls) <= 1e-9, f"{name} pushes positives apart: its slope along their cosine is {max(pulls):.3g}"
+    pulls = [_derivative(loss, near, far, [0, 0, 1]) for near in ANGLES for far in ANGLES]
+    assert max(pulls) <= 1e-9, f"{name} pushes positives apart: its derivative by their cosine is {max(pulls):.3g}"
     assert min(pulls) < 0, f"{name} never draws positives together, whatever their angle"
-    pushes = [_slope(loss, near, far, [0, 1, 0]) for near in ANGLES for far in ANGLES]
-    assert min(pushes) >= -1e-9, f"{name} draws negatives together: its slope along their cosine is {min(pushes):.3g}"
+    pushes = [_derivative(loss, near, far, [0, 1, 0]) for near in ANGLES for far in ANGLES]
+    assert min(pushes) >= -1e-9, f"{name} draws negatives together: its derivative by their cosine is {min(pushes):.3g}"
     assert max(pushes) > 0, f"{name} never pushes negatives apart, whatever their angle"
 
 
-def _slope(loss: Loss, angle: float, other: float, labels: list[int]) -> float:
-    """Slope of the loss as the second row turns towards the first, at `angle`, leaving its cosine with the third."""
+def _derivative(loss: Loss, angle: float, other: float, labels: list[int]) -> float:
+    """Of the loss as the second row turns towards the first, at `angle`, leaving its cosine with the third."""
     first = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)
     second = torch.tensor([math.cos(angle), math.sin(angle), 0.0], dtype=torch.float64)
     upwards = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from metriclab.core.batch import Batch
+from metriclab.core.network import embedding_function
 from metriclab.core.protocols import Method
 from metriclab.distributed import average_gradients, gather, map_tensors, mean
 from metriclab.distributed.batch_norm import synchronize_batch_norm
@@ -162,8 +163,8 @@ def _check_embed(name: str, method: Any, batch: Batch) -> None:
     method, batch = _double(method, batch)
     method.eval()
     with torch.no_grad():
-        embedded = method.embed(batch.views[0])
-        alone = method.embed(batch.views[0][:1])
+        embedded = embedding_function(method)(batch.views[0])
+        alone = embedding_function(method)(batch.views[0][:1])
     for part in ("h", "z"):
         rows, row = getattr(embedded, part), getattr(alone, part)
         assert rows.dim() == 2, f"{name}.embed gives {part} of shape {tuple(rows.shape)}, expected a row an image"

@@ -30,7 +30,7 @@ class Mined(nn.Module):
         self.inner, self.miner = PairLoss(_costs), miner
 
     def forward(self, anchors: Rows, references: Rows) -> Float[Tensor, ""]:
-        return self.inner(anchors, references, miner=self.miner)  # type: ignore[no-any-return]
+        return self.inner(anchors, references, miner=self.miner)
 
 
 def _costs(pairs: Pairs) -> dict[str, Term]:

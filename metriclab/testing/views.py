@@ -18,15 +18,17 @@ from metriclab.testing.checks import Check, check, run_all
 CLOSE = 1e-4
 """Largest difference of values in [0, 1] that must be equal but for rounding: pixels are resampled in float32."""
 
+HOW = "draw by `random_keys.uniform(view, stream)`"
+
 
 def check_views(views: Views, *, channels: tuple[int, ...] = (3, 1)) -> None:
     """Checks views on images of several sizes: everything that a run and an evaluation rely on.
 
     A call gives `count` tensors, `test` one, all of n images, finite and in [0, 1], and write into nothing they get.
-    Both are pure functions: of images and draws, and of images alone; torch's generator has no say and is left as it
-    was. They work sample by sample: which other images are in a batch, in which order and how padded, does not matter.
-    If views are random at all, every image has draws of its own, in every epoch, for every view, and anew where it
-    comes twice in an epoch.
+    Both are pure functions: of images and random keys, and of images alone; torch's generator has no say and is left as
+    it was. They work sample by sample: which other images are in a batch, in which order and how padded, does not
+    matter. If views are random at all, every image has draws of its own, in every epoch, for every view, and anew where
+    it comes twice in an epoch.
 
     Args:
         views: the component, built.
@@ -45,7 +47,7 @@ def views_checks(views: Any, *, channels: tuple[int, ...] = (3, 1)) -> list[Chec
     return [
         *(check(f"result of {n} channel{'s' * (n > 1)}", _check_result, name, views, some_images(n)) for n in channels),
         check("arguments unchanged", _check_arguments, name, views, first),
-        check("pure function of the draws", _check_pure, name, views, first),
+        check("pure function of the random keys", _check_pure, name, views, first),
         check("sample by sample", _check_samples, name, views, first),
         check("padding", _check_padding, name, views, first),
         check("draws of each image", _check_own_draws, name, views, channels[0]),
@@ -58,7 +60,7 @@ def some_images(channels: int) -> Images:
     return Images.padded([_image(place, channels, *size).numpy() for place, size in enumerate(sizes)])
 
 
-def some_draws(count: int, *, epoch: int = 0) -> RandomKeys:
+def some_keys(count: int, *, epoch: int = 0) -> RandomKeys:
     """Of different items, some of which came before in the epoch."""
     place = torch.arange(count)
     return RandomKeys(5, epoch, 7 * place + 3, place % 2)
@@ -80,18 +82,21 @@ def _taken(images: Images, index: Tensor) -> Images:
     return Images(images.pixels[index], images.sizes[index])
 
 
-def _all_views(views: Views, images: Images, draws: RandomKeys) -> list[tuple[str, Tensor]]:
+def _all_views(views: Views, images: Images, random_keys: RandomKeys) -> list[tuple[str, Tensor]]:
     """Each view with what to call it."""
-    return [*((f"view {place}", view) for place, view in enumerate(views(images, draws))), ("test", views.test(images))]
+    return [
+        *((f"view {place}", view) for place, view in enumerate(views(images, random_keys))),
+        ("test", views.test(images)),
+    ]
 
 
 def _check_result(name: str, views: Views, images: Images) -> None:
-    given: Any = views(images, some_draws(len(images)))
+    given: Any = views(images, some_keys(len(images)))
     count: Any = views.count
     assert isinstance(given, tuple), f"{name} returns a {type(given).__name__}, not a tuple of views"
     assert count >= 1, f"{name}.count is {count}: a run needs one view at least"
     assert len(given) == count, f"{name} returns {len(given)} views, and says count = {count}"
-    for what, view in _all_views(views, images, some_draws(len(images))):
+    for what, view in _all_views(views, images, some_keys(len(images))):
         n, channels = images.pixels.shape[:2]
         shape = tuple(view.shape)
         fits = len(shape) == 4 and shape[:2] == (n, channels)
@@ -107,24 +112,24 @@ def _check_result(name: str, views: Views, images: Images) -> None:
 
 
 def _check_arguments(name: str, views: Views, images: Images) -> None:
-    draws = some_draws(len(images))
-    before = copy.deepcopy((images, draws))
-    _all_views(views, images, draws)
+    random_keys = some_keys(len(images))
+    before = copy.deepcopy((images, random_keys))
+    _all_views(views, images, random_keys)
     same = torch.equal(before[0].pixels, images.pixels) and torch.equal(before[0].sizes, images.sizes)
     assert same, f"{name} writes into the images it is given"
-    same = torch.equal(before[1].items, draws.items) and torch.equal(before[1].draws, draws.draws)
-    assert same, f"{name} writes into the draws it is given"
+    same = torch.equal(before[1].items, random_keys.items) and torch.equal(before[1].repeats, random_keys.repeats)
+    assert same, f"{name} writes into the random keys it is given"
 
 
 def _check_pure(name: str, views: Views, images: Images) -> None:
-    draws = some_draws(len(images))
+    random_keys = some_keys(len(images))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        first, state = _all_views(views, images, draws), torch.get_rng_state()
+        first, state = _all_views(views, images, random_keys), torch.get_rng_state()
         torch.manual_seed(2)
-        _all_views(views, images, some_draws(len(images), epoch=1))
+        _all_views(views, images, some_keys(len(images), epoch=1))
         moved = torch.get_rng_state()
-        again = _all_views(views, images, draws)
+        again = _all_views(views, images, random_keys)
         torch.manual_seed(1)
         untouched = torch.equal(state, torch.get_rng_state())
         torch.manual_seed(2)
@@ -132,26 +137,26 @@ def _check_pure(name: str, views: Views, images: Images) -> None:
     for (what, one), (_, other) in zip(first, again, strict=True):
         same = torch.equal(one, other)
         assert same, f"{name}: {what} is another one in a second call: it must be a pure function" + (
-            " of the images" if what == "test" else " of images and draws: draw by `draws.uniform(view, slot)`"
+            " of the images" if what == "test" else f" of images and random keys: {HOW}"
         )
-    assert untouched, f"{name} uses or seeds torch's global generator: draw by `draws.uniform(view, slot)`"
+    assert untouched, f"{name} uses or seeds torch's global generator: {HOW}"
 
 
 def _check_samples(name: str, views: Views, images: Images) -> None:
-    whole = _all_views(views, images, draws := some_draws(len(images)))
+    whole = _all_views(views, images, random_keys := some_keys(len(images)))
     for index in (torch.tensor([4, 1, 5]), torch.tensor([3]), shuffle(len(images))):
-        part = replace(draws, items=draws.items[index], draws=draws.draws[index])
+        part = replace(random_keys, items=random_keys.items[index], repeats=random_keys.repeats[index])
         found = _all_views(views, _taken(images, index), part)
         _compare(name, whole, found, index, "depends on the other images of the batch or on their order")
 
 
 def _check_padding(name: str, views: Views, images: Images) -> None:
-    draws, everything = some_draws(len(images)), torch.arange(len(images))
-    whole = _all_views(views, images, draws)
+    random_keys, everything = some_keys(len(images)), torch.arange(len(images))
+    whole = _all_views(views, images, random_keys)
     n, channels, height, width = images.pixels.shape
     wider = torch.zeros(n, channels, height + 8, width + 16, dtype=torch.uint8)
     wider[:, :, :height, :width] = images.pixels
-    found = _all_views(views, Images(wider, images.sizes), draws)
+    found = _all_views(views, Images(wider, images.sizes), random_keys)
     _compare(name, whole, found, everything, "depends on how far images are padded: use their true sizes")
 
 
@@ -169,19 +174,19 @@ def _check_own_draws(name: str, views: Views, channels: int) -> None:
     n = 16
     same_image = Images.padded([_image(0, channels, 40, 40).numpy()] * n)
     item, zero = torch.arange(n), torch.zeros(n, dtype=torch.int64)
-    draws = RandomKeys(5, 0, item, zero)
-    now, later = views(same_image, draws), views(same_image, replace(draws, epoch=1))
+    random_keys = RandomKeys(5, 0, item, zero)
+    now, later = views(same_image, random_keys), views(same_image, replace(random_keys, epoch=1))
     if all(torch.equal(one, other) for one, other in zip(now, later, strict=True)):
         return  # not random, as plain views are
     for place, view in enumerate(now):
         assert not _all_alike(view), f"{name}: view {place} has the same draws for every image of the batch"
     again = views(same_image, RandomKeys(5, 0, zero, item))
     assert not all(_all_alike(view) for view in again), (
-        f"{name} has the same draws for an image that comes again in an epoch: draw by `draws.uniform(view, slot)`"
+        f"{name} has the same draws for an image that comes again in an epoch: {HOW}"
     )
     of_one_shape = [view for view in now if view.shape == now[0].shape]
     repeated = len(of_one_shape) > 1 and all(torch.equal(view, of_one_shape[0]) for view in of_one_shape[1:])
-    assert not repeated, f"{name} has the same draws for every view of an image: give `draws.uniform` the view's index"
+    assert not repeated, f"{name} has the same draws for every view of an image: {HOW}, view being its index"
 
 
 def _all_alike(view: Tensor) -> bool:

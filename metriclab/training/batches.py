@@ -33,7 +33,7 @@ class Loaded:
     batch: Batch
     largest: int
     images: Images | None
-    draws: RandomKeys
+    random_keys: RandomKeys
     views: Views
     channels_last: bool
 
@@ -45,7 +45,7 @@ class Loaded:
         batch = self.batch.slice(start, stop)
         if self.images is None:
             return batch
-        views = self.views(self.images[start:stop], self.draws[start:stop])
+        views = self.views(self.images[start:stop], self.random_keys[start:stop])
         if self.channels_last:
             views = tuple(view.contiguous(memory_format=torch.channels_last) for view in views)
         return replace(batch, views=views)
@@ -60,12 +60,12 @@ def batches(training: Training, start: int) -> Iterator[Loaded]:
     assert training.sampler is not None
     labels, device, known = torch.from_numpy(training.data.labels), training.device, training.features
     for slice_, images in _with_images(training, _slices(training, training.sampler, start)):
-        items, drawn = (torch.from_numpy(part) for part in (slice_.items, slice_.draws))
+        items, drawn = (torch.from_numpy(part) for part in (slice_.items, slice_.repeats))
         on_device, positions = items.to(device), torch.arange(slice_.start, slice_.start + len(items))
         features = None if known is None else known[on_device]
         batch = Batch((), labels[items].to(device), on_device, positions.to(device), slice_.step, features)
-        draws = RandomKeys(training.settings.seed, slice_.epoch, on_device, drawn.to(device))
-        yield Loaded(batch, slice_.largest, images, draws, training.views, training.settings.channels_last)
+        random_keys = RandomKeys(training.settings.seed, slice_.epoch, on_device, drawn.to(device))
+        yield Loaded(batch, slice_.largest, images, random_keys, training.views, training.settings.channels_last)
 
 
 def _with_images(training: Training, slices: Iterator[_Slice]) -> Iterator[tuple[_Slice, Images | None]]:
@@ -80,11 +80,11 @@ def _with_images(training: Training, slices: Iterator[_Slice]) -> Iterator[tuple
 class _Slice:
     """This rank's part of one global batch, before any image is read."""
 
-    __slots__ = ("draws", "epoch", "items", "largest", "start", "step")
+    __slots__ = ("epoch", "items", "largest", "repeats", "start", "step")
 
-    def __init__(self, step: int, epoch: int, start: int, items: np.ndarray, draws: np.ndarray, largest: int) -> None:
+    def __init__(self, step: int, epoch: int, start: int, items: np.ndarray, repeats: np.ndarray, largest: int) -> None:
         self.step, self.epoch, self.start = step, epoch, start
-        self.items, self.draws, self.largest = items, draws, largest
+        self.items, self.repeats, self.largest = items, repeats, largest
 
 
 def _slices(training: Training, sampler: Sampler, start: int) -> Iterator[_Slice]:
@@ -93,10 +93,10 @@ def _slices(training: Training, sampler: Sampler, start: int) -> Iterator[_Slice
         epoch, index = divmod(step, sampler.steps)
         if epoch != epoch_of_order:
             epoch_of_order, order = epoch, epoch_order(sampler, training.settings.seed, epoch)
-        items, draws = order[index]
+        items, repeats = order[index]
         ranks = distributed.world_size()
         part = distributed.rank_slice(len(items), distributed.rank(), ranks)
-        yield _Slice(step, epoch, part.start, items[part], draws[part], -(-len(items) // ranks))
+        yield _Slice(step, epoch, part.start, items[part], repeats[part], -(-len(items) // ranks))
 
 
 def epoch_order(sampler: Sampler, seed: int, epoch: int) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -107,10 +107,10 @@ def epoch_order(sampler: Sampler, seed: int, epoch: int) -> list[tuple[np.ndarra
     by_item = np.argsort(everything, kind="stable")
     ordered = everything[by_item]
     first = np.searchsorted(ordered, ordered)
-    draws = np.empty_like(everything)
-    draws[by_item] = np.arange(len(everything)) - first
+    repeats = np.empty_like(everything)
+    repeats[by_item] = np.arange(len(everything)) - first
     ends = np.cumsum([len(items) for items in order])[:-1]
-    return list(zip(order, np.split(draws, ends), strict=True))
+    return list(zip(order, np.split(repeats, ends), strict=True))
 
 
 def coverage(training: Training) -> str | None:

@@ -11,11 +11,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from metriclab import distributed
-from metriclab.assembly.assemble import Training, assemble, build_evaluators, make
+from metriclab.assembly.assemble import Training, assemble, build_evaluators
 from metriclab.assembly.splits import Splits, has_labels, load_splits
 from metriclab.core.protocols import Tracker
 from metriclab.errors import RecipeError, StorageError
-from metriclab.evaluation.evaluate import embed, embedding_settings, evaluating, measure, values
+from metriclab.evaluation.evaluate import embed, embedding_settings, evaluating, run_evaluators, score_values
 from metriclab.evaluation.result import final_result
 from metriclab.recipe import Recipe
 from metriclab.registry import suggest
@@ -120,7 +120,7 @@ def experiment(
 def _begin(recipe: Recipe, folder: RunFolder, *, resume: bool) -> Generator[Progress, None, _Run]:
     """Loads and builds everything, says what the user should know, and writes the run folder's first files."""
     splits = load_splits(recipe)
-    saved, faults = checkpoints.read_newest(folder.checkpoints) if resume else (None, [])
+    saved, faults = checkpoints.read_newest_checkpoint(folder.checkpoints) if resume else (None, [])
     training = assemble(recipe, splits.train, initial=saved is None)
     run = _Run(recipe, folder, training, splits)
     for fault in faults:
@@ -157,7 +157,7 @@ def _write_result(folder: RunFolder, result: Mapping[str, Any], scores: Mapping[
 
 
 def _trackers(recipe: Recipe, folder: RunFolder, quiet: bool) -> list[Tracker]:
-    return [make(chosen, folder.path) for chosen in recipe.trackers if not (quiet and chosen.name == "console")]
+    return [chosen.build(folder.path) for chosen in recipe.trackers if not (quiet and chosen.name == "console")]
 
 
 class _Run:
@@ -243,7 +243,7 @@ class _Run:
         with evaluating(self.training.method) as encode:
             rows = getattr(embed(encode, self.splits.val, reading), self.settings.output)
         # What is chosen by these numbers has to be chosen alike on every rank.
-        numbers = distributed.broadcast_object(values(measure(self.evaluators, rows, rows)))
+        numbers = distributed.broadcast_object(score_values(run_evaluators(self.evaluators, rows, rows)))
         flat = {f"val.{name}.{metric}": value for name, part in numbers.items() for metric, value in part.items()}
         self._log(done, flat)
         if f"val.{self.settings.select}" not in flat:
@@ -275,7 +275,7 @@ class _Run:
 
     def _write(self, done: int) -> None:
         captured = checkpoints.capture(done, self._modules(), self.training.optimizer, self.numbers.stored())
-        checkpoints.save(self.folder.checkpoints, captured, keep=[self.numbers.best_step])
+        checkpoints.save_checkpoint(self.folder.checkpoints, captured, keep=[self.numbers.best_step])
 
     def _modules(self) -> dict[str, nn.Module]:
         modules = {"method": self.training.method}
@@ -287,7 +287,9 @@ class _Run:
         best = self.numbers.best_step or last
         if best != last:
             try:
-                checkpoints.restore_method(checkpoints.read(self.folder.checkpoints, best), self.training.method)
+                checkpoints.restore_method(
+                    checkpoints.read_checkpoint(self.folder.checkpoints, best), self.training.method
+                )
             except StorageError as error:
                 yield Progress("evaluate", last, last, message=f"{error.message}; measuring the last step instead")
                 best = last

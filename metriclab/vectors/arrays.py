@@ -115,8 +115,8 @@ def labels_in(path: Path, arrays: Mapping[str, Array]) -> Labels | None:
     return _labels(path, arrays["labels"]) if "labels" in arrays else None
 
 
-def labels_of(path: Path) -> Labels:
-    """The labels of a file of their own: of an array, or of a text file (`.txt`) with one a line.
+def labels_of(path: Path, name: str = "labels") -> Labels:
+    """The labels of a file of their own: of its array of that name, or of a text file (`.txt`) with one a line.
 
     Lines that are all whole numbers are numbers, else they are names.
 
@@ -124,7 +124,7 @@ def labels_of(path: Path) -> Labels:
         DataError: where they are no list of whole numbers or names.
     """
     if path.suffix != ".txt":
-        return _labels(path, _chosen(path, read_arrays(path).arrays, "labels", 1))
+        return _labels(path, _chosen(path, read_arrays(path).arrays, name, 1))
     try:
         lines = [line.strip() for line in path.read_text("utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
@@ -143,7 +143,7 @@ def integers_of(path: Path, arrays: Mapping[str, Array] | None, name: str) -> In
     """
     if arrays is not None and name not in arrays:
         return None
-    values = _labels(path, arrays[name]) if arrays is not None else labels_of(path)
+    values = _labels(path, arrays[name]) if arrays is not None else labels_of(path, name)
     if values.dtype.kind != "i":
         raise DataError(f"{path}: {name} are not whole numbers", help="number them; rows of one thing share a number")
     return values

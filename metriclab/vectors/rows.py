@@ -14,8 +14,9 @@ import torch
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
-from metriclab.core.rows import ZERO_NORM, Rows, normalize, rows
+from metriclab.core.rows import ZERO_NORM, Rows, is_copy, normalize, rows
 from metriclab.errors import DataError, StorageError
+from metriclab.ranking.candidates import count_matches
 from metriclab.vectors.arrays import Labels, embeddings_of, integers_of, labels_in, labels_of, read_arrays
 
 _PART = 2**20
@@ -55,7 +56,9 @@ class _Side(NamedTuple):
 
 
 def read_rows(queries: Source, gallery: Source | None = None) -> tuple[Rows, Rows]:
-    """Queries and gallery; the same object twice without a gallery, for leave-one-out.
+    """Queries and gallery; the queries again without a gallery, for leave-one-out.
+
+    Items mean the same on both sides; rows of a side without any are nobody else's.
 
     Rows of unit norm in float32 are read where they lie. Others are normalised into a copy, which lies in an unnamed
     temporary file where it is large. Labels are numbers or names; of a side without any all are unknown.
@@ -77,15 +80,33 @@ def read_rows(queries: Source, gallery: Source | None = None) -> tuple[Rows, Row
             help="embed queries and gallery by the same network",
         )
     codes = _coded(sides)
-    made = [_unit_rows(side, labels) for side, labels in zip(sides, codes, strict=True)]
+    numbers = _numbered(sides)
+    made = [_unit_rows(*parts) for parts in zip(sides, codes, numbers, strict=True)]
+    if is_copy(made[0], made[-1]):
+        raise DataError(
+            f"{last.source.embeddings} has the rows of {first.source.embeddings}: every row would find itself",
+            help="leave --gallery away to measure each row against all others, or give the items of both",
+        )
     if any(side.labels is not None for side in sides):
         _require_matches(sides, made)
     return made[0], made[-1]
 
 
-def _unit_rows(side: _Side, labels: Int64[Tensor, "n"]) -> Rows:
+def _unit_rows(side: _Side, labels: Int64[Tensor, "n"], items: Int64[Tensor, "n"]) -> Rows:
     # `rows` would copy embeddings: it is given narrow ones to make all the rest.
-    return replace(rows(side.z.new_zeros(len(labels), 1), labels, side.items), z=side.z)
+    return replace(rows(side.z.new_zeros(len(labels), 1), labels, items), z=side.z)
+
+
+def _numbered(sides: Sequence[_Side]) -> list[Int64[Tensor, "_"]]:
+    """Items by their ranks on all sides together, and numbers beyond them for the rows of a side without any."""
+    given = [side.items for side in sides if side.items is not None]
+    known = torch.unique(torch.cat(given)) if given else torch.empty(0, dtype=torch.int64)
+    start, numbers = len(known), []
+    for side in sides:
+        fresh = torch.arange(start, start + len(side.z))
+        numbers.append(fresh if side.items is None else torch.searchsorted(known, side.items))
+        start += len(fresh)
+    return numbers
 
 
 def _same(one: Path, other: Path) -> bool:
@@ -197,12 +218,10 @@ def _require_matches(sides: Sequence[_Side], made: Sequence[Rows]) -> None:
             f"no label of {first} is among those of {last}: there is nothing to find",
             help="label both sides by the same names or numbers",
         )
-    if gallery is queries:
-        labels, items = queries.labels.numpy(), queries.items.numpy()
-        order = np.lexsort((items, labels))
-        alike = (np.diff(labels[order]) == 0) & (np.diff(items[order]) != 0) & (labels[order][1:] >= 0)
-        if not alike.any():
-            raise DataError(
-                f"no two rows of {first} have the same label and different items: there is nothing to find",
-                help="labels name classes, which rows share; or give a --gallery",
-            )
+    known_label = queries.labels >= 0
+    if not bool((count_matches(queries, gallery)[known_label] > 0).any()):
+        where = f"no two rows of {first}" if gallery is queries else f"no row of {first} and one of {last}"
+        raise DataError(
+            f"{where} have the same label and different items: there is nothing to find",
+            help="labels name classes, which rows share, and items things, which never match themselves",
+        )

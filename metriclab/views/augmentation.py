@@ -28,7 +28,7 @@ from metriclab.views.colour import (
 )
 from metriclab.views.geometry import CROP_TRIES, Pyramid, portions, pyramid, random_boxes, resample
 
-Pixels = Annotated[int, Ge(2)]
+ViewSize = Annotated[int, Ge(2)]
 AreaShare = Annotated[float, Gt(0), Le(1)]
 Degrees = Annotated[float, Ge(0), Le(180)]
 Strength = Annotated[float, Ge(0), Le(2.5)]
@@ -36,7 +36,7 @@ Probability = Annotated[float, Ge(0), Le(1)]
 
 JITTER_PROBABILITY = 0.8
 
-_SLOT = 0
+_STREAM = 0
 _COLUMNS = [2 * CROP_TRIES + 2, 1, 1, JITTER_COLUMNS, 1, 1, 1, 1]
 """Uniform numbers of a view: crop, flip, rotation, colour, grayscale, blur, its sigma, solarize.
 
@@ -80,11 +80,13 @@ class Augmentation:
 
     @torch.no_grad()
     def views(
-        self, images: Images, draws: RandomKeys, indices: Iterable[int]
+        self, images: Images, random_keys: RandomKeys, indices: Iterable[int]
     ) -> tuple[Float[Tensor, "n c _h _w"], ...]:
-        """The views of these indices: each one is a pure function of the images, their draws and its index."""
+        """The views of these indices: each one is a pure function of the images, their keys and its index."""
         n, channels = images.pixels.shape[:2]
-        plans = [self._plan(draws.uniform(index, _SLOT, sum(_COLUMNS)), images.sizes, channels) for index in indices]
+        plans = [
+            self._plan(random_keys.uniform(index, _STREAM, sum(_COLUMNS)), images.sizes, channels) for index in indices
+        ]
         views = tuple(torch.empty(n, channels, self.size, self.size, device=images.pixels.device) for _ in plans)
         for part in portions(images, self.size):
             source = pyramid(Images(images.pixels[part], images.sizes[part]), self.size)

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from metriclab.views import host
+from metriclab.views import device
 
 SIGMA = (0.1, 2.0)
 """Bounds of the standard deviation, in pixels of the view."""
@@ -16,7 +16,7 @@ _BLOCK = 64
 
 def blur_(x: Float[Tensor, "n c s s"], kernels: Float[Tensor, "n k"]) -> Float[Tensor, "n c s s"]:
     """`blur` in place; a CPU passes over what it leaves as it is."""
-    if not host.knows(x):
+    if not device.is_cpu(x):
         return x.copy_(blur(x, kernels))
     chosen = (kernels[:, kernels.shape[1] // 2] != 1).nonzero().squeeze(1)
     return x.index_copy_(0, chosen, blur(x.index_select(0, chosen), kernels[chosen]))

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from metriclab.views import host
+from metriclab.views import device
 
 JITTER_COLUMNS = 9
 """Uniform numbers a sample: whether at all, four places in the order, four amounts."""
@@ -67,10 +67,10 @@ def random_jitter(uniform: Float[Tensor, "n 9"], strength: float, probability: f
     return Colours(torch.where(first, blends, nothing), hue, torch.where(first, nothing, blends))
 
 
-def no_colours(n: int, device: torch.device) -> Colours:
+def no_colours(n: int, place: torch.device) -> Colours:
     """Nothing happens to any of n samples."""
-    blends = torch.empty(n, 0, 3, device=device)
-    return Colours(blends, torch.empty(n, 0, device=device), blends)
+    blends = torch.empty(n, 0, 3, device=place)
+    return Colours(blends, torch.empty(n, 0, device=place), blends)
 
 
 def grayscale(chosen: Bool[Tensor, "n"]) -> Float[Tensor, "n 1 3"]:
@@ -83,9 +83,9 @@ def alike_together(colours: Colours) -> Int64[Tensor, "n"] | None:
     """An order in which samples that the same operations change stand together; None where that saves nothing.
 
     A blend before or after the hue idles in about half of the samples: a CPU passes those over where they stand
-    together. A GPU would have to wait for the host to know them.
+    together. A GPU would have to wait for the CPU to know them.
     """
-    if not host.knows(colours.before) or colours.before.shape[1] + colours.after.shape[1] == 0:
+    if not device.is_cpu(colours.before) or colours.before.shape[1] + colours.after.shape[1] == 0:
         return None
     earlier, later = (_changing(part).sum(1) for part in (colours.before, colours.after[:, :3]))
     order: Tensor = (4 * earlier + later).argsort()
@@ -109,7 +109,7 @@ def _change_(
     by: Float[Tensor, "n *_p"],
 ) -> None:
     """Changes the samples in place; those that would stay as they are are passed over where they are known."""
-    if not host.knows(x):
+    if not device.is_cpu(x):
         change_(x, by)
         return
     which = (_changing(by) if by.ndim == 2 else by != 0).nonzero().squeeze(1)

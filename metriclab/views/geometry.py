@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from metriclab.core.batch import Images
-from metriclab.views import host
+from metriclab.views import device
 
 CROP_TRIES = 10
 """Crops drawn for each sample; the first that fits is taken."""
@@ -46,7 +46,7 @@ def pyramid(images: Images, size: int) -> Pyramid:
     """The levels that boxes of an allowed aspect, seen at `size` pixels (2 or more), can ask for."""
     n, channels, height, width = images.pixels.shape
     # What no image is large enough for is not made, where that is known without waiting for a GPU.
-    largest = int(images.sizes.prod(1).amax()) if n and host.knows(images.sizes) else height * width
+    largest = int(images.sizes.prod(1).amax()) if n and device.is_cpu(images.sizes) else height * width
     levels = 1
     while largest >= size**2 * 2 ** (2 * levels - 1) and min(height, width) >= 2**levels:
         levels += 1

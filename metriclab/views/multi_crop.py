@@ -16,9 +16,9 @@ from metriclab.views.augmentation import (
     AreaShare,
     Augmentation,
     Degrees,
-    Pixels,
     Probability,
     Strength,
+    ViewSize,
     check_areas,
 )
 from metriclab.views.geometry import central_view
@@ -28,7 +28,7 @@ from metriclab.views.geometry import central_view
 class MultiCropViews:
     """Several large views of an image, as `simclr` makes them, then small views of small parts of it, which cost less.
 
-    The large views are bit for bit those of `simclr` with the same keys and draws; the small ones differ in size and in
+    The large views are bit for bit those of `simclr` with the same random keys; the small ones differ in size and in
     the area of their crops alone. A network embeds each size in one pass. Losses over all views, as in the method
     `simclr`, hold small views against each other too; the method `swav` learns the codes of the large ones from all.
 
@@ -59,11 +59,11 @@ class MultiCropViews:
         self,
         *,
         count: Annotated[int, Ge(1)] = 2,
-        size: Pixels = 32,
+        size: ViewSize = 32,
         min_area: AreaShare = 0.14,
         max_area: AreaShare = 1.0,
         small_count: Annotated[int, Ge(1)] = 4,
-        small_size: Pixels = 16,
+        small_size: ViewSize = 16,
         small_min_area: AreaShare = 0.05,
         small_max_area: AreaShare = 0.14,
         flip: Probability = 0.5,
@@ -80,9 +80,9 @@ class MultiCropViews:
         self.large = Augmentation(size, min_area, max_area, flip, rotation, colour, grayscale, blur, solarize)
         self.small = replace(self.large, size=small_size, min_area=small_min_area, max_area=small_max_area)
 
-    def __call__(self, images: Images, draws: RandomKeys, /) -> tuple[Float[Tensor, "n c _h _w"], ...]:
-        large = self.large.views(images, draws, range(self.large_count))
-        return (*large, *self.small.views(images, draws, range(self.large_count, self.count)))
+    def __call__(self, images: Images, random_keys: RandomKeys, /) -> tuple[Float[Tensor, "n c _h _w"], ...]:
+        large = self.large.views(images, random_keys, range(self.large_count))
+        return (*large, *self.small.views(images, random_keys, range(self.large_count, self.count)))
 
     def test(self, images: Images, /) -> Float[Tensor, "n c h w"]:
         """The short side scaled to the size of a large view, the middle of the long side."""

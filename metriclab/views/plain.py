@@ -11,6 +11,7 @@ from torch import Tensor
 from metriclab.core.batch import Images
 from metriclab.core.random import RandomKeys
 from metriclab.registry import register
+from metriclab.views.augmentation import ViewSize
 from metriclab.views.geometry import central_view
 
 
@@ -23,11 +24,11 @@ class PlainViews:
         count: number of training views of an image, all the same.
     """
 
-    def __init__(self, *, size: Annotated[int, Ge(2)] = 32, count: Annotated[int, Ge(1)] = 1) -> None:
+    def __init__(self, *, size: ViewSize = 32, count: Annotated[int, Ge(1)] = 1) -> None:
         self.size = size
         self.count = count
 
-    def __call__(self, images: Images, draws: RandomKeys, /) -> tuple[Float[Tensor, "n c h w"], ...]:
+    def __call__(self, images: Images, random_keys: RandomKeys, /) -> tuple[Float[Tensor, "n c h w"], ...]:
         return (self.test(images),) * self.count
 
     def test(self, images: Images, /) -> Float[Tensor, "n c h w"]:

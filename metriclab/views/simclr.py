@@ -15,9 +15,9 @@ from metriclab.views.augmentation import (
     AreaShare,
     Augmentation,
     Degrees,
-    Pixels,
     Probability,
     Strength,
+    ViewSize,
     check_areas,
 )
 from metriclab.views.geometry import central_view
@@ -27,7 +27,7 @@ from metriclab.views.geometry import central_view
 class SimCLRViews:
     """Random crop, flip, rotation, colour, grayscale, blur and solarisation, drawn for each image and view by itself.
 
-    Runs on the device of the images, for a whole batch at once. What an image gets depends on the draws of that image
+    Runs on the device of the images, for a whole batch at once. What an image gets depends on its random keys
     alone. Images of one channel have neither hue nor saturation.
 
     Paper: Chen et al., A Simple Framework for Contrastive Learning of Visual Representations, ICML 2020, appendix A.
@@ -52,7 +52,7 @@ class SimCLRViews:
         self,
         *,
         count: Annotated[int, Ge(1)] = 2,
-        size: Pixels = 32,
+        size: ViewSize = 32,
         min_area: AreaShare = 0.08,
         max_area: AreaShare = 1.0,
         flip: Probability = 0.5,
@@ -66,8 +66,8 @@ class SimCLRViews:
         self.count = count
         self.augmentation = Augmentation(size, min_area, max_area, flip, rotation, colour, grayscale, blur, solarize)
 
-    def __call__(self, images: Images, draws: RandomKeys, /) -> tuple[Float[Tensor, "n c _h _w"], ...]:
-        return self.augmentation.views(images, draws, range(self.count))
+    def __call__(self, images: Images, random_keys: RandomKeys, /) -> tuple[Float[Tensor, "n c _h _w"], ...]:
+        return self.augmentation.views(images, random_keys, range(self.count))
 
     def test(self, images: Images, /) -> Float[Tensor, "n c h w"]:
         """The short side scaled to `size`, the middle of the long side."""

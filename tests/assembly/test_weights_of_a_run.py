@@ -58,7 +58,7 @@ def test_another_best_step_gives_another_encoder(source, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(source, copy)
     result = json.loads((copy / "result.json").read_text())
-    other = min(checkpoints.steps(copy / "checkpoints"))
+    other = min(checkpoints.checkpoint_steps(copy / "checkpoints"))
     (copy / "result.json").write_text(json.dumps({**result, "best_step": other}))
     assert_equal(built(tmp_path, copy).network.encoder, encoder_in(source, other))
 

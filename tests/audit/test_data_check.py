@@ -13,13 +13,14 @@ from PIL import Image
 
 from metriclab.audit import duplicates as search
 from metriclab.audit.check import DataReport, check_data
-from metriclab.audit.duplicates import ImageSignatures, exact, near
-from metriclab.audit.reading import read as read_images
+from metriclab.audit.duplicates import ImageSignatures, find_copies, find_look_alikes
+from metriclab.audit.reading import read_items
 from metriclab.cli import main
 from metriclab.cli.data_text import data_text
 from metriclab.core.batch import Images
 from metriclab.datasets.synthetic import Synthetic
 from metriclab.errors import DataError
+from metriclab.images.datasets import ArrayDataset
 from metriclab.recipe import read
 from tests.support.tiny import TINY
 
@@ -236,7 +237,7 @@ def test_a_wrong_recipe_is_told_before_its_data_are_read(sound):
     assert "did you mean 'temperature'?" in result.output
 
 
-class Failing(Synthetic):
+class Failing(ArrayDataset):
     """Refuses some of its images when they are asked for, as a data set of a plugin may."""
 
     def images(self, items: np.ndarray, /) -> Images:
@@ -247,37 +248,38 @@ class Failing(Synthetic):
 
 
 def test_images_that_a_data_set_refuses_to_hand_out_are_named():
-    data, problems = Failing("train", size=8), dict[str, str]()
-    items = read_images({"train": data}, problems)
+    made, problems = Synthetic("train", size=8), dict[str, str]()
+    data = Failing(made.pixels, made.labels, made.classes, made.names)
+    items = read_items({"train": data}, problems)
     refused = [item for item in range(len(data.labels)) if item % 5 == 3]
     assert problems == {data.names[item]: f"the archive has no image {item}" for item in refused}
     assert items.names == [name for name in data.names if name not in problems]
-    assert len(items.looks.digests) == len(items.labels) == len(items.names)
+    assert len(items.signatures.digests) == len(items.labels) == len(items.names)
 
 
-def looks_of(images: list[Image.Image]) -> ImageSignatures:
+def signatures_of(images: list[Image.Image]) -> ImageSignatures:
     return ImageSignatures.of(Images.padded([np.asarray(image).transpose(2, 0, 1) for image in images]))
 
 
-def test_looks_depend_on_the_image_alone():
+def test_signatures_depend_on_the_image_alone():
     """Neither on its place in the batch nor on the padding."""
     images = [photo(number, 40 + 7 * number, 90 - 9 * number) for number in (3, 0, 2, 0, 5)]
     for number, image in enumerate(images):
-        alone, batch = looks_of([image]), looks_of(images)
+        alone, batch = signatures_of([image]), signatures_of(images)
         for one, many in zip(alone, batch, strict=True):
             np.testing.assert_allclose(one[0].astype(np.float64), many[number].astype(np.float64), atol=1e-4)
 
 
 def test_equal_bytes_of_another_shape_are_no_copies():
     pixels = np.asarray(photo(1))
-    looks = looks_of([Image.fromarray(pixels), Image.fromarray(pixels.reshape(128, 96, 3))])
-    assert exact(looks, np.zeros(2, dtype=np.int64), 1)[0].items.max() == -1
+    signatures = signatures_of([Image.fromarray(pixels), Image.fromarray(pixels.reshape(128, 96, 3))])
+    assert find_copies(signatures, np.zeros(2, dtype=np.int64), 1)[0].items.max() == -1
 
 
 def test_exact_partners_equal_those_of_comparing_each_with_each():
     numbers = np.random.default_rng(0).integers(0, 12, 30)
     split = np.random.default_rng(1).integers(0, 3, 30)
-    partners, first = exact(looks_of([photo(number, 8, 8) for number in numbers]), split, 3)
+    partners, first = find_copies(signatures_of([photo(number, 8, 8) for number in numbers]), split, 3)
     for item in range(30):
         same = [other for other in range(30) if other != item and numbers[other] == numbers[item]]
         assert first[item] == all(other > item for other in same)
@@ -290,10 +292,10 @@ def test_near_partners_equal_those_of_comparing_each_with_each():
     """With thumbnails compared in float64, by loops; every look-alike here is within reach of the hashes."""
     images = [photo(number) for number in range(12)]
     changed = [image.resize((100, 75)).point(lambda value: 0.9 * value + 10) for image in images[:8]]
-    looks = looks_of([*images, *changed, *[image.resize((110, 80)) for image in images[:4]]])
+    signatures = signatures_of([*images, *changed, *[image.resize((110, 80)) for image in images[:4]]])
     split = np.arange(24) % 3
-    partners, crowded = near(looks, split, 3, np.ones(24, dtype=bool))
-    normal = looks.brightness.astype(np.float64)
+    partners, crowded = find_look_alikes(signatures, split, 3, np.ones(24, dtype=bool))
+    normal = signatures.brightness.astype(np.float64)
     normal -= normal.mean(axis=1, keepdims=True)
     normal /= np.abs(normal).mean(axis=1, keepdims=True)
     assert not crowded.any()
@@ -317,16 +319,16 @@ def test_colours_and_small_places_tell_images_apart():
     marked = image.copy()
     marked[40:52, 60:76] = 255 - marked[40:52, 60:76].mean()
     tinted = (image + np.array([30.0, -12.0, -8.0])).clip(0, 255)
-    looks = looks_of([Image.fromarray(pixels.astype(np.uint8)) for pixels in (image, marked, tinted)])
-    assert near(looks, np.zeros(3, dtype=np.int64), 1, np.ones(3, dtype=bool))[0].items.max() == -1
+    signatures = signatures_of([Image.fromarray(pixels.astype(np.uint8)) for pixels in (image, marked, tinted)])
+    assert find_look_alikes(signatures, np.zeros(3, dtype=np.int64), 1, np.ones(3, dtype=bool))[0].items.max() == -1
 
 
 def test_a_crowd_is_told_and_still_finds_partners(monkeypatch):
     monkeypatch.setattr(search, "REACH", 4)
     crowd = np.repeat(np.asarray(photo(1))[None], 40, axis=0)
     crowd[:, 0, 0, 0] = np.arange(40)
-    looks = looks_of([*map(Image.fromarray, crowd), photo(2)])
-    partners, crowded = near(looks, np.zeros(41, dtype=np.int64), 1, np.ones(41, dtype=bool))
+    signatures = signatures_of([*map(Image.fromarray, crowd), photo(2)])
+    partners, crowded = find_look_alikes(signatures, np.zeros(41, dtype=np.int64), 1, np.ones(41, dtype=bool))
     assert (partners.items[:40, 0] >= 0).all()
     assert partners.items[40, 0] == -1
     assert crowded[:40].all()

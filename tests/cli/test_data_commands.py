@@ -65,7 +65,7 @@ def image_caches():
 
 def age(days: float) -> None:
     for cached in image_caches():
-        os.utime(cached.place / "about.json", (time.time() - days * 86400,) * 2)
+        os.utime(cached.place, (time.time() - days * 86400,) * 2)
 
 
 def test_a_folder_is_decoded_and_what_it_took_is_said(cache, root):
@@ -117,7 +117,7 @@ def test_caches_are_listed_and_only_removed_on_demand(cache, root):
         assert said.startswith("would go" if options else "kept")
         assert image_caches() == [cached]
     assert command("clean", "--all").startswith("removed")
-    assert os.listdir(cache / "images") == []
+    assert not [path for path in (cache / "decoded").rglob("*") if path.is_file()]
 
 
 def test_caches_are_removed_by_their_last_use(cache, root):
@@ -127,7 +127,8 @@ def test_caches_are_removed_by_their_last_use(cache, root):
     assert command("clean", "--older-than", "11").count("kept") == 2
     said = command("clean", "--older-than", "9")
     assert said.count("kept") == said.count("removed  ") == 1
-    assert [cached.bytes > 0 for cached in image_caches()] == [True]
+    (left,) = image_caches()
+    assert left.bytes > 0
     age(10)
     command("cache", root, "--size", "16")  # is a use
     assert "removed  " not in command("clean", "--older-than", "9")
@@ -136,31 +137,43 @@ def test_caches_are_removed_by_their_last_use(cache, root):
 def test_nothing_is_removed_that_metriclab_did_not_make(cache, root):
     command("cache", root)
     (cached,) = image_caches()
-    strange = {"images/notes.txt", "images/holiday/pixels", f"images/{'0' * 32}/pixels", "else/about.json"}
-    for name in strange | {f"images/{cached.place.name}/mine.txt"}:
+    group = Path(cached.files[-1]).parent.name
+    strange = {"decoded/notes.txt", f"decoded/pixels/{group}/mine.txt", "decoded/pixels/holiday", "else/about.json"}
+    for name in strange:
         (cache / name).parent.mkdir(parents=True, exist_ok=True)
         (cache / name).write_text("{}")
-    assert "cannot be removed (Directory not empty)\n  help: look into it" in command("clean", "--all", code=5)
-    left = {path.relative_to(cache).as_posix() for path in cache.rglob("*") if path.is_file()}
-    assert left - {path for path in left if path.endswith(".stamp")} == strange | {
-        f"images/{cached.place.name}/mine.txt"
-    }
+    command("clean", "--all")
+    assert {path.relative_to(cache).as_posix() for path in cache.rglob("*") if path.is_file()} == strange
 
 
-def test_what_killed_builds_leave_is_removed_but_no_build_under_way(cache, root):
+def test_images_that_two_caches_share_stay_until_the_last_of_them_goes(cache, root):
+    command("cache", root)
+    age(10)
+    root.rename(root.with_name("moved"))
+    root = root.with_name("moved")
+    command("cache", root)
+    new, old = image_caches()
+    assert new.bytes > 12 * 3 * 32 * 24
+    assert old.bytes < 12 * 3 * 32 * 24
+    command("clean", "--older-than", "5")
+    assert [cached.source for cached in image_caches()] == [str(root)]
+    assert "12 images" in command("cache", root)
+    assert len(list((cache / "decoded/pixels").glob("*/*"))) == 12
+
+
+def test_what_killed_builds_leave_is_removed_but_not_while_images_are_decoded(cache, root):
     command("cache", root)
     (cached,) = image_caches()
-    part, temporary = cache / "images" / f"{'a' * 32}.part", cache / "images/.x.stamp.123.part"
-    cached.place.rename(part)
+    cached.place.unlink()
+    temporary = cache / "decoded/.x.npz.123.part"
     temporary.touch()
-    with alone(part.with_suffix(".lock"), waiting=None):
+    with alone(cached.place.with_suffix(".lock"), waiting=None):
         assert command("clean", "--all").startswith("in use")
-        assert part.exists()
+        assert len(list((cache / "decoded/pixels").glob("*/*"))) == 12
     assert temporary.exists()  # as it may be being written
     os.utime(temporary, (0, 0))
     assert command("clean", "--all").count("removed  ") == 2
-    assert not part.exists()
-    assert not temporary.exists()
+    assert not [path for path in cache.rglob("*") if path.is_file()]
 
 
 def test_drawn_glyphs_are_listed_too(cache):

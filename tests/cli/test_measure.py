@@ -17,7 +17,7 @@ from metriclab.core.progress import exhaust
 from metriclab.core.rows import rows
 from metriclab.errors import DataError, StorageError
 from metriclab.evaluation.evaluate import steps_of
-from metriclab.evaluators.knn import NearestNeighbours
+from metriclab.evaluators.knn import KNN
 from metriclab.evaluators.retrieval import Retrieval
 from metriclab.vectors import rows as stored
 from metriclab.vectors.export import writer_for
@@ -118,6 +118,30 @@ def test_rows_of_one_item_do_not_match_each_other(folder):
     assert beside["metrics"]["retrieval"]["map_at_r"] == pytest.approx(want)
 
 
+def test_a_gallery_that_holds_the_queries_goes_by_items(folder):
+    z, labels = drawn()
+    np.savez("gallery.npz", embeddings=z, labels=labels, items=np.arange(N))
+    np.savez("queries.npz", embeddings=z[:20], labels=labels[:20], items=np.arange(20))
+    np.savez("bare.npz", embeddings=z[:20], labels=labels[:20])
+    both = rows(torch.from_numpy(z), torch.from_numpy(labels), torch.arange(N))
+    want = Retrieval()(both[:20], both)["r_at_1"].value
+    found = measured("queries.npz", "--gallery", "gallery.npz")
+    assert found["metrics"]["retrieval"]["r_at_1"] == pytest.approx(want) != 1.0
+    assert found["queries_in_the_gallery"] == 20
+    bare = measured("bare.npz", "--gallery", "gallery.npz")
+    assert (bare["metrics"]["retrieval"]["r_at_1"], bare["queries_in_the_gallery"]) == (1.0, 0)
+    np.save("items.npy", np.arange(20))
+    given = measured("bare.npz", "--items", "items.npy", "--gallery", "gallery.npz", "--gallery-items", "gallery.npz")
+    assert given["metrics"]["retrieval"]["r_at_1"] == pytest.approx(want)
+    for name, text in (("queries", "20 queries have rows of their own item"), ("bare", "no items on both sides")):
+        done = CliRunner().invoke(main, ["measure", f"{name}.npz", "--gallery", "gallery.npz"], env={"COLUMNS": "200"})
+        assert text in done.stdout
+    np.savez("copied.npz", embeddings=z[:20], labels=labels[:20])
+    assert "copied.npz has the rows of bare.npz: every row would find itself" in refused(
+        "bare.npz", "--gallery", "copied.npz"
+    )
+
+
 def test_several_evaluators_each_with_parameters_of_its_own(folder):
     z, labels = drawn()
     np.savez("both.npz", embeddings=z, labels=labels)
@@ -145,7 +169,7 @@ def test_the_table_has_the_numbers_and_tells_their_rules_once(folder):
     assert "averaged" not in quiet.stdout
 
 
-@pytest.mark.parametrize("evaluator", [Retrieval(), NearestNeighbours(k=3)])
+@pytest.mark.parametrize("evaluator", [Retrieval(), KNN(k=3)])
 def test_steps_tell_the_share_done_and_end_with_what_a_call_gives(evaluator, monkeypatch):
     monkeypatch.setattr("metriclab.ranking.keys.TILE_CELLS", 8 * N)
     monkeypatch.setattr("metriclab.ranking.keys.PART_CELLS", 4 * N)

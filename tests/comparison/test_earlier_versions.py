@@ -14,7 +14,6 @@ import torch
 from metriclab.comparison.compare import compare
 from metriclab.comparison.finished import find_runs, group
 from metriclab.recipe import read
-from metriclab.recipe.renamed import upgrade
 from metriclab.report.page import write_report
 from metriclab.runs.files import write_json
 from metriclab.runs.folder import RunFolder
@@ -92,18 +91,3 @@ def test_old_runs_are_compared_and_reported(old, tmp_path):
     shown = re.sub(r"<pre.*?</pre>", "", (tmp_path / "one.html").read_text(), flags=re.DOTALL)
     assert "lone anchors" not in shown
     assert "lone queries" not in shown
-
-
-def test_a_stored_recipe_is_upgraded_key_by_key():
-    assert upgrade({"head": {"name": "mlp", "width": 64}, "train": {"seed": 0}}) == {
-        "head": {"name": "mlp", "embedding_dim": 64},
-        "train": {"seed": 0},
-    }
-    for old, new in {
-        "all": {"trainable": "all", "frozen_mode": "eval"},
-        "none": {"trainable": "none", "frozen_mode": "eval"},
-        "head": {"trainable": "none", "frozen_mode": "train"},
-    }.items():
-        assert upgrade({"encoder": {"name": "timm", "train": old}}) == {"encoder": {"name": "timm", **new}}
-    today = {"encoder": {"name": "timm", "trainable": "none"}, "head": {"embedding_dim": 8}}
-    assert upgrade(today) == today

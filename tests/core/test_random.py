@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metriclab.core.random import RandomKeys, absorb, mix, to_uniform
+from metriclab.core.random import RandomKeys, absorb, mix, pair_uniform, to_uniform
 
 MASK = (1 << 64) - 1
 INT64 = st.integers(-(2**63), 2**63 - 1)
@@ -30,7 +30,7 @@ def unmix(x: int) -> int:
     return x
 
 
-def draws(n: int = 4, seed: int = 0, epoch: int = 0) -> RandomKeys:
+def random_keys(n: int = 4, seed: int = 0, epoch: int = 0) -> RandomKeys:
     return RandomKeys(seed, epoch, torch.arange(n), torch.zeros(n, dtype=torch.int64))
 
 
@@ -75,12 +75,12 @@ GOLDEN = [
 
 
 def test_golden_values():
-    given_draws = RandomKeys(42, 3, torch.tensor([0, 7, 123456789]), torch.tensor([0, 1, 0]))
-    assert given_draws.uniform(1, 2, 3).tolist() == GOLDEN
+    keys = RandomKeys(42, 3, torch.tensor([0, 7, 123456789]), torch.tensor([0, 1, 0]))
+    assert keys.uniform(1, 2, 3).tolist() == GOLDEN
 
 
 def test_numbers_look_uniform():
-    x = draws(20000).uniform(0, 0, 8).double()
+    x = random_keys(20000).uniform(0, 0, 8).double()
     assert x.dtype == torch.float64
     assert x.min() >= 0
     assert x.max() < 1
@@ -92,17 +92,17 @@ def test_numbers_look_uniform():
     assert ((frequencies - count / 64).square() / (count / 64)).sum() < 103.4
 
 
-def test_columns_slots_views_items_epochs_and_repeats_are_uncorrelated():
+def test_columns_streams_views_items_epochs_and_repeats_are_uncorrelated():
     n = 20000
-    base = draws(n)
+    base = random_keys(n)
     series = {
         "columns": base.uniform(0, 0, 3).T,
-        "slot": base.uniform(0, 1).T,
+        "stream": base.uniform(0, 1).T,
         "view": base.uniform(1, 0).T,
         "next item": base.uniform(0, 0).roll(1, 0).T,
-        "epoch": draws(n, epoch=1).uniform(0, 0).T,
-        "seed": draws(n, seed=1).uniform(0, 0).T,
-        "draw": dataclasses.replace(base, draws=torch.ones(n, dtype=torch.int64)).uniform(0, 0).T,
+        "epoch": random_keys(n, epoch=1).uniform(0, 0).T,
+        "seed": random_keys(n, seed=1).uniform(0, 0).T,
+        "repeats": dataclasses.replace(base, repeats=torch.ones(n, dtype=torch.int64)).uniform(0, 0).T,
     }
     correlation = torch.corrcoef(torch.cat(list(series.values())).double())
     correlation.fill_diagonal_(0)
@@ -114,8 +114,8 @@ def test_no_two_keys_share_their_numbers():
     for seed in range(3):
         for epoch in range(3):
             for view in range(3):
-                for slot in range(3):
-                    seen.append(draws(40, seed, epoch).uniform(view, slot, 4))
+                for stream in range(3):
+                    seen.append(random_keys(40, seed, epoch).uniform(view, stream, 4))
     rows = torch.cat(seen)
     assert len(rows.unique(dim=0)) == len(rows)
 
@@ -144,3 +144,16 @@ def test_an_image_keeps_its_numbers_in_any_batch(order, seed, epoch, count):
     assert torch.equal(part, whole[index][:3])
     # Asking for more numbers does not change the first ones.
     assert torch.equal(RandomKeys(seed, epoch, items, repeats).uniform(0, 1, count + 2)[:, :count], whole)
+
+
+def test_numbers_of_pairs_are_those_of_both_ids_in_unbounded_integers():
+    def expected(seed, anchor, reference):
+        state = 0
+        for part in (seed, anchor, reference):
+            state = splitmix((state * 3 + part + 0x9E3779B97F4A7C15) & MASK)
+        return (state >> 40) * 2.0**-24
+
+    anchors, references = [0, 7, -(2**61)], [7, 2**40, -3, 0]
+    numbers = pair_uniform(5, torch.tensor(anchors), torch.tensor(references))
+    assert numbers.tolist() == [[expected(5, a, r) for r in references] for a in anchors]
+    assert pair_uniform(5, torch.arange(0), torch.arange(3)).shape == (0, 3)

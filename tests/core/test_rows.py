@@ -5,12 +5,16 @@ from __future__ import annotations
 import inspect
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metriclab.core.rows import concatenate, count_positives, normalize, pack_ids, rows, wide
+from metriclab.core.rows import _numbered as row_numbers
+from metriclab.core.rows import as_labels, concatenate, count_positives, normalize, pack_ids, rows, wide
+from metriclab.losses import NTXent
+from metriclab.testing.ranks import on_ranks
 
 few = settings(deadline=None, max_examples=30)
 label_lists = st.lists(st.integers(-2, 3), min_size=1, max_size=12)
@@ -66,24 +70,129 @@ def test_wide_raises_half_precision_and_keeps_double():
 
 def test_rows_fills_in_what_is_not_given():
     made = rows(torch.randn(4, 2), torch.tensor([1, 1, 2, -1]))
-    assert made.items.tolist() == [0, 1, 2, 3]
     assert made.views.tolist() == [0, 0, 0, 0]
     assert made.embedding_dim == 2
     assert len(made) == 4
 
 
-def test_fresh_ids_never_repeat_and_never_meet_those_of_a_run():
-    z, labels = torch.randn(50, 2), torch.zeros(50, dtype=torch.int64)
-    ids = torch.cat([rows(z, labels).ids, rows(z, labels).ids])
-    assert len(ids.unique()) == 100
+def test_fresh_ids_and_items_never_repeat_and_never_meet_those_of_a_run():
+    made = [rows(torch.zeros(50, 2), torch.zeros(50, dtype=torch.int64)) for _ in range(2)]
+    ids, items = (torch.cat([getattr(part, name) for part in made]) for name in ("ids", "items"))
+    assert len(ids.unique()) == len(items.unique()) == 100
     assert (ids < 0).all()
+    assert (items > 2**61).all()
     assert (pack_ids(0, torch.arange(5), 0) >= 0).all()
+
+
+@few
+@given(st.lists(st.sampled_from(["same", "change", "copy", "slice", "one given"]), max_size=12))
+def test_a_tensor_is_the_same_rows_until_it_changes(steps):
+    z, labels = torch.randn(3, 2), [0, 1, 0]
+    last, seen = rows(z, labels), set()
+    for step in steps:
+        if step == "one given":
+            given = rows(z, labels, ids=torch.arange(3))
+            assert given.ids.tolist() == [0, 1, 2]
+            assert torch.equal(given.items, last.items)
+            continue
+        if step == "change":
+            z += 1
+        if step in ("copy", "slice"):
+            z = z.clone() if step == "copy" else z[:]
+        made = rows(z, labels)
+        same = step == "same"
+        assert torch.equal(made.ids, last.ids) is same
+        assert torch.equal(made.items, last.items) is same
+        assert not seen & set(made.ids.tolist())
+        seen |= set() if same else set(last.ids.tolist())
+        last = made
+
+
+def test_rows_made_twice_are_not_their_own_positives():
+    z, labels = torch.randn(4, 3, requires_grad=True), [0, 0, 1, 1]
+    assert count_positives(rows(z, labels), rows(z, labels)).tolist() == [1, 1, 1, 1]
+    (gradient,) = torch.autograd.grad(NTXent()(rows(z, labels), rows(z, labels)), z)
+    (expected,) = torch.autograd.grad(NTXent()(z, labels), z)
+    torch.testing.assert_close(gradient, expected)
+
+
+def test_a_tensor_is_forgotten_with_its_end():
+    before = len(row_numbers)
+    z = torch.nn.Linear(2, 2)(torch.randn(3, 2))
+    made = rows(z, [0, 1, 2])
+    assert len(row_numbers) == before + 1
+    made.z.sum().backward()
+    del z, made
+    assert len(row_numbers) == before
+
+
+def test_tensors_made_for_inference_are_rows_too():
+    with torch.inference_mode():
+        z = torch.randn(3, 2)
+        assert not set(rows(z, [0, 1, 2]).ids.tolist()) & set(rows(z, [0, 1, 2]).ids.tolist())
+
+
+def fresh_numbers(share):
+    z = torch.randn(3, 2)
+    made = [rows(z, [0, 1, 2]), rows(z, [0, 1, 2]), rows(z.clone(), [0, 1, 2])]
+    return [(part.ids.tolist(), part.items.tolist()) for part in made]
+
+
+def test_fresh_numbers_differ_between_ranks():
+    (one, again, other), theirs = on_ranks(fresh_numbers, 2)
+    assert one == again
+    for place in (0, 1):
+        mine = {*one[place], *other[place]}
+        assert len(mine) == 6
+        assert not mine & {number for part in theirs for number in part[place]}
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64])
+def test_labels_are_any_integers(dtype):
+    z = torch.randn(3, 2)
+    numbers = getattr(np, str(dtype).removeprefix("torch."))
+    for labels in (torch.tensor([3, 0, 3], dtype=dtype), np.array([3, 0, 3], numbers), [3, 0, 3], (3, 0, 3)):
+        made = rows(z, labels)
+        assert made.labels.dtype == torch.int64
+        assert made.labels.tolist() == [3, 0, 3]
+    assert len(rows(z[:0], [])) == 0
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (torch.zeros(2), "labels are torch.float32, expected integers: number the classes, as labels = torch.unique"),
+        (torch.ones(2, dtype=torch.bool), "labels are torch.bool, expected integers"),
+        ([0.0, 1.0], r"labels are float64, expected integers: .* labels = np.unique\(labels, return_inverse=True\)"),
+        (["cat", "dog"], "labels are str96, expected integers"),
+        (np.array([True, False]), "labels are bool, expected integers"),
+    ],
+)
+def test_labels_that_are_no_integers_say_how_to_number_them(labels, said):
+    unchecked = inspect.unwrap(as_labels)
+    with pytest.raises(ValueError, match=said):
+        unchecked(labels)
+
+
+def test_numbered_as_the_error_says_they_are_labels():
+    assert as_labels(np.unique(["b", "a", "b"], return_inverse=True)[1]).tolist() == [1, 0, 1]
+    assert as_labels(torch.unique(torch.tensor([2.0, 1.0, 2.0]), return_inverse=True)[1]).tolist() == [1, 0, 1]
+
+
+def test_embeddings_need_not_lie_in_order():
+    z = torch.randn(2, 6, 3)[:, ::2].transpose(0, 2)[..., 0]  # neither contiguous nor of its storage's size
+    assert not z.is_contiguous()
+    assert torch.equal(rows(z, [0] * len(z)).z, normalize(z.contiguous()))
 
 
 def test_rows_names_what_does_not_fit():
     unchecked = inspect.unwrap(rows)  # outside the tests nothing executes the annotations
     with pytest.raises(ValueError, match=r"items has shape \(3,\), expected \(2,\): one for each row of z"):
         unchecked(torch.randn(2, 2), torch.zeros(2, dtype=torch.int64), torch.arange(3))
+    with pytest.raises(ValueError, match=r"labels has shape \(3,\), expected \(2,\)"):
+        unchecked(torch.randn(2, 2), [0, 1, 2])
+    with pytest.raises(ValueError, match=r"z has shape \(2,\), expected \(n, d\)"):
+        unchecked(torch.randn(2), [0, 1])
 
 
 @few

@@ -82,7 +82,7 @@ def error_of(original, root, **options):
     with pytest.raises(DataError) as error:
         original.open("train", root, **options)
     message, help = str(error.value).split("\n  help: ")
-    published = getattr(original.module, original.constant)
+    published = original.published
     assert help == (
         f"get {published.name} from {published.page}, unpack {published.layout} into one folder and set data.root to "
         f"it; relative paths start at {Path.cwd()}"
@@ -91,7 +91,7 @@ def error_of(original, root, **options):
 
 
 def test_a_missing_folder_says_what_to_download(original, tmp_path):
-    name = getattr(original.module, original.constant).name
+    name = original.published.name
     assert error_of(original, tmp_path / "no") == f"ROOT: {name} is not here, there is no {original.marker}"
 
 
@@ -116,7 +116,7 @@ def test_a_damaged_image_is_named_and_cannot_be_left_out(original, folder):
 
 
 def test_lists_of_another_size_than_published_are_refused(original, folder, monkeypatch):
-    name = getattr(original.module, original.constant).name
+    name = original.published.name
     original.shrink(monkeypatch, test=Size(1234, CLASSES))
     assert error_of(original, folder) == (
         f"ROOT: the lists have 18 images of 6 classes for test, {name} has 1,234 images of 6 classes"

@@ -74,7 +74,7 @@ def test_it_is_drawn_once(splits, monkeypatch):
 
 def test_the_fingerprint_knows_what_drew_the_images(splits, monkeypatch):
     drawn = glyphs._drawn(32)
-    monkeypatch.setattr(glyphs.matplotlib, "__version__", "0.0")
+    monkeypatch.setattr(glyphs, "version", lambda package: "0.0")
     monkeypatch.setattr(glyphs, "_draw_all", lambda size: drawn)
     assert Glyphs("test").fingerprint != splits["test"].fingerprint
 
@@ -100,7 +100,7 @@ def test_the_size_can_be_chosen_and_moves_no_character_to_another_split(splits):
 
 
 def test_missing_fonts(monkeypatch, tmp_path):
-    monkeypatch.setattr(glyphs.matplotlib, "get_data_path", lambda: str(tmp_path))
+    monkeypatch.setattr("matplotlib.get_data_path", lambda: str(tmp_path))
     with pytest.raises(
         DataError, match=r"DejaVuSans.ttf: matplotlib's font is missing\n  help: install matplotlib again"
     ):

@@ -8,10 +8,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from metriclab.core.rows import rows
-from metriclab.evaluators.knn import NearestNeighbours
+from metriclab.evaluators.knn import KNN
 from metriclab.evaluators.retrieval import Retrieval
 from metriclab.ranking import keys as _ranking
-from metriclab.ranking import screen as _screen
+from metriclab.ranking import shortlist as _shortlist
 
 
 class LargestTensor(TorchDispatchMode):
@@ -29,15 +29,15 @@ class LargestTensor(TorchDispatchMode):
         return result
 
 
-@pytest.mark.parametrize("evaluator", [Retrieval(), NearestNeighbours()])
+@pytest.mark.parametrize("evaluator", [Retrieval(), KNN()])
 @pytest.mark.parametrize("count", [1, 10, 400])
 @pytest.mark.parametrize("constant", [False, True])
 def test_no_tensor_outgrows_the_tile(monkeypatch, evaluator, count, constant):
     n, width, cells = 300, 4, 2**12
-    for module in (_ranking, _screen):
+    for module in (_ranking, _shortlist):
         monkeypatch.setattr(module, "TILE_CELLS", cells)
         monkeypatch.setattr(module, "PART_CELLS", cells // 4)
-    monkeypatch.setattr(_screen, "_DOTS", cells)
+    monkeypatch.setattr(_shortlist, "_DOTS", cells)
     monkeypatch.setattr(_ranking, "LEAST_HEIGHT", 1)
     both = rows(torch.ones(n, width) if constant else torch.randn(n, width), torch.arange(n) % count)
     with LargestTensor() as largest:
@@ -46,18 +46,18 @@ def test_no_tensor_outgrows_the_tile(monkeypatch, evaluator, count, constant):
     assert largest.bytes < n * n
 
 
-@pytest.mark.parametrize("evaluator", [Retrieval(), Retrieval(whole_ranking=False), NearestNeighbours(k=20)])
+@pytest.mark.parametrize("evaluator", [Retrieval(), Retrieval(whole_ranking=False), KNN(k=20)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("count", [10, 2000])
 def test_no_tensor_comes_near_a_large_gallery(monkeypatch, evaluator, dtype, count):
     n, width, cells = 4000, 256, 2**14
-    for module in (_ranking, _screen):
+    for module in (_ranking, _shortlist):
         monkeypatch.setattr(module, "TILE_CELLS", cells)
         monkeypatch.setattr(module, "PART_CELLS", cells)
         monkeypatch.setattr(module, "WIDE", cells)
     monkeypatch.setattr(_ranking, "_COLUMNS", 64)
-    monkeypatch.setattr(_screen, "_SIDE", 64)
-    monkeypatch.setattr(_screen, "_DOTS", cells)
+    monkeypatch.setattr(_shortlist, "_SIDE", 64)
+    monkeypatch.setattr(_shortlist, "_DOTS", cells)
     gallery = rows(torch.randn(n, width, dtype=dtype), torch.arange(n) % count)
     queries = rows(torch.randn(20, width, dtype=dtype), torch.arange(20) % count)
     with LargestTensor(gallery.z) as largest:

@@ -13,7 +13,7 @@ from metriclab.errors import DivergedError
 from metriclab.evaluators import health
 from metriclab.evaluators.health import Health, alignment, effective_rank, occurrences, skewness, uniformity
 from metriclab.ranking import keys as _ranking
-from metriclab.ranking import nearest as _nearest
+from metriclab.ranking import neighbours as _neighbours
 from tests.evaluators.test_evaluation_memory import LargestTensor
 from tests.support.ranking_reference import candidates, vector
 
@@ -71,7 +71,7 @@ def test_the_figures_are_those_of_their_definitions(repeats, ties, cells, monkey
     assert uniformity(both, 2.0) == pytest.approx(uniformity_of(both, 2.0), abs=1e-6)
     gallery = drawn(9, ties=ties)
     for k, near in ((1, 0), (4, 0), (100, 0), (1, 1e9), (4, 1e9), (100, 1e9)):
-        monkeypatch.setattr(_nearest, "NEAR", near)
+        monkeypatch.setattr(_neighbours, "LONGEST", near)
         torch.testing.assert_close(occurrences(both, both, k), occurrences_of(both, both, k))
         torch.testing.assert_close(occurrences(both, gallery, k), occurrences_of(both, gallery, k))
 

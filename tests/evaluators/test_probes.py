@@ -17,7 +17,7 @@ from metriclab.errors import DivergedError
 from metriclab.evaluators.probes import linear as linear_probe
 from metriclab.evaluators.probes.classification import classification
 from metriclab.evaluators.probes.discriminant import discriminant, moments
-from metriclab.evaluators.probes.examples import halves, task
+from metriclab.evaluators.probes.examples import divide, task
 from metriclab.evaluators.probes.linear import LinearProbe, logistic_regression, predict
 from metriclab.evaluators.probes.mlp import MLPProbe
 from tests.evaluators.test_evaluation_memory import LargestTensor
@@ -97,7 +97,7 @@ class TestEveryProbe:
         assert scores["queries_without_matches"].value == 1
         assert scores["accuracy"].per_query[8:].isnan().all()
         assert scores["queries_without_matches"].per_query[-2:].isnan().all()
-        closed = probe(rows(z, torch.tensor([0] * 4 + [1] * 4 + [7, -1, -1])), both[:8])
+        closed = probe(rows(z.clone(), torch.tensor([0] * 4 + [1] * 4 + [7, -1, -1])), both[:8])
         assert closed["queries_without_matches"].value == 1
         assert int(closed["accuracy"].per_query.isnan().sum()) == 3
 
@@ -140,7 +140,7 @@ class TestEveryProbe:
 def test_both_halves_have_every_class_and_no_item_twice():
     both = clustered(50, 7)
     twice = Rows(*(torch.cat([part, part]) for part in (both.z, both.labels, both.items, both.ids, both.views)))
-    first, second = halves(twice)
+    first, second = divide(twice, twice)
     assert torch.equal(first, ~second)
     assert not torch.isin(twice.items[first], twice.items[second]).any()
     for label in range(7):
@@ -238,6 +238,7 @@ class TestBeyondMostCells:
         monkeypatch.undo()
         assert closed_form == pytest.approx(LinearProbe()(queries, gallery)["accuracy"].value, abs=0.05)
 
+    @pytest.mark.filterwarnings("ignore:the gallery is a copy")
     def test_a_row_a_class_and_constant_rows_are_no_trouble(self):
         alone = rows(torch.eye(20), torch.arange(20))
         assert LinearProbe()(alone, rows(torch.eye(20), torch.arange(20)))["accuracy"].value == 1

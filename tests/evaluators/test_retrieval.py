@@ -15,11 +15,13 @@ from sklearn.metrics import average_precision_score
 from metriclab.core.protocols import Score
 from metriclab.core.rows import Rows, rows
 from metriclab.errors import DivergedError
-from metriclab.evaluators.knn import NearestNeighbours
+from metriclab.evaluators.knn import KNN
 from metriclab.evaluators.retrieval import Retrieval
 from metriclab.ranking import keys as _ranking
 from metriclab.ranking import matches as _matches
-from metriclab.ranking import screen as _screen
+from metriclab.ranking import screening as _screening
+from metriclab.ranking import shortlist as _shortlist
+from metriclab.ranking import sorting as _sorting
 from metriclab.ranking.workers import ieee_products
 from tests.support import ranking_reference as reference
 
@@ -35,9 +37,9 @@ def all_ways(queries: Rows, gallery: Rows) -> list[dict[str, Score]]:
     """By sorting, in blocks or not, and by looking near the matches alone; whole rankings, and the best rows."""
     sorting = []
     for a_label in (0, 10**9):
-        with patch.object(_matches, "FEW", 0), patch.object(_matches, "_QUERIES_A_LABEL", a_label):
+        with patch.object(_matches, "FEW", 0), patch.object(_sorting, "_QUERIES_A_LABEL", a_label):
             sorting += [evaluator(queries, gallery) for evaluator in (retrieval, of_the_best)]
-    with patch.object(_matches, "FEW", 10**6), patch.object(_matches, "NEAR", 1e9):
+    with patch.object(_matches, "FEW", 10**6), patch.object(_screening, "LONGEST", 1e9):
         return [*sorting, *(evaluator(queries, gallery) for evaluator in (retrieval, of_the_best))]
 
 
@@ -80,6 +82,7 @@ def test_leave_one_out_is_the_average_over_all_orders_of_ties(drawn, data):
     check(both, both)
 
 
+@pytest.mark.filterwarnings("ignore:the gallery is a copy")
 @settings(deadline=None, max_examples=60)
 @given(points, points)
 def test_a_gallery_is_the_average_over_all_orders_of_ties(queries, gallery):
@@ -175,13 +178,14 @@ def test_an_image_is_never_its_own_match():
     assert scores["r_at_1"].per_query.isnan().all()
 
 
-def test_other_rows_of_the_same_item_are_left_out_in_leave_one_out_alone():
+def test_rows_of_the_query_s_own_item_are_left_out_whatever_object_they_come_in():
     items = torch.tensor([5, 5, 6])
     vectors = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]])
     both = rows(vectors, torch.tensor([0, 0, 0]), items)
     assert retrieval(both, both)["p_at_2"].per_query.tolist() == [0.5, 0.5, 1.0]
-    # In a gallery of its own the same number may be another image, and the row counts.
-    other = rows(vectors, torch.tensor([0, 0, 0]), items)
+    copied = rows(vectors.clone(), torch.tensor([0, 0, 0]), items)
+    assert retrieval(both, copied)["p_at_2"].per_query.tolist() == [0.5, 0.5, 1.0]
+    other = rows(vectors, torch.tensor([0, 0, 0]), items + 10)
     assert retrieval(both, other)["p_at_3"].per_query.tolist() == [1.0, 1.0, 1.0]
 
 
@@ -217,7 +221,7 @@ def test_the_order_of_rows_does_not_matter():
 @pytest.mark.parametrize(("noise", "width"), [(0.1, 3), (1.0, 16), (1e-6, 16), (1.0, 700)])
 @pytest.mark.parametrize("sampled", [1, 16])
 def test_every_way_finds_the_same(monkeypatch, noise, width, sampled):
-    monkeypatch.setattr(_screen, "SAMPLED", sampled)
+    monkeypatch.setattr(_shortlist, "SAMPLED", sampled)
     # Similarities that differ in the last bits, and copies of rows: within a class, and of two classes.
     both = classes(300, 40, width, noise)
     copies = Rows(
@@ -250,10 +254,10 @@ def test_where_matches_are_far_everything_is_sorted():
 def test_tiles_do_not_matter(monkeypatch, tile, part):
     both = classes(97, 9)
     whole = retrieval(both, both), retrieval(both[:31], both)
-    for module in (_ranking, _screen):
+    for module in (_ranking, _shortlist):
         monkeypatch.setattr(module, "TILE_CELLS", tile)
         monkeypatch.setattr(module, "PART_CELLS", part)
-    monkeypatch.setattr(_screen, "_SIDE", 7)
+    monkeypatch.setattr(_shortlist, "_SIDE", 7)
     monkeypatch.setattr(_ranking, "_COLUMNS", 13)
     tiled = retrieval(both, both), retrieval(both[:31], both)
     for one, other in zip(whole, tiled, strict=True):
@@ -262,7 +266,7 @@ def test_tiles_do_not_matter(monkeypatch, tile, part):
 
 
 def test_the_number_of_threads_does_not_matter(two_threads, monkeypatch):
-    for module in (_ranking, _screen):
+    for module in (_ranking, _shortlist):
         monkeypatch.setattr(module, "TILE_CELLS", 2000)
         monkeypatch.setattr(module, "PART_CELLS", 900)
     both = classes(400, 3)
@@ -279,7 +283,7 @@ def test_the_number_of_threads_does_not_matter(two_threads, monkeypatch):
 
 def test_what_a_worker_raises_is_raised(two_threads, monkeypatch):
     monkeypatch.setattr(_ranking, "TILE_CELLS", 2000)
-    monkeypatch.setattr(_matches, "sort_rows", lambda _: 1 / 0)
+    monkeypatch.setattr(_sorting, "sort_rows", lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         retrieval(classes(400, 3), classes(400, 3))
 
@@ -413,8 +417,8 @@ def test_rows_of_one_item_and_collapsed_classes_ask_for_no_more_memory(monkeypat
     items = torch.arange(n) if ties else torch.arange(n) // 1000
     labels = torch.arange(n) // 20 if ties else torch.arange(n) % 2
     z = torch.randn(n, 16)[labels] if ties else torch.randn(n, 16)[items] + 0.1 * torch.randn(n, 16)
-    monkeypatch.setattr(_screen, "PART_CELLS", 2**14)
-    near, keys = _screen.Similarities.near, _screen.Similarities.keys
+    monkeypatch.setattr(_shortlist, "PART_CELLS", 2**14)
+    near, keys = _shortlist.Similarities.shortlist, _shortlist.Similarities.keys
 
     def watched_near(*given):
         found = near(*given)
@@ -425,11 +429,11 @@ def test_rows_of_one_item_and_collapsed_classes_ask_for_no_more_memory(monkeypat
         kept.append(columns.numel())
         return keys(self, queries, columns)
 
-    monkeypatch.setattr(_screen.Similarities, "near", watched_near)
-    monkeypatch.setattr(_screen.Similarities, "keys", watched_keys)
+    monkeypatch.setattr(_shortlist.Similarities, "shortlist", watched_near)
+    monkeypatch.setattr(_shortlist.Similarities, "keys", watched_keys)
     both = rows(z, labels, items)
     of_the_best(both, both)
-    NearestNeighbours(k=5)(both, both)
+    KNN(k=5)(both, both)
     assert max(kept) <= 8 * n * 5
 
 

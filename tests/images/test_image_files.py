@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +35,7 @@ def test_bad_files_are_named_with_the_reason_and_the_way_out(broken, cache):
         '  help: repair or remove them, or set data.on_error = "skip" to go on without them and get a list of them'
     )
     # What could be decoded is kept for the next try.
-    assert len(list((cache / "images").glob("*/pixels"))) == 1
+    assert len(list((cache / "decoded/pixels").glob("*/*"))) == 20
 
 
 def test_one_bad_file_is_the_whole_message(broken):
@@ -64,7 +63,7 @@ def test_skipped_files_are_left_out_and_listed_and_never_replaced(broken, cache,
     assert len(data.labels) == len(data.names) == 20
     assert {Path(name).stem for name in data.names} == {f"{number:03}" for number in range(10)}
     assert len({image.numpy().tobytes() for image in data.images(np.arange(20)).pixels}) == 20
-    (listed,) = (cache / "images").glob("*.skipped.txt")
+    (listed,) = (cache / "decoded").glob("*.skipped.txt")
     assert caplog.messages == [f"train: left out 3 of 23 files, listed in {listed}"]
     lines = listed.read_text().splitlines()
     assert lines[2] == f"{broken}/cats/void.png\tthe file is empty"
@@ -88,18 +87,22 @@ def test_a_file_that_vanished(tmp_path, cache):
         ImageFiles([tmp_path / "gone.png"], size=32)
 
 
-@pytest.mark.parametrize("file", ["pixels", "index.npz"])
-def test_a_cache_cut_short_is_made_again(tmp_path, cache, file):
+@pytest.mark.parametrize("files", ["pixels/*/*", "*.npz"])
+def test_a_cache_cut_short_is_made_again(tmp_path, cache, files):
     paths = fill(tmp_path / "flat", 5)
     expected = ImageFiles(paths, size=32).images(np.arange(5)).pixels
-    (path,) = (cache / "images").glob(f"*/{file}")
-    path.write_bytes(path.read_bytes()[:-20])
+    for path in (cache / "decoded").glob(files):
+        path.write_bytes(path.read_bytes()[:-20])
     assert torch.equal(ImageFiles(paths, size=32).images(np.arange(5)).pixels, expected)
 
 
 def test_a_cache_that_cannot_be_written(tmp_path, cache, monkeypatch):
     paths = fill(tmp_path / "flat", 2)
-    monkeypatch.setattr(os, "fsync", lambda number: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
     with pytest.raises(StorageError, match=r"cannot be written \(No space left on device\)\n  help: .*METRICLAB_CACHE"):
         ImageFiles(paths, size=32)
-    assert os.listdir(cache / "images") == []
+    assert not [path for path in (cache / "decoded").rglob("*") if path.is_file()]

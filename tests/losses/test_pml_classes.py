@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from metriclab.assembly.assemble import build_method, make, optimized_modules
+from metriclab.assembly.assemble import build_method, optimized_modules
 from metriclab.errors import RecipeError
 from metriclab.losses import pml_classes
 from metriclab.losses.pml_classes import names, parameters
@@ -128,7 +128,7 @@ def test_a_recipe_with_it_runs(tmp_path):
     with pytest.raises(RecipeProblems, match="did you mean 'ProxyAnchorLoss'"):
         read(path, ["loss.loss=ProxyAnkerLoss"])
     with pytest.raises(RecipeError, match=r"loss\.params\.aplha: ProxyAnchorLoss has no parameter 'aplha'"):
-        make(read(path, ["loss.params={aplha = 1}"]).components["loss"], 8, torch.arange(5))
+        read(path, ["loss.params={aplha = 1}"]).components["loss"].build(8, torch.arange(5))
 
 
 # What becomes of each class.
@@ -195,4 +195,4 @@ def test_the_recipe_of_the_page_is_fine(tmp_path):
     (block,) = re.findall(r"```toml\n(.*?)```", PAGE.read_text(), re.DOTALL)
     path = tmp_path / "page.toml"
     path.write_text(TINY.replace('\n[loss]\nname = "nt-xent"\n', block))
-    make(read(path).components["loss"], 8, torch.arange(5))
+    read(path).components["loss"].build(8, torch.arange(5))

@@ -96,7 +96,7 @@ def test_a_class_of_very_many_rows_keeps_its_digits():
         build("loss", "supcon", temperature=0.05)(batch[:64], batch).backward()
         gradients.append(leaf.grad.double())
     single, double = gradients
-    assert float((single - double).norm() / double.norm()) < 3e-3
+    assert float((single - double).norm() / double.norm()) < 5e-5
 
 
 @pytest.mark.parametrize("t", TEMPERATURES)

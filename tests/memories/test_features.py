@@ -21,7 +21,7 @@ NO_CLASSES = torch.arange(0)
 
 
 def features(size: int, **options) -> Features:
-    return Features(3, NO_CLASSES, size=size, **options)
+    return Features(3, size=size, **options)
 
 
 def made(start: int, items: list[int], broken: tuple[int, ...] = ()) -> Rows:

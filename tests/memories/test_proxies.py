@@ -38,7 +38,7 @@ def test_their_ids_are_nobody_elses():
     held = Proxies(2, torch.arange(50), per_class=2).rows()
     assert len(held.ids.unique()) == 100
     fresh = rows(torch.randn(100, 2), torch.zeros(100, dtype=torch.int64))
-    empty = Ring(2, CLASSES, size=100).rows()
+    empty = Ring(2, size=100).rows()
     assert not torch.isin(held.ids, torch.cat([fresh.ids, empty.ids])).any()
     assert (held.ids < 0).all()
 

@@ -20,7 +20,7 @@ NO_CLASSES = torch.arange(0)
 
 
 def ring(size: int, width: int = 3, **options) -> Ring:
-    return Ring(width, NO_CLASSES, size=size, **options)
+    return Ring(width, size=size, **options)
 
 
 def numbered(start: int, count: int, broken: tuple[int, ...] = ()) -> Rows:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from metriclab.core.batch import Batch
-from metriclab.core.network import Network
+from metriclab.core.network import Network, embedding_function
 from metriclab.core.rows import rows
 from metriclab.errors import RecipeError
 from metriclab.methods.simclr import SimCLR
@@ -47,8 +47,8 @@ def test_it_is_the_loss_of_the_mined_pairs():
     method, images = SimCLR(network(batch_norm=False), loss=loss, miner=miner), batch()
     outputs = method(images)
     mined = method.objective(outputs, outputs).loss
-    assert torch.equal(mined, loss(outputs.rows, outputs.rows, miner=miner))
-    assert float(mined.detach()) < float(loss(outputs.rows, outputs.rows).detach())  # its costliest negatives are gone
+    assert torch.equal(mined, loss(outputs, outputs, miner=miner))
+    assert float(mined.detach()) < float(loss(outputs, outputs).detach())  # its costliest negatives are gone
 
 
 def test_a_miner_beside_a_loss_that_takes_none_is_refused():
@@ -80,7 +80,7 @@ def test_one_step_is_algorithm_1():
 
 def test_rows_carry_item_occurrence_and_view():
     method = SimCLR(network(batch_norm=False), loss=build("loss", "nt-xent"))
-    made = method(batch((4, 1, 4), views=2, labels=[0, 0, 1])).rows
+    made = method(batch((4, 1, 4), views=2, labels=[0, 0, 1]))
     assert made.labels.tolist() == made.items.tolist() == [4, 1, 4, 4, 1, 4]
     assert made.views.tolist() == [0, 0, 0, 1, 1, 1]
     assert len(made.ids.unique()) == 6
@@ -89,7 +89,7 @@ def test_rows_carry_item_occurrence_and_view():
 def test_what_is_used_after_training_is_the_encoders_output():
     method = SimCLR(network(batch_norm=False), loss=build("loss", "nt-xent"))
     images = torch.rand(2, 3, 4, 4)
-    embedded = method.embed(images)
+    embedded = embedding_function(method)(images)
     assert torch.equal(embedded.h, method.network.encoder(images))
     assert embedded.z.shape == (2, 4)
 

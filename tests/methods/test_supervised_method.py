@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from metriclab.core.network import embedding_function
 from metriclab.core.pairs import Pairs
 from metriclab.errors import RecipeError
-from metriclab.methods.supervised import Outputs, Supervised
+from metriclab.methods.supervised import Supervised
 from metriclab.registry import build
 from metriclab.testing import check_method
 from tests.support.small_methods import labelled, network
@@ -45,7 +46,7 @@ def test_with_a_miner_too(loss):
 
 
 def test_rows_carry_the_class_of_every_view():
-    made = Supervised(network(batch_norm=False), loss=whole)(labelled(LABELS, views=2)).rows
+    made = Supervised(network(batch_norm=False), loss=whole)(labelled(LABELS, views=2))
     assert made.labels.tolist() == [*LABELS, *LABELS]
     assert made.items.tolist() == [*range(7), *range(7)]
     assert made.views.tolist() == [0] * 7 + [1] * 7
@@ -59,8 +60,8 @@ def test_it_is_the_loss_of_the_mined_pairs():
     plain = method.objective(outputs, outputs).loss
     method.miner = hard_negatives
     mined = method.objective(outputs, outputs).loss
-    assert torch.equal(plain, loss(outputs.rows, outputs.rows))
-    assert torch.equal(mined, loss(outputs.rows, outputs.rows, miner=hard_negatives))
+    assert torch.equal(plain, loss(outputs, outputs))
+    assert torch.equal(mined, loss(outputs, outputs, miner=hard_negatives))
     assert float(mined.detach()) != pytest.approx(float(plain.detach()), abs=1e-3)
     method.miner = no_pairs
     assert float(method.objective(outputs, outputs).loss.detach()) == 0
@@ -78,9 +79,9 @@ def test_with_a_memory_the_batch_is_held_against_its_rows_alone():
     method, images = Supervised(network(batch_norm=True), loss=loss, memory=memory), labelled(LABELS)
     outputs = method(images)
     assert float(method.objective(outputs, outputs).loss.detach()) == 0  # nothing is in it yet
-    method.after_step(Outputs(outputs.rows.detach()), 0)
+    method.after_step(outputs.detach(), 0)
     later = method(labelled(LABELS, step=1))
-    assert torch.equal(method.objective(later, later).loss, loss(later.rows, memory.rows()))
+    assert torch.equal(method.objective(later, later).loss, loss(later, memory.rows()))
     check_method(method, labelled(LABELS, step=2))
 
 
@@ -91,7 +92,7 @@ def test_a_miner_beside_a_loss_that_takes_none_is_refused():
 
 def test_what_is_used_after_training_is_the_encoders_output():
     method, images = Supervised(network(batch_norm=False), loss=whole), torch.rand(2, 3, 4, 4)
-    embedded = method.embed(images)
+    embedded = embedding_function(method)(images)
     assert torch.equal(embedded.h, method.network.encoder(images))
     assert embedded.z.shape == (2, 4)
 

@@ -17,9 +17,8 @@ from metriclab.core.rows import Rows, rows
 from metriclab.core.tiles import forced_tile_cells
 from metriclab.distributed import average_gradients, gather, mean
 from metriclab.errors import RecipeError
-from metriclab.methods.neighbours import nearest
-from metriclab.methods.rank_loss import rank_terms
-from metriclab.methods.sxbm import SXBM
+from metriclab.methods.neighbours import nearest_features
+from metriclab.methods.sxbm import SXBM, rank_terms
 from metriclab.registry import build
 from metriclab.testing import check_method, measure, two_ranks
 from tests.support.small_methods import labelled, network
@@ -268,7 +267,7 @@ def test_with_all_items_in_memory_it_is_the_exact_graph_of_neighbours_whatever_t
     similarity = (every.z @ every.z.T).fill_diagonal_(-2)
     for cells in (1, 50, 10**6):
         with forced_tile_cells(cells):
-            found = nearest(every, every, 5)
+            found = nearest_features(every, every, 5)
         exact = similarity.topk(5)
         assert torch.equal(found.rows.items.view(40, 5), every.items[exact.indices])
         torch.testing.assert_close(found.similarity, exact.values)
@@ -278,9 +277,9 @@ def test_the_order_of_the_memory_does_not_matter_and_ties_go_by_item():
     anchors, memory = cloud(6), cloud(20, start=100)
     twice = torch.cat([memory.z[:10], memory.z[:10]])  # ten pairs of equal rows
     memory = replace(memory, z=twice)
-    expected = nearest(anchors, memory, 5)
+    expected = nearest_features(anchors, memory, 5)
     for _ in range(5):
-        found = nearest(anchors, memory[torch.randperm(20)], 5)
+        found = nearest_features(anchors, memory[torch.randperm(20)], 5)
         assert torch.equal(found.rows.items, expected.rows.items)
     for near, similarity in zip(expected.rows.items.view(6, 5), expected.similarity, strict=True):
         first, second = near[:2].tolist()
@@ -292,7 +291,7 @@ def test_an_item_is_never_its_own_neighbour_nor_is_an_empty_place():
     memory = build("memory", "features", 6, torch.arange(0), size=9).double()
     anchors = cloud(6)
     memory.push(anchors)
-    found = nearest(anchors, memory.rows(), 30)
+    found = nearest_features(anchors, memory.rows(), 30)
     assert found.similarity.shape == (6, 9)
     assert (found.similarity.isfinite().sum(1) == 5).all()
     items, labels = found.rows.items.view(6, 9), found.rows.labels.view(6, 9)
@@ -305,7 +304,7 @@ def test_an_item_is_never_its_own_neighbour_nor_is_an_empty_place():
 def test_it_never_holds_all_similarities():
     anchors, memory = cloud(64), cloud(512, start=64)
     with forced_tile_cells(4 * 512), measure() as meter:
-        nearest(anchors, memory, 4)
+        nearest_features(anchors, memory, 4)
     assert meter.largest < 64 * 512
 
 

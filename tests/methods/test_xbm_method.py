@@ -143,7 +143,7 @@ def test_steps_equal_those_of_a_dense_reference(size):
             with torch.no_grad():
                 for parameter in module.parameters():
                     parameter.sub_(RATE * parameter.grad)
-        method.after_step(type(outputs)(outputs.rows.detach()), step)
+        method.after_step(outputs.detach(), step)
         memory = [*memory, *new][-size:]
     for name, value in reference.state_dict().items():
         torch.testing.assert_close(method.network.state_dict()[name], value, atol=1e-12, rtol=0)
@@ -156,8 +156,8 @@ def test_the_memory_holds_earlier_batches_alone():
     assert (method.memory.rows().labels < 0).all()
     method.after_step(outputs, 0)
     held = method.memory.rows()
-    assert set(held.ids[held.labels >= 0].tolist()) == set(outputs.rows.ids.tolist())
-    assert not torch.isin(method(second).rows.ids, held.ids).any()
+    assert set(held.ids[held.labels >= 0].tolist()) == set(outputs.ids.tolist())
+    assert not torch.isin(method(second).ids, held.ids).any()
 
 
 def test_the_memory_fills_before_its_part_of_the_loss_counts():
@@ -165,12 +165,12 @@ def test_the_memory_fills_before_its_part_of_the_loss_counts():
     for step, part in enumerate((first, second)):
         outputs = method(part)
         loss = method.objective(outputs, outputs).loss
-        assert torch.equal(loss, method.loss(outputs.rows, outputs.rows))
+        assert torch.equal(loss, method.loss(outputs, outputs))
         method.after_step(outputs, step)
     outputs = method(third)
     objective = method.objective(outputs, outputs)
-    remembered = method.loss(outputs.rows, method.memory.rows())
-    torch.testing.assert_close(objective.loss, method.loss(outputs.rows, outputs.rows) + remembered)
+    remembered = method.loss(outputs, method.memory.rows())
+    torch.testing.assert_close(objective.loss, method.loss(outputs, outputs) + remembered)
     assert float(objective.metrics["memory_filled"]) == 0.5
 
 

@@ -90,7 +90,7 @@ def test_a_pair_draws_the_same_wherever_it_is_met():
 def test_new_rows_draw_anew():
     z, labels = torch.randn(30, 4), torch.arange(30) % 3
     miner = build("miner", "distance-weighted")
-    first, second = rows(z, labels), rows(z, labels)  # the same embeddings in a later step
+    first, second = rows(z, labels), rows(z.clone(), labels)  # the same embeddings in a later step
     assert torch.equal(miner(all_pairs(first, first)).negative, miner(all_pairs(first, first)).negative)
     assert not torch.equal(miner(all_pairs(first, first)).negative, miner(all_pairs(second, second)).negative)
     other = build("miner", "distance-weighted", seed=1)

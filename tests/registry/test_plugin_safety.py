@@ -109,9 +109,37 @@ def test_a_plugin_says_which_api_it_is_written_for(install):
     assert "api" not in {entry.kind for entry in candidates()}
 
 
-@pytest.mark.parametrize("declared", ["", "[metriclab.api]\n1 = my_ellipse\n"])
-def test_a_plugin_of_an_older_api_is_refused_with_what_changed(install, monkeypatch, declared):
-    install("my-ellipse", POINTS + declared, my_ellipse="1 / 0")
+def test_a_plugin_that_does_not_say_which_api_it_is_written_for_is_tried(install):
+    install("my-ellipse", POINTS, my_ellipse=ELLIPSE)
+    assert load("loss", "ellipse").entry.api is None
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        ("from metriclab.api import compare", "ImportError: cannot import name 'compare' from 'metriclab.api'"),
+        ("import metriclab.run", "ModuleNotFoundError: No module named 'metriclab.run'"),
+    ],
+)
+def test_an_import_of_what_an_older_api_had_says_what_changed(install, tmp_path, line, what):
+    install("my-ellipse", POINTS, my_ellipse=line)
+    text = refusal("loss", "ellipse")
+    assert text.startswith(f"loss 'ellipse' of my-ellipse 1.0 (my_ellipse:ellipse) cannot be imported: {what}")
+    changed = f"this metriclab has version {API_VERSION} of metriclab.api, which changed since version 1: version 2: "
+    assert f"\n  help: {changed}compare is all_pairs, " in text
+    plugin = tmp_path / "mine.py"
+    plugin.write_text(line)
+    with pytest.raises(PluginError, match=f"help: {changed}"):
+        load_plugin_file(plugin)
+
+
+def test_an_import_of_something_else_is_no_matter_of_the_api(install):
+    install("my-ellipse", POINTS, my_ellipse="import no_such_module")
+    assert "help" not in refusal("loss", "ellipse")
+
+
+def test_a_plugin_of_an_older_api_is_refused_with_what_changed(install, monkeypatch):
+    install("my-ellipse", f"{POINTS}[metriclab.api]\n1 = my_ellipse\n", my_ellipse="1 / 0")
     monkeypatch.setattr(api_version, "API_VERSION", 3)
     changes = {2: "a loss takes its rows by position", 3: "Score has a unit"}
     monkeypatch.setattr(api_version, "API_CHANGES", changes)
@@ -136,7 +164,7 @@ def test_a_plugin_of_a_newer_api_is_refused(install):
 def test_an_api_version_that_cannot_be_read(install, declared):
     install("my-ellipse", f"{POINTS}[metriclab.api]\n{declared}\n", my_ellipse=ELLIPSE)
     [entry] = [entry for entry in candidates() if entry.package == "my-ellipse"]
-    assert entry.target.startswith("[metriclab.api] holds one version, such as 1, not ")
+    assert entry.target.startswith("[metriclab.api] holds one version, such as 2, not ")
     assert "ellipse" not in {entry.name for entry in entries("loss")}
 
 

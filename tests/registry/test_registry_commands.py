@@ -60,12 +60,23 @@ def test_an_unknown_command():
 
 
 def test_list_of_one_kind():
-    assert run("list", "head").stdout == (
-        "head  [head]\n"
-        "  linear  metriclab-toolkit 0.1.0\n"
-        "  mlp     metriclab-toolkit 0.1.0\n"
-        "  none    metriclab-toolkit 0.1.0\n"
-    )
+    lines = run("list", "sampler").stdout.splitlines()
+    assert lines == [
+        "sampler  [sampler]",
+        "  balanced  Batches of so many classes with so many items each; an item at most once an epoch.",
+        "  shuffled  Every item once an epoch, in random order.",
+    ]
+
+
+def test_list_is_cut_to_the_terminal(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    assert run("list", "sampler").stdout.splitlines()[1] == "  balanced  Batches of so many classe..."
+    assert all(len(line) <= 40 for line in run("list").stdout.splitlines())
+
+
+def test_list_says_of_everything_built_in_what_it_is():
+    found = json.loads(run("list", "--json").stdout)
+    assert [entry["target"] for entry in found if not entry["summary"]] == []
 
 
 def test_list_of_everything_names_every_kind_once():
@@ -82,7 +93,8 @@ def test_list_as_json():
         "target": "metriclab.methods.simclr:SimCLR",
         "package": "metriclab-toolkit",
         "version": "0.1.0",
-        "api": 1,
+        "api": None,
+        "summary": "Views of one image attract, views of different images repel.",
     } in found
 
 
@@ -96,13 +108,13 @@ def test_list_tells_apart_what_two_packages_bring(install):
     for package in ("one-ellipse", "two-ellipse"):
         install(package, "[metriclab.loss]\nellipse = nowhere:ellipse\n")
     text = run("list", "loss").stdout
-    assert "  one-ellipse:ellipse  one-ellipse 1.0\n" in text
-    assert "  two-ellipse:ellipse  two-ellipse 1.0\n" in text
+    assert "  one-ellipse:ellipse  (one-ellipse 1.0)\n" in text
+    assert "  two-ellipse:ellipse  (two-ellipse 1.0)\n" in text
 
 
 def test_list_with_a_plugin_file(plugin):
     lines = run("list", "loss", "--plugin", plugin).stdout.splitlines()
-    assert ["mine", "mine.py", "file"] in [line.split() for line in lines]
+    assert ["mine", "A", "loss", "of", "mine.", "(mine.py", "file)"] in [line.split() for line in lines]
 
 
 def test_show(plugin):

@@ -10,8 +10,12 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from metriclab.datasets import cars196, cub200, in_shop, sop
-from metriclab.datasets.benchmark_images import Size
+import metriclab.datasets.cars196 as cars196
+import metriclab.datasets.cub200 as cub200
+import metriclab.datasets.in_shop as in_shop
+import metriclab.datasets.sop as sop
+from metriclab.datasets.benchmark_images import Benchmark, Size
+from metriclab.registry import build
 from tests.support.pictures import picture
 
 CLASSES = 6  # on each side
@@ -24,7 +28,6 @@ class Original(NamedTuple):
 
     Attributes:
         module: where its published sizes are.
-        constant: their name.
         write: makes the files in a folder.
         folder: what the archive calls its folder.
         marker: the file by which it is found.
@@ -32,18 +35,20 @@ class Original(NamedTuple):
 
     name: str
     module: object
-    constant: str
     write: Callable[[Path], None]
     folder: str
     marker: str
 
     def open(self, split, root, **options):
-        return getattr(self.module, self.name.replace("-", "_"))(split, root=str(root), **options)
+        return build("dataset", self.name, split, root=str(root), **options)
 
     def shrink(self, patch: pytest.MonkeyPatch, train: Size = SMALL, test: Size = SMALL) -> None:
         """Publishes small sizes, as no test can hold 100,000 images."""
-        published = getattr(self.module, self.constant)
-        patch.setattr(self.module, self.constant, published._replace(train=train, test=test))
+        patch.setattr(self.module, "PUBLISHED", self.published._replace(train=train, test=test))
+
+    @property
+    def published(self) -> Benchmark:
+        return self.module.PUBLISHED
 
 
 def save(path: Path, number: int) -> None:
@@ -121,11 +126,11 @@ def write_in_shop(folder: Path) -> None:
 
 
 ORIGINALS = [
-    Original("cub200", cub200, "CUB200", write_cub200, "CUB_200_2011", "images.txt"),
-    Original("cars196", cars196, "CARS196", write_cars196, "cars196", "cars_annos.mat"),
-    Original("sop", sop, "SOP", write_sop, "Stanford_Online_Products", "Ebay_train.txt"),
+    Original("cub200", cub200, write_cub200, "CUB_200_2011", "images.txt"),
+    Original("cars196", cars196, write_cars196, "cars196", "cars_annos.mat"),
+    Original("sop", sop, write_sop, "Stanford_Online_Products", "Ebay_train.txt"),
     Original(
-        "in-shop", in_shop, "IN_SHOP", write_in_shop, "In-shop Clothes Retrieval Benchmark",
+        "in-shop", in_shop, write_in_shop, "In-shop Clothes Retrieval Benchmark",
         "Eval/list_eval_partition.txt",
     ),
 ]  # fmt: skip

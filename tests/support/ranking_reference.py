@@ -19,7 +19,7 @@ def candidates(queries: Rows, gallery: Rows, query: int) -> list[tuple[float, in
     """(rounded similarity, label, gallery row) of the rows that one query is ranked against."""
     found = []
     for row in range(len(gallery)):
-        if gallery is queries and gallery.items[row] == queries.items[query]:
+        if gallery.items[row] == queries.items[query]:
             continue
         products = zip(queries.z[query].tolist(), gallery.z[row].tolist(), strict=True)
         similarity = math.fsum(a * b for a, b in products)

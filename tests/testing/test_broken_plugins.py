@@ -43,7 +43,7 @@ FAULTS = {
         ("views", "good"): {},
         ("views", "one-draw-for-the-batch"): {"draws of each image": "the same draws for every image of the batch"},
         ("views", "first-image-decides"): {"sample by sample": "depends on the other images of the batch"},
-        ("views", "draws-globally"): {"pure function of the draws": "it must be a pure function of images and draws"},
+        ("views", "draws-globally"): {"pure function of the random keys": "a pure function of images and random keys"},
         ("views", "one-draw-for-both-views"): {"draws of each image": "the same draws for every view of an image"},
         ("views", "ignores-copies"): {"draws of each image": "the same draws for an image that comes again"},
         ("views", "sees-padding"): {"padding": "depends on how far images are padded"},

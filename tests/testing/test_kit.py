@@ -191,7 +191,7 @@ class Diverges(Method):
 
 class LogsNumbers(Method):
     def objective(self, local, world):
-        return Objective(super().objective(local, world).loss, {"rows": float(len(world.rows))})
+        return Objective(super().objective(local, world).loss, {"rows": float(len(world))})
 
 
 class LearnsInObjective(Method):
@@ -200,7 +200,7 @@ class LearnsInObjective(Method):
         self.register_buffer("seen", torch.zeros(()))
 
     def objective(self, local, world):
-        self.seen += len(world.rows)
+        self.seen += len(world)
         return super().objective(local, world)
 
 
@@ -216,7 +216,7 @@ class HiddenState(Method):
 
 class MixesRows(Method):
     def embed(self, images):
-        h, z = super().embed(images)
+        h, z = self.network(images)
         return Embedded(h, z - z.mean(0))
 
 

@@ -13,6 +13,7 @@ import torch
 
 from metriclab.assembly.assemble import assemble
 from metriclab.assembly.splits import load_splits
+from metriclab.core.network import embedding_function
 from metriclab.core.rows import normalize
 from metriclab.errors import RecipeError
 from metriclab.recipe import read
@@ -95,7 +96,7 @@ def test_the_logged_drift_is_that_of_the_networks_of_both_steps(tmp_path):
     training = assemble(recipe, splits.train)  # as before the first step
     images = training.views.test(splits.val.images(np.array([at * len(splits.val.labels) // 9 for at in range(9)])))
     before = unit_embeddings(training.method, images)
-    checkpoints.restore_method(checkpoints.read(tmp_path / "run" / "checkpoints", 10), training.method)
+    checkpoints.restore_method(checkpoints.read_checkpoint(tmp_path / "run" / "checkpoints", 10), training.method)
     after = unit_embeddings(training.method, images)
     expected = (
         sum(sum((a - b) ** 2 for a, b in zip(*pair, strict=True)) for pair in zip(after, before, strict=True)) / 9
@@ -106,7 +107,7 @@ def test_the_logged_drift_is_that_of_the_networks_of_both_steps(tmp_path):
 
 @torch.no_grad()
 def unit_embeddings(method: torch.nn.Module, images: torch.Tensor) -> list[list[float]]:
-    z = method.eval().embed(images).z.double()
+    z = embedding_function(method.eval())(images).z.double()
     return [[x / math.hypot(*row) for x in row] for row in z.tolist()]
 
 
@@ -117,7 +118,9 @@ def test_following_the_drift_leaves_the_training_as_it_is(followed, tmp_path):
     assert [line["step"] for line in drifts] == [10, 12, 14]
     assert [line for line in with_drift["metrics"] if line not in drifts] == without["metrics"]
     assert with_drift["result"] == without["result"]
-    one, other = (checkpoints.read(folder / "checkpoints", 14).tensors for folder in (followed, tmp_path / "run"))
+    one, other = (
+        checkpoints.read_checkpoint(folder / "checkpoints", 14).tensors for folder in (followed, tmp_path / "run")
+    )
     assert set(one) - set(other) == {f"drift.before_{lag}" for lag in (10, 100, 1000)}
     assert all(torch.equal(one[name], tensor) for name, tensor in other.items())
 

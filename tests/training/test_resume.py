@@ -91,8 +91,8 @@ def test_a_damaged_checkpoint_is_found_and_the_one_before_is_used(damage, refere
 def test_a_checkpoint_written_after_going_back_displaces_the_damaged_ones(tmp_path):
     for step in (10, 20, 23, 12):  # 20 and 23 were found damaged, so the run went on from 10
         state = checkpoints.Checkpoint(step, {"method.weight": torch.ones(2)}, {"optimizer": {}})
-        checkpoints.save(tmp_path, state, keep=[10])
-    assert sorted(checkpoints.steps(tmp_path)) == [10, 12]
+        checkpoints.save_checkpoint(tmp_path, state, keep=[10])
+    assert sorted(checkpoints.checkpoint_steps(tmp_path)) == [10, 12]
 
 
 def test_a_damaged_best_checkpoint_is_said_and_the_last_step_is_measured(tmp_path):
@@ -101,7 +101,7 @@ def test_a_damaged_best_checkpoint_is_said_and_the_last_step_is_measured(tmp_pat
     for progress in experiment(recipe, RunFolder(folder)):
         if progress.stage == "evaluate":
             break
-    best = checkpoints.read(folder / "checkpoints", 17).numbers["best_step"]
+    best = checkpoints.read_checkpoint(folder / "checkpoints", 17).numbers["best_step"]
     assert best == 8
     (folder / "checkpoints" / f"step-{best:010d}.safetensors").write_bytes(b"")
     messages = [step.message for step in run(recipe, folder, resume=True) if step.message]
@@ -161,7 +161,7 @@ def test_a_finished_run_is_left_alone(reference):
 
 def test_old_checkpoints_are_removed_but_the_best_stays(reference):
     folder, ended = reference
-    kept = sorted(checkpoints.steps(folder / "checkpoints"))
+    kept = sorted(checkpoints.checkpoint_steps(folder / "checkpoints"))
     assert kept[-1] == 7
     assert ended["result"]["best_step"] in kept
     assert len(kept) <= 3

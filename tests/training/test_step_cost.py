@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 from metriclab.assembly.assemble import assemble
 from metriclab.core.batch import Images
 from metriclab.training.fit import fit
-from metriclab.views import host
+from metriclab.views import device
 from tests.support.tiny import tiny
 
 STEPS = 4
@@ -71,7 +71,7 @@ def cost_of_steps(folder, count):
 
 
 def test_steps_cost_the_same_with_a_hundred_times_the_items(tmp_path, monkeypatch):
-    monkeypatch.setattr(host, "knows", lambda x: False)  # else views pass over what happens to change nothing
+    monkeypatch.setattr(device, "is_cpu", lambda x: False)  # else views pass over what happens to change nothing
     small, *others = (cost_of_steps(tmp_path, count) for count in (1_000, 10_000, 100_000))
     for calls, written, read, peak in others:
         assert calls == small[0]

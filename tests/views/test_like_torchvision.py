@@ -18,11 +18,11 @@ COUNT = 3000
 
 
 def views_of(picture: torch.Tensor, count: int, **parameters) -> torch.Tensor:
-    """Two views of each of half as many copies of a picture, each with draws of its own."""
+    """Two views of each of half as many copies of a picture, each with random keys of its own."""
     copies = count // 2
     images = Images(picture.expand(copies, -1, -1, -1), torch.tensor([picture.shape[1:]]).expand(copies, 2))
-    draws = RandomKeys(0, 0, torch.arange(copies), torch.zeros(copies, dtype=torch.int64))
-    return torch.cat(SimCLRViews(**parameters)(images, draws))
+    keys = RandomKeys(0, 0, torch.arange(copies), torch.zeros(copies, dtype=torch.int64))
+    return torch.cat(SimCLRViews(**parameters)(images, keys))
 
 
 def alike(a: torch.Tensor, b: torch.Tensor) -> bool:

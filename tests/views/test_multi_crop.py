@@ -20,7 +20,7 @@ def images(n: int, channels: int = 3, side: int = 40) -> Images:
     return Images(pixels, torch.randint(3 * side // 4, side + 1, (n, 2), generator=generator))
 
 
-def draws(items: torch.Tensor) -> RandomKeys:
+def random_keys(items: torch.Tensor) -> RandomKeys:
     return RandomKeys(1, 2, items, torch.zeros_like(items))
 
 
@@ -28,7 +28,7 @@ def draws(items: torch.Tensor) -> RandomKeys:
 @pytest.mark.parametrize(("count", "small_count"), [(1, 1), (2, 4), (3, 2)])
 def test_large_views_come_first_and_all_are_floats_in_the_unit_range(channels, count, small_count):
     views = MultiCropViews(count=count, size=24, small_count=small_count, small_size=10, **EVERYTHING)
-    result = views(images(7, channels), draws(torch.arange(7)))
+    result = views(images(7, channels), random_keys(torch.arange(7)))
     assert views.count == len(result) == count + small_count
     assert [view.shape[2:] for view in result] == [(24, 24)] * count + [(10, 10)] * small_count
     for view in result:
@@ -39,36 +39,38 @@ def test_large_views_come_first_and_all_are_floats_in_the_unit_range(channels, c
 
 @pytest.mark.parametrize("side", [20, 40, 100])  # enlarged, as it is, and shrunk by levels of the pyramid
 def test_a_large_view_is_that_of_simclr_to_the_bit(side):
-    some, drawn = images(9, side=side), draws(torch.arange(9))
-    result = MultiCropViews(count=3, size=24, small_count=2, min_area=0.2, max_area=0.9, **EVERYTHING)(some, drawn)
-    alone = SimCLRViews(count=3, size=24, min_area=0.2, max_area=0.9, **EVERYTHING)(some, drawn)
+    some, keys = images(9, side=side), random_keys(torch.arange(9))
+    result = MultiCropViews(count=3, size=24, small_count=2, min_area=0.2, max_area=0.9, **EVERYTHING)(some, keys)
+    alone = SimCLRViews(count=3, size=24, min_area=0.2, max_area=0.9, **EVERYTHING)(some, keys)
     assert all(torch.equal(a, b) for a, b in zip(result[:3], alone, strict=True))
 
 
 def test_a_small_view_is_that_of_simclr_with_its_size_and_areas():
-    some, drawn = images(9), draws(torch.arange(9))
-    keys = {"small_count": 2, "small_size": 12, "small_min_area": 0.1, "small_max_area": 0.3}
-    result = MultiCropViews(count=1, **keys, **EVERYTHING)(some, drawn)
-    alone = SimCLRViews(count=3, size=12, min_area=0.1, max_area=0.3, **EVERYTHING)(some, drawn)
+    some, keys = images(9), random_keys(torch.arange(9))
+    small = {"small_count": 2, "small_size": 12, "small_min_area": 0.1, "small_max_area": 0.3}
+    result = MultiCropViews(count=1, **small, **EVERYTHING)(some, keys)
+    alone = SimCLRViews(count=3, size=12, min_area=0.1, max_area=0.3, **EVERYTHING)(some, keys)
     assert all(torch.equal(a, b) for a, b in zip(result[1:], alone[1:], strict=True))
 
 
 def test_more_small_views_leave_the_others_as_they_were():
-    some, drawn = images(5), draws(torch.arange(5))
-    few, many = (MultiCropViews(small_count=count, **EVERYTHING)(some, drawn) for count in (1, 3))
+    some, keys = images(5), random_keys(torch.arange(5))
+    few, many = (MultiCropViews(small_count=count, **EVERYTHING)(some, keys) for count in (1, 3))
     assert all(torch.equal(a, b) for a, b in zip(few, many, strict=False))
 
 
 def test_a_sample_does_not_depend_on_its_batch():
     views, some, items = MultiCropViews(size=24, **EVERYTHING), images(12), torch.arange(100, 112)
-    whole = views(some, draws(items))
+    whole = views(some, random_keys(items))
     index = torch.tensor([7, 2, 11])
-    for a, b in zip(whole, views(Images(some.pixels[index], some.sizes[index]), draws(items[index])), strict=True):
+    for a, b in zip(
+        whole, views(Images(some.pixels[index], some.sizes[index]), random_keys(items[index])), strict=True
+    ):
         torch.testing.assert_close(a[index], b, rtol=0, atol=1e-6)
 
 
 def test_views_of_one_size_differ():
-    large, other, *small = MultiCropViews(count=2, small_count=3)(images(1), draws(torch.arange(1)))
+    large, other, *small = MultiCropViews(count=2, small_count=3)(images(1), random_keys(torch.arange(1)))
     assert (large - other).abs().max() > 0.1
     assert all((a - b).abs().max() > 0.1 for i, a in enumerate(small) for b in small[:i])
 
@@ -79,7 +81,7 @@ def test_a_small_view_shows_a_share_of_the_area_within_its_bounds():
     pixels = torch.stack([ramp.expand(200, 200), ramp[:, None].expand(200, 200), ramp.expand(200, 200)])
     some = Images(pixels.expand(300, -1, -1, -1), torch.full((300, 2), 200))
     views = MultiCropViews(count=1, small_count=1, small_size=20, small_min_area=0.1, small_max_area=0.2, **NOTHING)
-    _, small = views(some, draws(torch.arange(300)))
+    _, small = views(some, random_keys(torch.arange(300)))
     values = small * 255 * 20 / 19  # 20 pixels span 19 steps
     width = values[:, 0, :, -1].mean(1) - values[:, 0, :, 0].mean(1)
     height = values[:, 1, -1].mean(1) - values[:, 1, 0].mean(1)
@@ -97,7 +99,7 @@ def test_an_empty_batch_gives_empty_views():
     empty = Images(torch.zeros(0, 3, 20, 20, dtype=torch.uint8), torch.zeros(0, 2, dtype=torch.int64))
     sizes = [
         tuple(view.shape)
-        for view in MultiCropViews(size=16, small_count=1, small_size=8)(empty, draws(empty.sizes[:, 0]))
+        for view in MultiCropViews(size=16, small_count=1, small_size=8)(empty, random_keys(empty.sizes[:, 0]))
     ]
     assert sizes == [(0, 3, 16, 16), (0, 3, 16, 16), (0, 3, 8, 8)]
 

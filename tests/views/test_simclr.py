@@ -22,9 +22,9 @@ def images(n: int, channels: int = 3, side: int = 40, seed: int = 0) -> Images:
     return Images(pixels, torch.randint(3 * side // 4, side + 1, (n, 2), generator=generator))
 
 
-def draws(items: torch.Tensor, **changes: int) -> RandomKeys:
+def random_keys(items: torch.Tensor, **changes: int) -> RandomKeys:
     values = {"seed": 1, "epoch": 2, **changes}
-    return RandomKeys(values["seed"], values["epoch"], items, torch.full_like(items, values.get("draw", 0)))
+    return RandomKeys(values["seed"], values["epoch"], items, torch.full_like(items, values.get("repeats", 0)))
 
 
 def pick(some: Images, index: torch.Tensor) -> Images:
@@ -36,7 +36,7 @@ def pick(some: Images, index: torch.Tensor) -> Images:
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_views_are_floats_in_the_unit_range(channels, size, count):
     views = SimCLRViews(count=count, size=size, **EVERYTHING)
-    result = views(images(9, channels), draws(torch.arange(9)))
+    result = views(images(9, channels), random_keys(torch.arange(9)))
     assert views.count == len(result) == count
     for view in (*result, views.test(images(9, channels))):
         assert view.shape == (9, channels, size, size)
@@ -50,13 +50,13 @@ def test_views_are_floats_in_the_unit_range(channels, size, count):
 def test_a_sample_does_not_depend_on_its_batch(channels):
     views = SimCLRViews(size=24, **EVERYTHING)
     some, items = images(12, channels), torch.arange(100, 112)
-    whole = views(some, draws(items))
+    whole = views(some, random_keys(items))
     order = torch.randperm(12, generator=torch.Generator().manual_seed(0))
-    shuffled = views(pick(some, order), draws(items[order]))
+    shuffled = views(pick(some, order), random_keys(items[order]))
     for a, b in zip(whole, shuffled, strict=True):
         torch.testing.assert_close(a[order], b, rtol=0, atol=1e-6)
     for row in (0, 5, 11):
-        alone = views(pick(some, torch.tensor([row])), draws(items[[row]]))
+        alone = views(pick(some, torch.tensor([row])), random_keys(items[[row]]))
         for a, b in zip(whole, alone, strict=True):
             # One that is too small for another level is seen without it, which rounds coordinates differently.
             torch.testing.assert_close(a[[row]], b, rtol=0, atol=1e-5)
@@ -65,20 +65,20 @@ def test_a_sample_does_not_depend_on_its_batch(channels):
 def test_padding_and_portions_do_not_matter(monkeypatch):
     views = SimCLRViews(size=24, **EVERYTHING)
     some, items = images(6, side=45), torch.arange(6)
-    whole = views(some, draws(items))
+    whole = views(some, random_keys(items))
     for row, (height, width) in enumerate(some.sizes.tolist()):
         alone = Images(some.pixels[[row], :, :height, :width], some.sizes[[row]])
-        for a, b in zip(whole, views(alone, draws(items[[row]])), strict=True):
+        for a, b in zip(whole, views(alone, random_keys(items[[row]])), strict=True):
             # Another width rounds coordinates differently, which white noise magnifies most.
             torch.testing.assert_close(a[[row]], b, rtol=0, atol=1e-4)
     monkeypatch.setattr("metriclab.views.augmentation.portions", lambda some, size: [slice(0, 4), slice(4, 8)])
-    for a, b in zip(whole, views(some, draws(items)), strict=True):
+    for a, b in zip(whole, views(some, random_keys(items)), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
 
 
-def test_the_same_draws_give_the_same_views():
+def test_the_same_keys_give_the_same_views():
     views = SimCLRViews(**EVERYTHING)
-    first, again = (views(images(5), draws(torch.arange(5))) for _ in range(2))
+    first, again = (views(images(5), random_keys(torch.arange(5))) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
 
 
@@ -86,9 +86,10 @@ def test_every_part_of_the_key_changes_every_view():
     views = SimCLRViews(**EVERYTHING)
     some = images(1)
     same = Images(some.pixels.expand(4, -1, -1, -1), some.sizes.expand(4, -1))
-    base = draws(torch.arange(4))
+    base = random_keys(torch.arange(4))
     results = [*views(same, base)]
-    changes = ({"seed": 2}, {"epoch": 3}, {"items": torch.arange(4) + 10}, {"draws": torch.ones(4, dtype=torch.int64)})
+    twice = torch.ones(4, dtype=torch.int64)
+    changes = ({"seed": 2}, {"epoch": 3}, {"items": torch.arange(4) + 10}, {"repeats": twice})
     for change in changes:
         results += views(same, dataclasses.replace(base, **change))
     seen = torch.cat(results).flatten(1)
@@ -96,7 +97,7 @@ def test_every_part_of_the_key_changes_every_view():
 
 
 def test_switching_one_part_off_leaves_the_others_as_they_were():
-    some, items = images(6), draws(torch.arange(6))
+    some, items = images(6), random_keys(torch.arange(6))
     with_blur = SimCLRViews(blur=1e-9)(some, items)
     without = SimCLRViews(blur=0.0)(some, items)
     for a, b in zip(with_blur, without, strict=True):
@@ -107,7 +108,7 @@ def test_switching_one_part_off_leaves_the_others_as_they_were():
 def test_nothing_switched_on_gives_the_image_back(channels):
     pixels = images(4, channels, side=32).pixels
     some = Images(pixels, torch.full((4, 2), 32))
-    for view in SimCLRViews(**NOTHING)(some, draws(torch.arange(4))):
+    for view in SimCLRViews(**NOTHING)(some, random_keys(torch.arange(4))):
         torch.testing.assert_close(view, pixels / 255, rtol=0, atol=1e-6)
 
 
@@ -116,7 +117,7 @@ def test_a_part_happens_as_often_as_asked(part):
     n = 600
     pixels = images(1, side=8).pixels.expand(n, -1, -1, -1)
     some = Images(pixels, torch.full((n, 2), 8))
-    (view,) = SimCLRViews(count=1, size=8, **{**NOTHING, part: 0.3})(some, draws(torch.arange(n)))
+    (view,) = SimCLRViews(count=1, size=8, **{**NOTHING, part: 0.3})(some, random_keys(torch.arange(n)))
     changed = ((view - pixels / 255).abs().amax((1, 2, 3)) > 1e-5).float().mean().item()
     # A blur with a sigma near its lower bound is too weak to be seen.
     weak = 0.06 if part == "blur" else 0.0
@@ -126,7 +127,7 @@ def test_a_part_happens_as_often_as_asked(part):
 def test_constant_images_stay_constant_under_geometry():
     pixels = torch.full((20, 1, 50, 50), 200, dtype=torch.uint8)
     some = Images(pixels, images(20, side=50).sizes)
-    for view in SimCLRViews(size=20, rotation=45.0, colour=0.0)(some, draws(torch.arange(20))):
+    for view in SimCLRViews(size=20, rotation=45.0, colour=0.0)(some, random_keys(torch.arange(20))):
         torch.testing.assert_close(view, torch.full_like(view, 200 / 255), rtol=0, atol=1e-5)
 
 
@@ -138,28 +139,28 @@ def test_the_test_view_is_deterministic_and_plain():
 def test_plain_views_are_the_test_view():
     views = PlainViews(size=20, count=3)
     some = images(5)
-    result = views(some, draws(torch.arange(5)))
+    result = views(some, random_keys(torch.arange(5)))
     assert len(result) == views.count == 3
     assert all(torch.equal(view, views.test(some)) for view in result)
 
 
 def test_a_view_has_no_gradient_and_is_not_an_inference_tensor():
-    (view, _) = SimCLRViews()(images(2), draws(torch.arange(2)))
+    (view, _) = SimCLRViews()(images(2), random_keys(torch.arange(2)))
     assert not view.requires_grad
     assert not view.is_inference()
 
 
 def test_autocast_changes_nothing():
     views, some = SimCLRViews(size=24, **EVERYTHING), images(4)
-    plain = views(some, draws(torch.arange(4)))
+    plain = views(some, random_keys(torch.arange(4)))
     with torch.autocast("cpu", torch.bfloat16):
-        under_autocast = views(some, draws(torch.arange(4)))
+        under_autocast = views(some, random_keys(torch.arange(4)))
     assert all(torch.equal(a, b) for a, b in zip(plain, under_autocast, strict=True))
 
 
 def test_an_empty_batch_gives_empty_views():
     empty = Images(torch.zeros(0, 3, 20, 20, dtype=torch.uint8), torch.zeros(0, 2, dtype=torch.int64))
-    for view in SimCLRViews(size=16)(empty, draws(torch.arange(0))):
+    for view in SimCLRViews(size=16)(empty, random_keys(torch.arange(0))):
         assert view.shape == (0, 3, 16, 16)
 
 

@@ -31,8 +31,9 @@ def rules(share: float) -> str:
     """What is fitted and what is measured, in words."""
     fitted = "" if share == 1 else f"; of the rows to fit, {share:.4g} of each class (at least one) are taken"
     return (
-        "fitted to the gallery and measured on the queries whose label it has; where the queries are the gallery, "
-        "each class is cut in two halves by a hash of the item, one to fit (the larger one) and one to measure"
+        "fitted to the gallery and measured on the queries whose label it has; of each class, the items that both "
+        "sides have (all of them where the queries are the gallery) are cut in two halves by a hash of the item, one "
+        "to fit (the larger one) and one to measure"
         f"{fitted}; unit-norm embeddings, each dimension standardised by the fitted rows; unknown labels (< 0) left out"
     )
 
@@ -44,7 +45,7 @@ def classification(
 
     Args:
         queries: rows to measure; those with a negative label are passed over.
-        gallery: rows to fit; the same object as `queries` for two halves of each class.
+        gallery: rows to fit.
         fit: from examples and the number of classes to a classifier.
         share: of the rows to fit, by class.
         definition: of the classifier, ending in its version in brackets.
@@ -55,9 +56,9 @@ def classification(
     made = task(queries, gallery, share)
     correct = torch.full((len(queries),), torch.nan, dtype=torch.float64)
     by_class: dict[str, dict[int, float]] = {name: {} for name in _METRICS}
-    lone = (queries.labels >= 0).cpu()
+    left_out = (queries.labels >= 0).cpu()
     if made is not None:
-        lone = made.lone.cpu()
+        left_out = made.left_out.cpu()
         predicted = fit(made.fit, len(made.classes))(made.x)
         correct[made.places.cpu()] = (predicted == made.y).double().cpu()
         classes = made.classes.tolist()
@@ -66,7 +67,7 @@ def classification(
             by_class[name] = {label: value for label, value in pairs if value == value}
     macro = {name: fmean(part.values()) if part else math.nan for name, part in by_class.items()}
     macro["accuracy"] = float(correct.nanmean())
-    unasked = torch.where(queries.labels.cpu() < 0, torch.nan, lone.double())
+    unmatched = torch.where(queries.labels.cpu() < 0, torch.nan, left_out.double())
     return {
         **{
             name: Score(
@@ -78,8 +79,8 @@ def classification(
             for name, text in _METRICS.items()
         },
         "queries_without_matches": Score(
-            float(unasked.nansum()),
-            unasked,
+            float(unmatched.nansum()),
+            unmatched,
             "Number of queries of known label (>= 0) that are neither measured nor fitted, because no other row has "
             f"their label, {definition}",
         ),

@@ -5,7 +5,7 @@ Every choice goes by a hash of a row's item within its class, so the order of th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -46,7 +46,7 @@ class Task:
         x: embeddings of the queries to measure, scaled as those of `fit` are.
         y: their dense labels.
         places: their indices among the queries.
-        lone: queries of known label that cannot be measured: no other row of their class is there to be fitted.
+        left_out: queries of known label that can be neither measured nor fitted: no other row has their class.
     """
 
     fit: Examples
@@ -54,7 +54,7 @@ class Task:
     x: Float[Tensor, "m d"]
     y: Int64[Tensor, "m"]
     places: Int64[Tensor, "m"]
-    lone: Bool[Tensor, "q"]
+    left_out: Bool[Tensor, "q"]
 
 
 def task(queries: Rows, gallery: Rows, share: float) -> Task | None:
@@ -62,7 +62,7 @@ def task(queries: Rows, gallery: Rows, share: float) -> Task | None:
 
     Args:
         queries: rows to measure.
-        gallery: rows to fit; the same object as `queries` cuts each class in two halves, one for each purpose.
+        gallery: rows to fit, but for those of items that are measured.
         share: of the fitting rows of each class, at least one.
 
     Raises:
@@ -70,33 +70,43 @@ def task(queries: Rows, gallery: Rows, share: float) -> Task | None:
     """
     for rows, name in ((queries, "queries"), (gallery, "gallery")):
         check_finite(rows.z, name)
-    known = queries.labels >= 0
-    if gallery is queries:
-        fit, measured = halves(queries)
-        lone = known & ~fit & ~measured
-    else:
-        fit, measured = gallery.labels >= 0, known & torch.isin(queries.labels, gallery.labels)
-        lone = known & ~measured
-    fit = fit & _first(gallery, fit, share, _SHARE)
+    kept, asked = divide(queries, gallery)
+    numbered = _numbered(gallery)
+    candidates = kept & (gallery.labels >= 0)
+    measured = asked & torch.isin(queries.labels, gallery.labels[candidates])
+    left_out = (queries.labels >= 0) & ~measured & ~torch.isin(queries.items, gallery.items[candidates])
+    fit = candidates & _first(numbered, candidates, share, _SHARE)
     if not (bool(fit.any()) and bool(measured.any())):
         return None
     # In an order of their own, so that sums and shuffles are those of the items and not of the rows.
-    rows, places = gallery[fit], measured.nonzero().squeeze(1)
+    rows, places = numbered[fit], measured.nonzero().squeeze(1)
     rows = rows[_hash(rows.items, _ORDER).argsort(stable=True)]
     classes, y = torch.unique(rows.labels, return_inverse=True)
     mean, scale = _standard(rows.z)
     inner, _ = _cut(rows, torch.ones_like(y, dtype=torch.bool), INNER, _INNER)
     examples = Examples((rows.z - mean) / scale, y, inner)
     x = (queries.z[places] - mean) / scale
-    return Task(examples, classes, x, torch.searchsorted(classes, queries.labels[places]), places, lone)
+    return Task(examples, classes, x, torch.searchsorted(classes, queries.labels[places]), places, left_out)
 
 
-def halves(rows: Rows) -> tuple[Bool[Tensor, "n"], Bool[Tensor, "n"]]:
-    """Two halves of the items of each known class, the first one item larger where their number is odd.
+def divide(queries: Rows, gallery: Rows) -> tuple[Bool[Tensor, "n"], Bool[Tensor, "q"]]:
+    """Which gallery rows to keep, and which queries of known label to measure, so that they have no item in common.
 
-    A class of a single item is in neither.
+    Of each class, the items that both sides have are cut in two halves, the one to keep an item larger where their
+    number is odd; a class of a single such item is in neither, unless it has rows of other items in the gallery.
     """
-    return _cut(rows, rows.labels >= 0, 0.5, _HALVES)
+    shared = torch.isin(gallery.items, queries.items)
+    first, _ = _cut(_numbered(gallery), shared & (gallery.labels >= 0), 0.5, _HALVES)
+    kept = ~shared | first
+    there = gallery.keys[kept]
+    alone = ~torch.isin(queries.items, gallery.items)
+    asked = (queries.labels >= 0) & ~torch.isin(queries.items, there.items)
+    return kept, asked & (alone | torch.isin(queries.labels, there.labels))
+
+
+def _numbered(rows: Rows) -> Rows:
+    """Rows with the ranks of their items, so that choices do not depend on how these are numbered."""
+    return replace(rows, items=torch.unique(rows.items, return_inverse=True)[1])
 
 
 def _cut(

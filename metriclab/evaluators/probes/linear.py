@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
@@ -13,8 +14,10 @@ from jaxtyping import Float, Float64, Int64
 from scipy.optimize import minimize
 from torch import Tensor
 
+from metriclab.core.progress import ProgressGenerator
 from metriclab.core.protocols import Score
 from metriclab.core.rows import Rows
+from metriclab.evaluators.call import call_evaluator
 from metriclab.evaluators.probes.classification import Classify, classification, held_out, rules
 from metriclab.evaluators.probes.discriminant import discriminant, moments
 from metriclab.evaluators.probes.examples import Examples
@@ -42,6 +45,7 @@ _HISTORY_CELLS = 2**26
 
 
 @register("evaluator", "linear-probe")
+@dataclass(frozen=True, kw_only=True)
 class LinearProbe:
     """Multinomial logistic regression on frozen embeddings: accuracy, and precision, recall and F1 over classes.
 
@@ -55,32 +59,41 @@ class LinearProbe:
     Args:
         labels: share of the fitting rows of each class that is fitted, at least one; 0.01 is the 1 % protocol.
         iterations: most steps of L-BFGS for one penalty.
+
+    Example:
+        >>> scores = LinearProbe()(z, labels, gallery, gallery_labels)  # fitted to the gallery
+        >>> scores["accuracy"].value
     """
 
-    def __init__(
-        self, *, labels: Annotated[float, Gt(0), Le(1)] = 1.0, iterations: Annotated[int, Ge(1)] = 200
-    ) -> None:
-        self.labels, self.iterations = labels, iterations
-        self.definition = (
+    labels: Annotated[float, Gt(0), Le(1)] = 1.0
+    iterations: Annotated[int, Ge(1)] = 200
+
+    @property
+    def definition(self) -> str:
+        """How the classes are predicted, and what is fitted and measured."""
+        return (
             "predicted by multinomial logistic regression: mean cross-entropy plus penalty / 2 times the squared norm "
-            f"of the weights without biases, by L-BFGS of at most {iterations} steps; the penalty of 10^1, 10^0, ..., "
-            f"10^-5 with the best accuracy on {held_out()} (the largest of equals; {UNCHOSEN:g} where no class has two "
-            f"rows), refitted to all of them; beyond {MOST_CELLS:,} rows x classes by linear discriminant analysis in "
-            f"place of it, its shrinkage of {', '.join(map(str, SHRINKAGES))} chosen in the same way ({UNSHRUNK:g} "
-            f"where no class has two rows); {rules(labels)} (linear-probe/1)."
+            f"of the weights without biases, by L-BFGS of at most {self.iterations} steps; the penalty of 10^1, 10^0, "
+            f"..., 10^-5 with the best accuracy on {held_out()} (the largest of equals; {UNCHOSEN:g} where no class "
+            f"has two rows), refitted to all of them; beyond {MOST_CELLS:,} rows x classes by linear discriminant "
+            f"analysis in place of it, its shrinkage of {', '.join(map(str, SHRINKAGES))} chosen in the same way "
+            f"({UNSHRUNK:g} where no class has two rows); {rules(self.labels)} (linear-probe/1)."
         )
 
+    __call__ = call_evaluator
+
     @torch.no_grad()
-    def __call__(self, queries: Rows, gallery: Rows, /) -> dict[str, Score]:
+    def steps(self, queries: Rows, gallery: Rows, /) -> ProgressGenerator[dict[str, Score]]:
         """Accuracy, macro precision, recall and F1 with their values by class, and the queries left out.
 
         Args:
             queries: rows to measure; those with a negative label are passed over.
-            gallery: rows to fit; the same object as `queries` for two halves of each class.
+            gallery: rows to fit. Items on both sides are cut in two halves of each class.
 
         Raises:
             DivergedError: where an embedding is not finite.
         """
+        yield 0.0
         return classification(queries, gallery, self._fit, self.labels, self.definition)
 
     def _fit(self, examples: Examples, classes: int) -> Classify:
@@ -132,7 +145,7 @@ def logistic_regression(
         penalty: of the weights, not of the biases.
         start: where to begin.
         iterations: most steps.
-        tolerance: largest slope that ends the search.
+        tolerance: largest gradient that ends the search.
     """
     result = minimize(
         _objective(x, y, penalty, start.shape),
@@ -152,12 +165,12 @@ def logistic_regression(
 def _objective(
     x: Float[Tensor, "n d"], y: Int64[Tensor, "n"], penalty: float, shape: torch.Size
 ) -> Callable[[Any], tuple[float, Any]]:
-    """Loss and slope, a tile of rows at a time: n x c logits are never there at once."""
+    """Loss and gradient, a tile of rows at a time: n x c logits are never there at once."""
     height = max(1, TILE_CELLS // (shape[1] + shape[0]))
 
-    def loss_and_slope(flat: Any) -> tuple[float, Any]:
+    def loss_and_gradient(flat: Any) -> tuple[float, Any]:
         weights = torch.from_numpy(flat).to(x.device).view(shape)
-        slope = torch.cat([penalty * weights[:-1], torch.zeros_like(weights[-1:])])
+        gradient = torch.cat([penalty * weights[:-1], torch.zeros_like(weights[-1:])])
         loss = 0.5 * penalty * weights[:-1].square().sum()
         for start in range(0, len(x), height):
             part, labels = x[start : start + height].double(), y[start : start + height, None]
@@ -165,11 +178,11 @@ def _objective(
             loss -= log_probability.gather(1, labels).sum() / len(x)
             error = log_probability.exp_().scatter_add_(1, labels, torch.full_like(labels, -1, dtype=torch.float64))
             error /= len(x)
-            slope[:-1] += part.T @ error
-            slope[-1] += error.sum(0)
-        return float(loss), slope.flatten().cpu().numpy()
+            gradient[:-1] += part.T @ error
+            gradient[-1] += error.sum(0)
+        return float(loss), gradient.flatten().cpu().numpy()
 
-    return loss_and_slope
+    return loss_and_gradient
 
 
 def predict(weights: Float64[Tensor, "d_and_bias c"], x: Float[Tensor, "n d"]) -> Int64[Tensor, "n"]:

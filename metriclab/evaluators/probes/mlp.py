@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice
 from typing import Annotated
 
@@ -14,8 +15,10 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from metriclab.core.progress import ProgressGenerator
 from metriclab.core.protocols import Score
 from metriclab.core.rows import Rows
+from metriclab.evaluators.call import call_evaluator
 from metriclab.evaluators.probes.classification import Classify, classification, held_out, rules
 from metriclab.evaluators.probes.examples import Examples
 from metriclab.registry import register
@@ -30,6 +33,7 @@ _TILE = 2**13
 
 
 @register("evaluator", "mlp-probe")
+@dataclass(frozen=True, kw_only=True)
 class MLPProbe:
     """A network of two hidden layers on frozen embeddings: accuracy, and precision, recall and F1 over classes.
 
@@ -37,41 +41,46 @@ class MLPProbe:
 
     Args:
         labels: share of the fitting rows of each class that is fitted, at least one; 0.01 is the 1 % protocol.
-        hidden: width of both hidden layers.
+        hidden: units of both hidden layers.
         dropout: share of each hidden layer that is dropped in training.
         learning_rate: of Adam.
         rounds: most passes over the fitting rows, a pass being at least 25 steps.
+
+    Example:
+        >>> scores = MLPProbe()(z, labels, gallery, gallery_labels)  # fitted to the gallery
+        >>> scores["accuracy"].value
     """
 
-    def __init__(
-        self,
-        *,
-        labels: Annotated[float, Gt(0), Le(1)] = 1.0,
-        hidden: Annotated[int, Ge(1)] = 128,
-        dropout: Annotated[float, Ge(0), Lt(1)] = 0.2,
-        learning_rate: Annotated[float, Gt(0)] = 1e-3,
-        rounds: Annotated[int, Ge(1)] = 100,
-    ) -> None:
-        self.labels, self.hidden, self.dropout = labels, hidden, dropout
-        self.learning_rate, self.rounds = learning_rate, rounds
-        self.definition = (
-            f"predicted by a network of two hidden layers of {hidden} with ReLU and dropout {dropout:g}, trained by "
-            f"Adam (learning rate {learning_rate:g}, batches of {BATCH}) for at most {rounds} rounds, each a pass over "
-            f"the rows or {STEPS} steps where that is more; taken from the round with the lowest cross-entropy on "
-            f"{held_out()} (stopped {PATIENCE} rounds after it; {min(UNCHOSEN, rounds)} rounds where no class has two "
-            f"rows); {rules(labels)} (mlp-probe/1)."
+    labels: Annotated[float, Gt(0), Le(1)] = 1.0
+    hidden: Annotated[int, Ge(1)] = 128
+    dropout: Annotated[float, Ge(0), Lt(1)] = 0.2
+    learning_rate: Annotated[float, Gt(0)] = 1e-3
+    rounds: Annotated[int, Ge(1)] = 100
+
+    @property
+    def definition(self) -> str:
+        """How the classes are predicted, and what is fitted and measured."""
+        return (
+            f"predicted by a network of two hidden layers of {self.hidden} with ReLU and dropout {self.dropout:g}, "
+            f"trained by Adam (learning rate {self.learning_rate:g}, batches of {BATCH}) for at most {self.rounds} "
+            f"rounds, each a pass over the rows or {STEPS} steps where that is more; taken from the round with the "
+            f"lowest cross-entropy on {held_out()} (stopped {PATIENCE} rounds after it; {min(UNCHOSEN, self.rounds)} "
+            f"rounds where no class has two rows); {rules(self.labels)} (mlp-probe/1)."
         )
 
-    def __call__(self, queries: Rows, gallery: Rows, /) -> dict[str, Score]:
+    __call__ = call_evaluator
+
+    def steps(self, queries: Rows, gallery: Rows, /) -> ProgressGenerator[dict[str, Score]]:
         """Accuracy, macro precision, recall and F1 with their values by class, and the queries left out.
 
         Args:
             queries: rows to measure; those with a negative label are passed over.
-            gallery: rows to fit; the same object as `queries` for two halves of each class.
+            gallery: rows to fit. Items on both sides are cut in two halves of each class.
 
         Raises:
             DivergedError: where an embedding is not finite.
         """
+        yield 0.0
         device = queries.z.device
         with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.enable_grad():
             torch.manual_seed(0)
@@ -105,9 +114,9 @@ class MLPProbe:
 
         return classify
 
-    def _network(self, width: int, classes: int) -> nn.Module:
+    def _network(self, embedding_dim: int, classes: int) -> nn.Module:
         layers: list[nn.Module] = []
-        for inputs in (width, self.hidden):
+        for inputs in (embedding_dim, self.hidden):
             layers += [nn.Linear(inputs, self.hidden), nn.ReLU(), nn.Dropout(self.dropout)]
         return nn.Sequential(*layers, nn.Linear(self.hidden, classes))
 

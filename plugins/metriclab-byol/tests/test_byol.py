@@ -28,7 +28,7 @@ class Flat(nn.Module):
 
 
 def network(batch_norm=True):
-    return Network(Flat(), build("head", "mlp", 6, hidden=5, width=WIDTH, batch_norm=batch_norm))
+    return Network(Flat(), build("head", "mlp", 6, hidden=5, embedding_dim=WIDTH, batch_norm=batch_norm))
 
 
 def byol(**options):

@@ -103,7 +103,7 @@ def test_logits_in_half_precision_are_compared_in_float32():
 
 def test_what_is_used_after_training_has_no_turn():
     method, images = rotation(), batch(3).views[0]
-    assert torch.equal(method.embed(images).h, method.network.encoder(images))
+    assert torch.equal(method.network(images).h, method.network.encoder(images))
 
 
 def test_views_that_are_not_square_are_refused():

@@ -15,12 +15,12 @@ class Squares:
 
     count = 2
 
-    def __call__(self, images: Images, draws: RandomKeys) -> tuple[Tensor, ...]:
+    def __call__(self, images: Images, keys: RandomKeys) -> tuple[Tensor, ...]:
         view = self.test(images)
-        return tuple(view * self.brightness(draws, place)[:, None, None, None] for place in range(self.count))
+        return tuple(view * self.brightness(keys, place)[:, None, None, None] for place in range(self.count))
 
-    def brightness(self, draws: RandomKeys, view: int) -> Tensor:
-        return 0.5 + 0.5 * draws.uniform(view, 0)[:, 0]
+    def brightness(self, keys: RandomKeys, view: int) -> Tensor:
+        return 0.5 + 0.5 * keys.uniform(view, 0)[:, 0]
 
     def test(self, images: Images) -> Tensor:
         cropped = [
@@ -39,35 +39,35 @@ def good_views():
 class OneDrawForTheBatch(Squares):
     """A pure function, and independent of the batch; but every image gets the same."""
 
-    def brightness(self, draws: RandomKeys, view: int) -> Tensor:
-        generator = torch.Generator().manual_seed(draws.seed + draws.epoch + view)
-        return torch.rand(1, generator=generator).expand(len(draws.items))
+    def brightness(self, keys: RandomKeys, view: int) -> Tensor:
+        generator = torch.Generator().manual_seed(keys.seed + keys.epoch + view)
+        return torch.rand(1, generator=generator).expand(len(keys.items))
 
 
 @register("views", "first-image-decides")
 class FirstImageDecides(Squares):
-    def brightness(self, draws: RandomKeys, view: int) -> Tensor:
-        return super().brightness(draws, view)[:1].expand(len(draws.items))
+    def brightness(self, keys: RandomKeys, view: int) -> Tensor:
+        return super().brightness(keys, view)[:1].expand(len(keys.items))
 
 
 @register("views", "draws-globally")
 class DrawsGlobally(Squares):
-    def brightness(self, draws: RandomKeys, view: int) -> Tensor:
-        return torch.rand(len(draws.items))
+    def brightness(self, keys: RandomKeys, view: int) -> Tensor:
+        return torch.rand(len(keys.items))
 
 
 @register("views", "one-draw-for-both-views")
 class OneDrawForBothViews(Squares):
-    def brightness(self, draws: RandomKeys, view: int) -> Tensor:
-        return super().brightness(draws, 0)
+    def brightness(self, keys: RandomKeys, view: int) -> Tensor:
+        return super().brightness(keys, 0)
 
 
 @register("views", "ignores-copies")
 class IgnoresCopies(Squares):
     """An item that comes twice in an epoch looks the same both times."""
 
-    def brightness(self, draws: RandomKeys, view: int) -> Tensor:
-        return super().brightness(RandomKeys(draws.seed, draws.epoch, draws.items, torch.zeros_like(draws.draws)), view)
+    def brightness(self, keys: RandomKeys, view: int) -> Tensor:
+        return super().brightness(RandomKeys(keys.seed, keys.epoch, keys.items, torch.zeros_like(keys.repeats)), view)
 
 
 @register("views", "sees-padding")
@@ -93,8 +93,8 @@ class MutatesImages(Squares):
 class Miscounts(Squares):
     count = 2
 
-    def __call__(self, images: Images, draws: RandomKeys) -> tuple[Tensor, ...]:
-        return super().__call__(images, draws)[:1]
+    def __call__(self, images: Images, keys: RandomKeys) -> tuple[Tensor, ...]:
+        return super().__call__(images, keys)[:1]
 
 
 class InOrder:

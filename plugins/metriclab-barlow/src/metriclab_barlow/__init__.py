@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from metriclab_barlow.barlow_twins import BarlowTwins
-from metriclab_barlow.embeddings import Outputs
 from metriclab_barlow.vicreg import VICReg
 
-__all__ = ["BarlowTwins", "Outputs", "VICReg"]
+__all__ = ["BarlowTwins", "VICReg"]

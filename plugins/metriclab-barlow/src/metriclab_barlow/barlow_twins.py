@@ -10,8 +10,8 @@ from annotated_types import Ge
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from metriclab.api import Batch, Embedded, Network, Objective, register
-from metriclab_barlow.embeddings import Outputs, centred, embed_views, off_diagonal, spread
+from metriclab.api import Batch, Network, Objective, register
+from metriclab_barlow.embeddings import centred, embed_views, off_diagonal, spread
 
 EPSILON = 1e-5
 """Added to a variance before its root, as BatchNorm does, so that a constant dimension has a finite gradient."""
@@ -43,12 +43,12 @@ class BarlowTwins(nn.Module):
         self.network = network
         self.redundancy_weight = redundancy_weight
 
-    def forward(self, batch: Batch) -> Outputs:
+    def forward(self, batch: Batch) -> Float[Tensor, "n views d"]:
         return embed_views(self.network, batch, "barlow-twins")
 
-    def objective(self, local: Outputs, world: Outputs) -> Objective:
+    def objective(self, local: Tensor, world: Tensor) -> Objective:
         # Correlations are of all ranks' rows together: every rank computes the same loss, the mean of which is itself.
-        z = centred(world.z)
+        z = centred(world)
         views = (z / (z.square().mean(0) + EPSILON).sqrt()).unbind(1)
         pairs = list(combinations(views, 2))
         correlations = [one.T @ other / len(one) for one, other in pairs]
@@ -57,9 +57,5 @@ class BarlowTwins(nn.Module):
         metrics = {"on_diagonal": on, "off_diagonal": off, "spread": spread(world)}
         return Objective(on + self.redundancy_weight * off, metrics)
 
-    def after_step(self, world: Outputs, step: int) -> None:
+    def after_step(self, world: Tensor, step: int) -> None:
         pass
-
-    def embed(self, images: Float[Tensor, "n c h w"]) -> Embedded:
-        embedded: Embedded = self.network(images)
-        return embedded

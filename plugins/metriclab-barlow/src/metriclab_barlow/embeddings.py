@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -12,18 +10,8 @@ from torch.nn.functional import normalize
 from metriclab.api import Batch, Network, RecipeError
 
 
-class Outputs(NamedTuple):
-    """Embeddings of n images, not normalised.
-
-    Attributes:
-        z: in float32 or better.
-    """
-
-    z: Float[Tensor, "n views d"]
-
-
-def embed_views(network: Network, batch: Batch, method: str) -> Outputs:
-    """The head's output for each view of each image.
+def embed_views(network: Network, batch: Batch, method: str) -> Float[Tensor, "n views d"]:
+    """The head's output for each view of each image, not normalised, in float32 or better.
 
     Raises:
         RecipeError: for a batch of one view.
@@ -34,7 +22,7 @@ def embed_views(network: Network, batch: Batch, method: str) -> Outputs:
             help="set views.count = 2",
         )
     z = torch.stack([view.z for view in network.views(batch.views)], dim=1)
-    return Outputs(z.to(torch.promote_types(z.dtype, torch.float32)))
+    return z.to(torch.promote_types(z.dtype, torch.float32))
 
 
 def centred(z: Float[Tensor, "n views d"]) -> Float[Tensor, "n views d"]:
@@ -47,10 +35,10 @@ def off_diagonal(matrix: Float[Tensor, "d d"]) -> Float[Tensor, ""]:
     return (matrix - matrix.diagonal().diag()).square().sum()
 
 
-def spread(outputs: Outputs) -> Float[Tensor, ""]:
+def spread(z: Float[Tensor, "n views d"]) -> Float[Tensor, ""]:
     """The root of the summed variances of unit embeddings: 1 where they point everywhere, 0 where all are the same.
 
     A run logs it by itself, and warns of a collapse by it, where a method has unit rows; these methods have none.
     """
-    unit = normalize(outputs.z.detach().flatten(0, 1))
+    unit = normalize(z.detach().flatten(0, 1))
     return (unit.square().sum(1).mean() - unit.mean(0).square().sum()).clamp(min=0).sqrt()

@@ -9,8 +9,8 @@ from annotated_types import Ge
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from metriclab.api import Batch, Embedded, Network, Objective, register
-from metriclab_barlow.embeddings import Outputs, centred, embed_views, off_diagonal, spread
+from metriclab.api import Batch, Network, Objective, register
+from metriclab_barlow.embeddings import centred, embed_views, off_diagonal, spread
 
 EPSILON = 1e-4
 """Added to a variance before its root, as in the paper: a constant dimension has a finite gradient."""
@@ -55,14 +55,14 @@ class VICReg(nn.Module):
         self.variance_weight = variance_weight
         self.covariance_weight = covariance_weight
 
-    def forward(self, batch: Batch) -> Outputs:
+    def forward(self, batch: Batch) -> Float[Tensor, "n views d"]:
         return embed_views(self.network, batch, "vicreg")
 
-    def objective(self, local: Outputs, world: Outputs) -> Objective:
+    def objective(self, local: Tensor, world: Tensor) -> Objective:
         # Statistics are of all ranks' rows together: every rank computes the same loss, the mean of which is itself.
-        z = centred(world.z)
+        z = centred(world)
         n, _, d = z.shape
-        invariance = _mean_difference(world.z)
+        invariance = _mean_difference(world)
         squares = z.square().sum(0) / max(1, n - 1)
         variance = 2 * (1 - (squares + EPSILON).sqrt()).clamp(min=0).mean()
         covariances = [view.T @ view / max(1, n - 1) for view in z.unbind(1)]
@@ -73,12 +73,8 @@ class VICReg(nn.Module):
         metrics = {"invariance": invariance, "variance": variance, "covariance": covariance, "spread": spread(world)}
         return Objective(loss, metrics)
 
-    def after_step(self, world: Outputs, step: int) -> None:
+    def after_step(self, world: Tensor, step: int) -> None:
         pass
-
-    def embed(self, images: Float[Tensor, "n c h w"]) -> Embedded:
-        embedded: Embedded = self.network(images)
-        return embedded
 
 
 def _mean_difference(z: Float[Tensor, "n views d"]) -> Float[Tensor, ""]:

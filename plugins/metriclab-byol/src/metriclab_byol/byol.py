@@ -8,10 +8,9 @@ from typing import Annotated
 
 import torch
 from annotated_types import Ge, Le
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
-from metriclab.api import Batch, Embedded, Network, Objective, register
+from metriclab.api import Batch, Network, Objective, register
 from metriclab_byol.prediction import Outputs, agreement, make_predictor, output_std, predict, project
 
 
@@ -70,7 +69,3 @@ class BYOL(nn.Module):
         share = (1 - self.momentum) * (1 + math.cos(math.pi * min(1.0, step / self.total_steps))) / 2
         for slow, fast in zip(self.target.parameters(), self.network.parameters(), strict=True):
             slow.lerp_(fast, share)
-
-    def embed(self, images: Float[Tensor, "n c h w"]) -> Embedded:
-        embedded: Embedded = self.network(images)
-        return embedded

@@ -29,8 +29,8 @@ class Outputs(NamedTuple):
 
 def make_predictor(network: Network, hidden: int) -> nn.Module:
     """Two linear layers from z to z, with BatchNorm and ReLU between them."""
-    width = network.head.out_features
-    predictor: nn.Module = build("head", "mlp", width, width=width, hidden=hidden)
+    embedding_dim = network.head.out_features
+    predictor: nn.Module = build("head", "mlp", embedding_dim, embedding_dim=embedding_dim, hidden=hidden)
     return predictor
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Annotated
 
 from annotated_types import Ge
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
-from metriclab.api import Batch, Embedded, Network, Objective, register
+from metriclab.api import Batch, Network, Objective, register
 from metriclab_byol.prediction import Outputs, agreement, make_predictor, output_std, predict, project
 
 
@@ -45,7 +44,3 @@ class SimSiam(nn.Module):
 
     def after_step(self, world: Outputs, step: int) -> None:
         pass
-
-    def embed(self, images: Float[Tensor, "n c h w"]) -> Embedded:
-        embedded: Embedded = self.network(images)
-        return embedded

@@ -11,12 +11,11 @@ from typing import Annotated, Literal, NamedTuple
 
 import torch
 from annotated_types import Ge, Le
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor, nn
 
 from metriclab.api import (
     Batch,
-    Embedded,
     Loss,
     Memory,
     Network,
@@ -130,10 +129,6 @@ class MoCo(nn.Module):
         for kept, current in zip(self.key_network.buffers(), self.network.buffers(), strict=True):
             kept.copy_(current)
         self.memory.push(world.keys)
-
-    def embed(self, images: Float[Tensor, "n c h w"]) -> Embedded:
-        embedded: Embedded = self.network(images)
-        return embedded
 
 
 def against_queue(pairs: Pairs, queued: Bool[Tensor, "m"]) -> Pairs:

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from metriclab.api import Batch, Embedded, Network, Objective, RecipeError, register
+from metriclab.api import Batch, Network, Objective, RecipeError, register
 
 TURNS = 4
 """By 0, 90, 180 and 270 degrees."""
@@ -71,10 +71,6 @@ class Rotation(nn.Module):
 
     def after_step(self, world: Outputs, step: int) -> None:
         pass
-
-    def embed(self, images: Float[Tensor, "n c h w"]) -> Embedded:
-        embedded: Embedded = self.network(images)
-        return embedded
 
 
 def _square(view: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:

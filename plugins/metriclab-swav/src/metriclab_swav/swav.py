@@ -15,7 +15,6 @@ from torch.nn.functional import log_softmax, normalize
 
 from metriclab.api import (
     Batch,
-    Embedded,
     Memory,
     Network,
     Objective,
@@ -138,10 +137,6 @@ class SwAV(nn.Module):
         if self.memory is not None:
             self.memory.push(self._with_codes(world).detach())
         self.done.fill_(step + 1)
-
-    def embed(self, images: Float[Tensor, "n c h w"]) -> Embedded:
-        embedded: Embedded = self.network(images)
-        return embedded
 
     def _with_codes(self, world: Outputs) -> Rows:
         """The rows of the first views, image by image in the order of the global batch."""

@@ -2,7 +2,7 @@
 
 float32 products are off by little, and by how much is bounded: they settle all but a few rows, which are taken in
 float64. A sample of the gallery tells from where on its rows are of interest to a query; one sweep over the gallery
-keeps those, and a look at what it kept proves the guess or gives the query up to sorting everything.
+makes a shortlist of those, and what is on it proves the guess or gives the query up to sorting everything.
 """
 
 from __future__ import annotations
@@ -18,17 +18,12 @@ from jaxtyping import Bool, Float32, Float64, Int32, Int64
 from torch import Tensor
 
 from metriclab.core.rows import Rows
-from metriclab.ranking.keys import (
-    PART_CELLS,
-    STEP,
-    TILE_CELLS,
-    WIDE,
-    equal_pairs,
-)
+from metriclab.ranking.candidates import ItemIndex, are_candidates
+from metriclab.ranking.keys import EXCLUDED, PART_CELLS, STEP, TILE_CELLS, WIDE
 from metriclab.ranking.workers import Spare, ieee_products, side_by_side
 
-NEAR = 1 / 8
-"""Share of the gallery beyond which looking at rows one by one is dearer than sorting everything."""
+LONGEST = 1 / 8
+"""Share of the gallery beyond which a shortlist is dearer than sorting everything."""
 
 SAMPLED = 16
 """One in so many gallery rows is looked at to guess which similarities are among the best."""
@@ -42,13 +37,13 @@ _SWEPT = 2**32
 _DOTS = 2**20
 """Numbers of which float64 copies are held at a time, for products one by one."""
 
-
 _Pairs = tuple[Int64[np.ndarray, "_"], Int64[np.ndarray, "_"], Float32[np.ndarray, "_"]]
+"""Places of queries, columns and similarities."""
 
 
 @dataclass(frozen=True, slots=True)
-class Near:
-    """Gallery rows whose rough similarity is above the floor of a query, query by query, each one's best first.
+class Shortlist:
+    """Candidates whose rough similarity is above the floor of a query, query by query, each one's best first.
 
     Attributes:
         columns: gallery rows.
@@ -88,21 +83,20 @@ class Similarities:
 
     def __init__(self, queries: Rows, gallery: Rows, among: Bool[Tensor, "n"] | None = None) -> None:
         self.queries, self.gallery = queries, gallery
-        self.own = gallery is queries
         everything = torch.arange(len(gallery))
         self.columns = everything if among is None or bool(among.all()) else everything[among]
         self.small = gallery.z.numel() <= WIDE
         width = gallery.z.shape[1]
         # A sum of d products whose absolute values sum to at most one is off by less than d units, in any order
         # (Higham, Accuracy and Stability of Numerical Algorithms, 2002, section 3.1); four are for the rows' rounding,
-        # one for that of `Near.places`.
+        # one for that of `Shortlist.places`.
         self.margin = (width + 5) * 2.0**-24 + STEP
         # Drawn, so that no order of the gallery makes it one-sided; always the same.
         drawn = torch.randperm(len(self.columns), generator=torch.Generator().manual_seed(0))
         self.sampled = self.columns[drawn[: -(-len(drawn) // SAMPLED)]]
         self.share = len(self.sampled) / max(1, len(self.columns))
         self._sample = gallery.z[self.sampled].float()
-        self._items, self._order = gallery.items[self.sampled].sort()
+        self._items = ItemIndex(gallery.items[self.sampled])
 
     def floors(
         self, chosen: Int64[Tensor, "b"], last: Float32[Tensor, "b"], least: Int64[Tensor, "b"] | None
@@ -146,22 +140,20 @@ class Similarities:
         # Into a buffer of its own type, which autocast leaves alone.
         with ieee_products:
             torch.mm(self.queries.z[tile].float(), self._sample.T, out=similarities)
-        if self.own:
-            row, place = equal_pairs(self.queries.items[tile], self._items)
-            similarities[row, self._order[place]] = -torch.inf
+        similarities[self._items.own(self.queries.items[tile])] = -torch.inf
         return similarities
 
-    def near(self, chosen: Int64[Tensor, "b"], floor: Float32[Tensor, "b"]) -> Near:
-        """The gallery rows that count and are above the floor of each chosen query, of other items in leave-one-out."""
+    def shortlist(self, chosen: Int64[Tensor, "b"], floor: Float32[Tensor, "b"]) -> Shortlist:
+        """The candidates that count and are above the floor of each chosen query."""
         query, column, similarity = _joined(list(self._sweep(chosen, floor)))
         places = 4.0 * query - similarity
         order = places.argsort()
-        return Near(column[order], places[order], np.bincount(query, minlength=len(chosen)))
+        return Shortlist(column[order], places[order], np.bincount(query, minlength=len(chosen)))
 
     def _sweep(self, chosen: Tensor, floor: Tensor) -> Iterator[_Pairs]:
-        """Places of queries, gallery rows and similarities, in no order."""
+        """What is above its floor, in no order."""
         columns, both = self.columns, 0
-        if self.own and self.small and len(self.columns) == len(self.gallery):
+        if self.gallery is self.queries and self.small and len(self.columns) == len(self.gallery):
             # What is true of a pair is true of it the other way round: half of the products among the chosen will do.
             rest = torch.ones(len(self.gallery), dtype=torch.bool)
             rest[chosen] = False
@@ -191,9 +183,8 @@ class Similarities:
                 yield part if part.dtype == torch.float32 else rounded.view(shape).copy_(part)
 
         def pairs(row: np.ndarray, column: np.ndarray, value: np.ndarray) -> _Pairs:
-            if self.own:
-                other = asked[row] != there[column]
-                row, column, value = row[other], column[other], value[other]
+            candidate = are_candidates(asked[row], there[column])
+            row, column, value = row[candidate], column[candidate], value[candidate]
             return row, named[column], value
 
         @torch.no_grad()  # which a thread does not inherit
@@ -226,7 +217,8 @@ class Similarities:
             (self.gallery.z[c].double() @ self.queries.z[q].double()[:, :, None]).squeeze(2)
             for q, c in zip(torch.split(queries, parts), torch.split(columns, parts), strict=True)
         ]
-        return (torch.cat(products) / -STEP).round_().int()
+        own = ~are_candidates(self.queries.items[queries, None], self.gallery.items[columns])
+        return (torch.cat(products) / -STEP).round_().int().masked_fill_(own, EXCLUDED)
 
 
 def slab_height(gallery: int, each: int) -> int:
@@ -234,8 +226,8 @@ def slab_height(gallery: int, each: int) -> int:
     return max(1, min(_SWEPT // max(1, gallery), TILE_CELLS // max(1, each)))
 
 
-def groups(expected: Int64[Tensor, "b"]) -> list[Int64[Tensor, "_"]]:
-    """Queries that follow each other, together as long as not too many rows are expected for them."""
+def portions(expected: Int64[Tensor, "b"]) -> list[Int64[Tensor, "_"]]:
+    """Queries that follow each other, together as long as their shortlists are not expected to be too long."""
     which = expected.cumsum(0).div(PART_CELLS, rounding_mode="floor")
     return list(
         torch.split(torch.arange(len(expected)), torch.unique_consecutive(which, return_counts=True)[1].tolist())

@@ -5,6 +5,6 @@ from __future__ import annotations
 from torch import Tensor
 
 
-def knows(x: Tensor) -> bool:
-    """Whether the host can look at these values without waiting for a GPU: then what changes nothing is passed over."""
+def is_cpu(x: Tensor) -> bool:
+    """Whether values can be looked at without waiting for a GPU: then what changes nothing is passed over."""
     return x.device.type == "cpu"

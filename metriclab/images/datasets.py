@@ -1,0 +1,178 @@
+"""The two kinds of data sets there are: images that fit into memory, and image files."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import logging
+import os
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Int64, UInt8
+
+from metriclab.core.batch import Images
+from metriclab.core.protocols import Split
+from metriclab.errors import DataError
+from metriclab.images.files import ImageFiles, OnError
+
+_log = logging.getLogger(__name__)
+
+
+class ArrayDataset:
+    """One split of images of one shape, in memory.
+
+    Args:
+        pixels: 1 or 3 channels.
+        labels: index into classes, negative for unknown.
+        classes: names.
+        names: one an image.
+        origin: what the fingerprint depends on besides pixels and labels.
+
+    Example:
+        >>> data = ArrayDataset(np.zeros((2, 1, 8, 8), np.uint8), np.array([0, 1]), ["cat", "dog"], ["a", "b"])
+        >>> data.images(np.array([1])).pixels.shape
+        torch.Size([1, 1, 8, 8])
+    """
+
+    def __init__(
+        self,
+        pixels: UInt8[np.ndarray, "n c h w"],
+        labels: Int64[np.ndarray, "n"],
+        classes: Sequence[str],
+        names: Sequence[str],
+        *,
+        origin: str = "",
+    ) -> None:
+        assert len(pixels) == len(labels) == len(names)
+        self.pixels, self.labels, self.classes, self.names = pixels, labels, classes, names
+        self._origin = origin
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hex digest of images and labels."""
+        head = repr((self._origin, self.pixels.shape)).encode()
+        return _digest([head, np.ascontiguousarray(self.pixels).data, _label_bytes(self.labels, self.classes)])
+
+    def images(self, items: Int64[np.ndarray, "m"], /) -> Images:
+        """Copies of these images."""
+        pixels = self.pixels[items]
+        sizes = torch.tensor(pixels.shape[2:], dtype=torch.int64).expand(len(pixels), 2).contiguous()
+        return Images(torch.from_numpy(pixels), sizes)
+
+
+class LabelledFile(NamedTuple):
+    """One image file of a data set.
+
+    Attributes:
+        path: where it is.
+        label: name of its class, "" for unknown.
+        split: "train", "val" or "test".
+        key: its name within the data set, wherever that lies; only for who makes splits by it.
+    """
+
+    path: Path
+    label: str = ""
+    split: str = "train"
+    key: str = ""
+
+
+class FileDataset:
+    """One split of a data set of image files, decoded once into the cache: RGB, upright, of a bounded size.
+
+    The files of all splits are given, so that they are listed and decoded together: `with_split` gives the other
+    splits without looking at the disk again, and a run asks for them so.
+
+    Args:
+        files: of all splits.
+        split: which one this is; val may have no files.
+        size: images are reduced until their short side has this many pixels, never enlarged.
+        on_error: "error" to refuse files that give no image, "skip" to leave them out and list them in a file.
+        classes: their names in the order of the labels; by default the sorted labels of all files.
+
+    Attributes:
+        labels: index into classes, -1 for unknown.
+        classes: names.
+        names: the paths.
+        fingerprint: hex digest of images and labels, wherever the files lie.
+        files: all images of all splits, see `ImageFiles`.
+
+    Raises:
+        DataError: naming the files that give no image, or the split that has none.
+        StorageError: if the cache cannot be written.
+
+    Example:
+        A data set of one's own, in which `pets/test/cat/1.jpg` is an image of a cat to measure on:
+
+        >>> @register("dataset", "pets")
+        ... def Pets(split: Literal["train", "val", "test"], /, *, root: str = "pets") -> FileDataset:
+        ...     paths = sorted(Path(root).glob("*/*/*.jpg"))
+        ...     files = [LabelledFile(path, path.parts[-2], path.parts[-3]) for path in paths]
+        ...     return FileDataset(files, split, size=224)
+    """
+
+    def __init__(
+        self,
+        files: Sequence[LabelledFile],
+        split: Split,
+        /,
+        *,
+        size: int = 256,
+        on_error: OnError = "error",
+        classes: Sequence[str] | None = None,
+    ) -> None:
+        if not files:
+            raise DataError("the data set has no image file", help="check where it looks for them")
+        self._listed = files
+        self.classes = sorted({file.label for file in files} - {""}) if classes is None else classes
+        self.files = ImageFiles([file.path for file in files], size=size, on_error=on_error)
+        self._choose(split)
+
+    def with_split(self, split: Split, /) -> FileDataset:
+        """Another split of the same data set."""
+        other = copy.copy(self)
+        other._choose(split)
+        return other
+
+    def _choose(self, split: Split) -> None:
+        mine = [item for item, file in enumerate(self._listed) if file.split == split]
+        readable = [item for item in mine if self.files.readable[item]]
+        if not readable and (mine or split != "val"):
+            place = os.path.commonpath([os.path.abspath(file.path.parent) for file in self._listed])
+            raise DataError(
+                f"{place}: the split {split!r} has no image",
+                help=f"give it a folder of its own, or raise data.{split} above 0",
+            )
+        if len(readable) < len(mine):
+            skipped = len(mine) - len(readable)
+            _log.warning("%s: left out %d of %d files, listed in %s", split, skipped, len(mine), self.files.skipped)
+        numbers = {name: number for number, name in enumerate(self.classes)} | {"": -1}
+        self._items = np.array(readable, dtype=np.int64)
+        self.labels = np.array([numbers[self._listed[item].label] for item in readable], dtype=np.int64)
+        self.names = [str(self._listed[item].path) for item in readable]
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex digest of images and labels."""
+        return _digest([self.files.digests[self._items].tobytes(), _label_bytes(self.labels, self.classes)])
+
+    def images(self, items: Int64[np.ndarray, "m"], /) -> Images:
+        """Pixels of these images, padded with zeros at the bottom and the right."""
+        return self.files.images(self._items[items])
+
+
+def _digest(parts: Iterable[bytes | memoryview]) -> str:
+    """Hex digest of the parts one after the other."""
+    state = hashlib.sha256()
+    for part in parts:
+        state.update(part)
+    return state.hexdigest()
+
+
+def _label_bytes(labels: Int64[np.ndarray, "n"], classes: Sequence[str]) -> bytes:
+    """The name of each item's class: it says what labels mean even where another split adds classes."""
+    return "\0".join(classes[label] if label >= 0 else "" for label in labels).encode(errors="surrogateescape")

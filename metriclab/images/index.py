@@ -1,0 +1,121 @@
+"""What is known of a list of image files without opening them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Int64, UInt8
+
+from metriclab.images.cache_files import load_arrays, save_arrays
+
+_ARRAYS = ("states", "contents", "digests", "sizes", "originals", "cached")
+
+
+class Record(NamedTuple):
+    """What is known of one image file.
+
+    Attributes:
+        content: 16 bytes for the bytes of the file.
+        digest: 16 bytes for pixels and shape, see `pixel_digest`.
+        size: height and width of the pixels.
+        original: height and width in the file.
+        cached: whether there was room for the pixels.
+        problem: why it gives no image; "" where it does.
+    """
+
+    content: bytes = bytes(16)
+    digest: bytes = bytes(16)
+    size: tuple[int, int] = (0, 0)
+    original: tuple[int, int] = (0, 0)
+    cached: bool = False
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """The records of n files.
+
+    Attributes:
+        states: size and times of each file when it was read.
+        contents, digests, sizes, originals, cached: as in `Record`.
+        problems: position -> why that file gives no image.
+        decoding: how pixels were made, see there.
+        source: the folder that has all the files, for people.
+    """
+
+    states: Int64[np.ndarray, "n 3"]
+    contents: UInt8[np.ndarray, "n 16"]
+    digests: UInt8[np.ndarray, "n 16"]
+    sizes: Int64[np.ndarray, "n 2"]
+    originals: Int64[np.ndarray, "n 2"]
+    cached: Bool[np.ndarray, "n"]
+    problems: dict[int, str]
+    decoding: str
+    source: str
+
+    @classmethod
+    def of(cls, records: Sequence[Record], states: Int64[np.ndarray, "n 3"], *, decoding: str, source: str) -> Index:
+        contents, digests, sizes, originals, cached, problems = zip(*records, strict=True)
+        return cls(
+            states,
+            np.frombuffer(b"".join(contents), dtype=np.uint8).reshape(-1, 16),
+            np.frombuffer(b"".join(digests), dtype=np.uint8).reshape(-1, 16),
+            np.array(sizes, dtype=np.int64),
+            np.array(originals, dtype=np.int64),
+            np.array(cached, dtype=np.bool_),
+            {item: problem for item, problem in enumerate(problems) if problem},
+            decoding,
+            source,
+        )
+
+    @classmethod
+    def read(cls, path: Path) -> Index | None:
+        """None where there is none, or a damaged one."""
+        loaded = load_arrays(path, *_ARRAYS, "bad", "reasons", "texts")
+        if loaded is None:
+            return None
+        problems = dict(zip(loaded["bad"].tolist(), loaded["reasons"].tolist(), strict=True))
+        decoding, source = loaded["texts"].tolist()
+        arrays = {name: loaded[name] for name in _ARRAYS}
+        return cls(**arrays, problems=problems, decoding=decoding, source=source)
+
+    def write(self, path: Path) -> None:
+        bad, reasons = list(self.problems), list(self.problems.values())
+        texts = {"reasons": np.array(reasons, dtype=np.str_), "texts": np.array([self.decoding, self.source])}
+        arrays = {name: getattr(self, name) for name in _ARRAYS}
+        save_arrays(path, {**arrays, "bad": np.array(bad, dtype=np.int64), **texts})
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def records(self) -> Iterator[Record]:
+        columns = (self.sizes, self.originals, self.cached)
+        for item, (size, original, cached) in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
+            content, digest = self.contents[item].tobytes(), self.digests[item].tobytes()
+            yield Record(content, digest, tuple(size), tuple(original), cached, self.problems.get(item, ""))
+
+    @property
+    def readable(self) -> Bool[np.ndarray, "n"]:
+        """Whether each file gives an image."""
+        readable = np.ones(len(self), dtype=np.bool_)
+        readable[list(self.problems)] = False
+        return readable
+
+    @property
+    def lacking(self) -> Bool[np.ndarray, "n"]:
+        """Which images had no room."""
+        lacking: Bool[np.ndarray, "n"] = self.readable & ~self.cached
+        return lacking
+
+    @property
+    def reduced(self) -> int:
+        """How many images have lost resolution."""
+        return int((self.sizes.prod(axis=1) < self.originals.prod(axis=1)).sum())
+
+    def bytes(self, chosen: Bool[np.ndarray, "n"]) -> int:
+        """Size of the pixels of some of the images, cached or not."""
+        return int(3 * self.sizes[chosen].prod(axis=1).sum())
