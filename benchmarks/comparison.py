@@ -18,9 +18,9 @@ from scipy import stats
 from metriclab.comparison.statistics import (
     class_bootstrap,
     class_errors,
-    class_sums,
     least_difference,
     sign_flip_test,
+    sum_by_class,
     t_interval,
 )
 
@@ -51,7 +51,7 @@ def verdicts(scores, labels) -> dict[str, np.ndarray]:
     pairs = list(itertools.combinations(range(entries), 2))
     first, second = (np.array(side) for side in zip(*pairs, strict=True))
     differences = scores[first] - scores[second]
-    sums, counts = class_sums(differences.mean(1), labels)
+    sums, counts = sum_by_class(differences.mean(1), labels)
     runs = scores.mean(2)
     errors = class_errors(sums, counts)
     least = least_difference(list(runs), errors, np.full(len(pairs), 2 / seeds))
@@ -86,7 +86,7 @@ def main() -> None:
         generator, held = np.random.default_rng(classes), []
         for _ in range(5 * trials):
             scores, labels = table(generator, 2, classes, seeds=1, lucky=False)
-            held.append(class_bootstrap(*class_sums((scores[0] - scores[1]), labels))[0].holds(0.0))
+            held.append(class_bootstrap(*sum_by_class((scores[0] - scores[1]), labels))[0].holds(0.0))
         print(f"by class, {classes:>4} classes    {rate(held)}", flush=True)
     for seeds in (2, 3, 5):
         generator = np.random.default_rng(seeds)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
-from html import escape
 from typing import Any, NamedTuple
 
 from rich.console import Console
@@ -44,7 +42,7 @@ class ComparisonText(NamedTuple):
     notes: list[str]
 
 
-def text_of(comparison: Comparison) -> ComparisonText:
+def describe(comparison: Comparison) -> ComparisonText:
     """The table and the sentences of a comparison."""
     unequal = len({entry.images_seen for entry in comparison.entries}) > 1
     header = ["", "seeds", comparison.metric, *comparison.shown]
@@ -98,7 +96,7 @@ def _own_settings(entries: Sequence[ComparisonEntry]) -> dict[str, str]:
 
 def to_rich(comparison: Comparison) -> str:
     """For a terminal, in colour where standard output is one."""
-    text, out = text_of(comparison), Console()
+    text, out = describe(comparison), Console()
     with out.capture() as captured:
         out.print(f"[bold]{escape_markup(text.title)}[/]", highlight=False, soft_wrap=True)
         # Two tables, as one would not fit a terminal of 80 columns.
@@ -123,7 +121,7 @@ def _sections(text: ComparisonText) -> list[tuple[str, list[str]]]:
 
 def to_markdown(comparison: Comparison) -> str:
     """A table of GitHub's Markdown, and lists."""
-    text = text_of(comparison)
+    text = describe(comparison)
     rules = ["---", *["---:"] * (len(text.header) - 1)]
     lines = [f"**{_plain(text.title)}**", "", *(_cells(row) for row in (text.header, rules, *text.rows))]
     for name, sentences in _sections(text):
@@ -141,42 +139,6 @@ def _plain(text: str) -> str:
     return text.replace("\n", " ")
 
 
-_PAGE = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>{title}</title>
-<style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 80rem; margin: 2rem auto; padding: 0 1rem }}
-.wide {{ overflow-x: auto }}
-table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; white-space: nowrap }}
-th, td {{ padding: .3rem .8rem; text-align: right; border-bottom: 1px solid #8884 }}
-th:first-child, td:first-child {{ text-align: left }}
-</style>
-<h1>{title}</h1>
-<div class="wide"><table>
-{table}
-</table></div>
-{sections}
-</html>
-"""
-
-
-def to_html(comparison: Comparison) -> str:
-    """One page that needs nothing else; all that comes from recipes and data is escaped."""
-    text = text_of(comparison)
-    cells = [[escape(cell) for cell in row] for row in (text.header, *text.rows)]
-    head = "".join(f'<th scope="col">{cell}</th>' for cell in cells[0])
-    rows = ["".join(f"<td>{cell}</td>" for cell in row) for row in cells[1:]]
-    table = "\n".join(f"<tr>{row}</tr>" for row in (head, *rows))
-    sections = io.StringIO()
-    for name, sentences in _sections(text):
-        items = "\n".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)
-        sections.write(f"<h2>{name}</h2>\n<ul>\n{items}\n</ul>\n")
-    return _PAGE.format(title=escape(text.title), table=table, sections=sections.getvalue())
-
-
 def to_json_text(comparison: Comparison) -> str:
     """`Comparison.to_dict` in JSON."""
     return to_json(comparison.to_dict())
@@ -186,6 +148,5 @@ FORMATS: dict[str, Callable[[Comparison], str]] = {
     "rich": to_rich,
     "md": to_markdown,
     "json": to_json_text,
-    "html": to_html,
 }
 """How `--format` names them."""

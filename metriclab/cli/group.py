@@ -20,7 +20,6 @@ COMMANDS = {
     "compare": ("metriclab.cli.compare_commands:compare", "Compare runs, or run a suite of them and compare it."),
     "embed": ("metriclab.cli.run_commands:embed", "Embed images with the encoder of a run."),
     "measure": ("metriclab.cli.measure_command:measure", "Measure embeddings that you already have."),
-    "figures": ("metriclab.cli.figures_commands:figures", "Draw figures from the metrics of finished runs."),
     "report": ("metriclab.cli.report_commands:report", "Write a page about a run, or several, as one HTML file."),
     "list": ("metriclab.cli.registry_commands:list_components", "List the components that recipes can name."),
     "show": ("metriclab.cli.registry_commands:show", "Show a component: parameters, defaults, source, paper."),

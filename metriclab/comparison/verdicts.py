@@ -110,8 +110,8 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; every difference with its sentence."""
-        told = [{**asdict(difference), "sentence": difference.sentence()} for difference in self.differences]
-        return {**asdict(self), "differences": told, "level": LEVEL}
+        differences = [{**asdict(difference), "sentence": difference.sentence()} for difference in self.differences]
+        return {**asdict(self), "differences": differences, "level": LEVEL}
 
     def main_differences(self) -> list[Difference]:
         """Those of the reference, or else those of the best entry."""

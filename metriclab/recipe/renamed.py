@@ -26,6 +26,11 @@ REPLACED: dict[tuple[str, str, str], dict[str, Any]] = {
 }
 """Values of old keys, by kind, key and value, that more than one key says now."""
 
+ADDED: dict[tuple[str, str], dict[str, Any]] = {
+    ("encoder", "timm"): {"frozen_mode": "eval"},
+}
+"""By kind and name of a component: keys that a stored recipe may be too old to have, and what was done without them."""
+
 
 def renamed_help(kind: str, name: str, key: str, value: object) -> str | None:
     """What an old key is called now, or None for what was never a key."""
@@ -55,7 +60,8 @@ def _upgraded(kind: str, values: Mapping[str, Any]) -> dict[str, Any]:
     upgraded: dict[str, Any] = {}
     for key, value in values.items():
         upgraded |= _renamed(kind, values.get("name"), key, value) or {key: value}
-    return upgraded
+    added = ADDED.get((kind, str(values.get("name")).removeprefix(f"{BUILTIN}:")), {})
+    return {**upgraded, **{key: value for key, value in added.items() if key not in upgraded}}
 
 
 def _renamed(kind: str, name: object, key: str, value: object) -> dict[str, Any] | None:

@@ -1,4 +1,7 @@
-"""Small charts as SVG. Colours come from the page's style, so that they follow light and dark."""
+"""Small charts as SVG. Colours come from the page's style, so that they follow light and dark.
+
+Markup is put together by `Markup.format` alone, which escapes what it is given.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,34 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from metriclab.report.html import Markup, Number, short, tag
-from metriclab.report.labels import compact
+from markupsafe import Markup
+
+from metriclab.report.blocks import Legend, Number, shorten
+from metriclab.report.labels import format_compact
 
 WIDTH, HEIGHT = 340, 200
 LEFT, RIGHT, TOP, BOTTOM = 48, 10, 12, 30
 COLOURS = 8
 MOST_POINTS = 300
 FEW_POINTS = 8
+_APART = 28  # labels of an axis, at least
+
+_FIGURE = Markup(
+    "<figure><figcaption>{title}</figcaption>"
+    '<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{spoken}" class="chart">{drawn}</svg></figure>'
+)
+_LINE = Markup('<line x1="{:g}" y1="{:g}" x2="{:g}" y2="{:g}" class="{}"/>')
+_POLYLINE = Markup('<polyline points="{}" class="{}"/>')
+_TEXT = Markup('<text x="{:g}" y="{:g}" class="{}">{}</text>')
+_CIRCLE = Markup('<circle cx="{:g}" cy="{:g}" r="{:g}" class="dot {}"/>')
+_POLYGON = Markup('<polygon points="{}" class="dot {}"/>')
+_CORNERS = (
+    (),  # a circle
+    ((-1, -1), (1, -1), (1, 1), (-1, 1)),
+    ((0, -1.2), (1.2, 1), (-1.2, 1)),
+    ((0, -1.4), (1.4, 0), (0, 1.4), (-1.4, 0)),
+)
+_KEY = Markup('<svg viewBox="0 0 28 16" aria-hidden="true">{}{}</svg>')
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +70,16 @@ class Scale:
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """A line of a chart; its colour and dashes go by its number among the series of the page."""
+    """A line of a chart; its colour and dashes go by its number among the series of the page.
+
+    A faint one is drawn behind the others, thin and without words: a single run where another line is the mean.
+    """
 
     name: str
     xs: Sequence[Number]
     ys: Sequence[Number]
     number: int = 0
+    faint: bool = False
 
     def thinned(self) -> tuple[list[Number], list[Number]]:
         """Points no closer than the eye can tell: means of equal stretches."""
@@ -64,12 +91,7 @@ class Series:
         return xs, ys
 
 
-def style(number: int) -> str:
-    """The class of a series."""
-    return f"s{number % COLOURS}{' dashed' if number % (2 * COLOURS) >= COLOURS else ''}"
-
-
-def lines(
+def draw_lines(
     title: str,
     series: Sequence[Series],
     *,
@@ -89,100 +111,110 @@ def lines(
     thin = [one.thinned() for one in series]
     across = Scale.around([x for xs, _ in thin for x in xs], LEFT, WIDTH - RIGHT, share=0)
     up = Scale.around([*within, *(y for _, ys in thin for y in ys)], HEIGHT - BOTTOM, TOP)
-    drawn = [part for one, (xs, ys) in zip(series, thin, strict=True) for part in _line(one, xs, ys, across, up)]
+    drawn = _draw_axes(across, up, [(x, _tick(x)) for x in across.ticks()], x_name)
     if mark is not None and across.low <= mark <= across.high:
-        drawn.insert(0, tag("line", x1=across(mark), x2=across(mark), y1=TOP, y2=HEIGHT - BOTTOM, class_="mark"))
-    told = "; ".join(f"{one.name}: {one.ys[0]:.4g} to {one.ys[-1]:.4g}" for one in series)
-    return figure(title, [*axes(across, up, x_name), *drawn], f"{title} over {x_name}. {told}.")
+        drawn.append(_LINE.format(across(mark), TOP, across(mark), HEIGHT - BOTTOM, "mark"))
+    drawn += [part for one, (xs, ys) in zip(series, thin, strict=True) for part in _draw_line(one, xs, ys, across, up)]
+    spoken = "; ".join(f"{one.name}: {one.ys[0]:.4g} to {one.ys[-1]:.4g}" for one in series if not one.faint)
+    return _draw_figure(title, drawn, f"{title} over {x_name}. {spoken}.")
 
 
-def _line(one: Series, xs: Sequence[Number], ys: Sequence[Number], across: Scale, up: Scale) -> list[Markup]:
-    if len(xs) == 1:
-        return [tag("circle", cx=across(xs[0]), cy=up(ys[0]), r=3.5, class_=f"dot {style(one.number)}")]
+def _draw_line(one: Series, xs: Sequence[Number], ys: Sequence[Number], across: Scale, up: Scale) -> list[Markup]:
     places = [(across(x), up(y)) for x, y in zip(xs, ys, strict=True)]
+    if len(places) == 1:
+        return [draw_mark(*places[0], one.number, one.name, 2 if one.faint else 3.5)]
     points = " ".join(f"{x:g},{y:g}" for x, y in places)
+    line = _POLYLINE.format(points, f"line {style(one.number)}{' faint' if one.faint else ''}")
     # Few points are marked, so that lines can be told apart without colours.
-    marks = [shape(x, y, one.number, one.name, 2.6) for x, y in places] if len(places) <= FEW_POINTS else []
-    return [tag("polyline", points=points, class_=f"line {style(one.number)}"), *marks]
+    marked = len(places) <= FEW_POINTS and not one.faint
+    return [line, *(draw_mark(x, y, one.number, one.name, 2.6) for x, y in places if marked)]
 
 
-def axes(across: Scale, up: Scale, x_name: str) -> list[Markup]:
-    """Faint lines with their numbers."""
-    left, right = sorted((across.start, across.end))
-    bottom = max(up.start, up.end)
-    drawn = []
-    for y in up.ticks():
-        drawn.append(tag("line", x1=left, x2=right, y1=up(y), y2=up(y), class_="grid"))
-        drawn.append(tag("text", _tick(y), x=left - 6, y=up(y) + 3.5, class_="tick end"))
-    for x in across.ticks():
-        drawn.append(tag("text", _tick(x), x=across(x), y=bottom + 14, class_="tick middle"))
-    drawn.append(tag("text", x_name, x=right, y=bottom + 27, class_="tick end"))
-    return drawn
+def _draw_axes(across: Scale, up: Scale, ticks: Sequence[tuple[Number, str]], x_name: str) -> list[Markup]:
+    """Faint lines with their numbers; names of ticks across that would touch are left out."""
+    left, right, bottom = LEFT, WIDTH - RIGHT, HEIGHT - BOTTOM
+    drawn = [_LINE.format(left, up(y), right, up(y), "grid") for y in up.ticks()]
+    drawn += [_TEXT.format(left - 6, up(y) + 3.5, "tick end", _tick(y)) for y in up.ticks()]
+    last = -math.inf
+    for x, text in sorted(ticks):
+        if across(x) - last >= _APART:
+            drawn.append(_TEXT.format(last := across(x), bottom + 14, "tick middle", text))
+    return [*drawn, _TEXT.format(right, bottom + 27, "tick end", x_name)]
 
 
 def _tick(value: Number) -> str:
     size = abs(value)
-    return compact(value).replace(" ", "") if size >= 1e4 else f"{value:.3g}" if size < 1000 else f"{value:,.0f}"
+    return format_compact(value).replace(" ", "") if size >= 1e4 else f"{value:.3g}" if size < 1000 else f"{value:,.0f}"
 
 
-def figure(title: str, drawn: Sequence[Markup], told: str, *, size: tuple[Number, Number] = (WIDTH, HEIGHT)) -> Markup:
+def _draw_figure(
+    title: str, drawn: Sequence[Markup], spoken: str, *, width: Number = WIDTH, height: Number = HEIGHT
+) -> Markup:
     """A drawing under its title, with words in its place for those who cannot see it."""
-    box = f"0 0 {size[0]:g} {size[1]:g}"
-    svg = tag("svg", drawn, viewBox=box, role="img", aria_label=told, class_="chart")
-    return tag("figure", tag("figcaption", title), svg)
+    return _FIGURE.format(title=title, drawn=Markup("").join(drawn), spoken=spoken, width=width, height=height)
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A point of a scatter, with the name that stands beside it."""
+    """A point of a scatter, its name, and the single results whose mean it is."""
 
     name: str
     x: Number
     y: Number
     number: int
+    singles: Sequence[Number] = ()
 
 
-def scatter(title: str, points: Sequence[Point], *, x_name: str, y_name: str) -> Markup:
-    """Points, each of its own colour and shape."""
+def draw_scatter(
+    title: str,
+    points: Sequence[Point],
+    *,
+    x_name: str,
+    y_name: str,
+    ticks: Sequence[tuple[Number, str]] = (),
+    joined: bool = False,
+) -> Markup:
+    """Points, each of its own colour and shape.
+
+    Args:
+        title: of the figure.
+        points: at least one.
+        x_name: what x is.
+        y_name: what y is.
+        ticks: places on the x axis and what is written there; round numbers by default.
+        joined: whether a line leads through the points, by x.
+    """
     across = Scale.around([point.x for point in points], LEFT, WIDTH - RIGHT, share=0.08)
-    up = Scale.around([point.y for point in points], HEIGHT - BOTTOM, TOP, share=0.08)
-    drawn = [shape(across(point.x), up(point.y), point.number, point.name) for point in points]
-    told = "; ".join(f"{point.name}: {y_name} {point.y:.4g} at {compact(point.x)}" for point in points)
-    return figure(title, [*axes(across, up, x_name), *drawn], f"{title}. {told}.")
+    ys = [y for point in points for y in (point.y, *point.singles)]
+    up = Scale.around(ys, HEIGHT - BOTTOM, TOP, share=0.08)
+    drawn = _draw_axes(across, up, ticks or [(x, _tick(x)) for x in across.ticks()], x_name)
+    if joined:
+        path = " ".join(f"{across(one.x):g},{up(one.y):g}" for one in sorted(points, key=lambda one: one.x))
+        drawn.append(_POLYLINE.format(path, "line trend"))
+    for point in points:
+        drawn += [_LINE.format(across(point.x) - 7, up(y), across(point.x) - 3, up(y), "seed") for y in point.singles]
+        drawn.append(draw_mark(across(point.x), up(point.y), point.number, point.name))
+    spoken = "; ".join(f"{point.name}: {y_name} {point.y:.4g} at {format_compact(point.x)}" for point in points)
+    return _draw_figure(title, drawn, f"{title}. {spoken}.")
 
 
-def shape(x: Number, y: Number, number: int, name: str, size: Number = 4.5) -> Markup:
+def style(number: int) -> str:
+    """The class of a series."""
+    return f"s{number % COLOURS}{' dashed' if number % (2 * COLOURS) >= COLOURS else ''}"
+
+
+def draw_mark(x: Number, y: Number, number: int, name: str, size: Number = 4.5) -> Markup:
     """The mark of a series: a circle, square, triangle or diamond."""
-    corners = {
-        1: f"M{x - size:g} {y - size:g}h{2 * size:g}v{2 * size:g}h{-2 * size:g}z",
-        2: f"M{x:g} {y - size * 1.2:g}L{x + size * 1.2:g} {y + size:g}H{x - size * 1.2:g}z",
-        3: f"M{x:g} {y - size * 1.4:g}L{x + size * 1.4:g} {y:g}L{x:g} {y + size * 1.4:g}L{x - size * 1.4:g} {y:g}z",
-    }
-    kind, drawn = number % 4, style(number)
-    title = tag("title", short(name))
-    if kind == 0:
-        circle = tag("circle", cx=x, cy=y, r=size, class_=f"dot {drawn}")
-        return tag("g", title, circle)
-    return tag("g", title, tag("path", d=corners[kind], class_=f"dot {drawn}"))
+    corners = " ".join(f"{x + size * right:g},{y + size * down:g}" for right, down in _CORNERS[number % len(_CORNERS)])
+    mark = _POLYGON.format(corners, style(number)) if corners else _CIRCLE.format(x, y, size, style(number))
+    return Markup("<g><title>{}</title>{}</g>").format(shorten(name), mark)
 
 
-def legend(names: Sequence[str]) -> Markup:
+def make_legend(names: Sequence[str]) -> Legend:
     """What belongs to which series, by the mark and the line of each."""
-    items = [
-        tag(
-            "li",
-            tag(
-                "svg",
-                tag("line", x1=0, x2=28, y1=8, y2=8, class_=f"line {style(number)}"),
-                shape(14, 8, number, name, 4),
-                viewBox="0 0 28 16",
-                aria_hidden="true",
-            ),
-            short(name, 60),
-        )
-        for number, name in enumerate(names)
-    ]
-    return tag("ul", items, class_="legend")
+    lines = [_LINE.format(0, 8, 28, 8, f"line {style(number)}") for number in range(len(names))]
+    marks = [draw_mark(14, 8, number, name, 4) for number, name in enumerate(names)]
+    return Legend([(_KEY.format(*key), shorten(name, 60)) for *key, name in zip(lines, marks, names, strict=True)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,11 +224,15 @@ class Range:
     name: str
     value: Number
     intervals: Sequence[tuple[Number, Number] | None] = ()
-    single: Sequence[Number] = ()
+    singles: Sequence[Number] = ()
     number: int = 0
 
+    def __str__(self) -> str:
+        widest = next((f", from {low:.4f} to {high:.4f}" for low, high in filter(None, self.intervals)), "")
+        return f"{self.name}: {self.value:.4f}{widest}"
 
-def forest(title: str, rows: Sequence[Range], *, x_name: str, zero: bool = False) -> Markup:
+
+def draw_forest(title: str, rows: Sequence[Range], *, x_name: str, zero: bool = False) -> Markup:
     """Values with their intervals, one under the other.
 
     Args:
@@ -208,39 +244,26 @@ def forest(title: str, rows: Sequence[Range], *, x_name: str, zero: bool = False
     # Names stand above the intervals, so that a phone shows the whole drawing at a size that can be read.
     width, left, height = 480, 14, 42
     bottom = TOP + height * len(rows)
-    ends = [end for row in rows for pair in row.intervals if pair for end in pair]
-    values = [
-        *ends,
-        *(row.value for row in rows),
-        *(one for row in rows for one in row.single),
-        *([0.0] if zero else []),
-    ]
+    values = [end for row in rows for pair in row.intervals if pair for end in pair]
+    values += [value for row in rows for value in (row.value, *row.singles)] + [0.0] * zero
     across = Scale.around(values, left, width - 16)
-    drawn = []
-    for x in across.ticks(5):
-        drawn.append(tag("line", x1=across(x), x2=across(x), y1=TOP, y2=bottom, class_="grid"))
-        drawn.append(tag("text", _tick(x), x=across(x), y=bottom + 16, class_="tick middle"))
+    drawn = [_LINE.format(across(x), TOP, across(x), bottom, "grid") for x in across.ticks(5)]
+    drawn += [_TEXT.format(across(x), bottom + 16, "tick middle", _tick(x)) for x in across.ticks(5)]
     if zero:
-        drawn.append(tag("line", x1=across(0), x2=across(0), y1=TOP, y2=bottom, class_="mark"))
+        drawn.append(_LINE.format(across(0), TOP, across(0), bottom, "mark"))
     for at, row in enumerate(rows):
-        drawn += _forest_row(row, across, TOP + height * (at + 0.7))
-    drawn.append(tag("text", x_name, x=width - 16, y=bottom + 30, class_="tick end"))
-    told = "; ".join(_told(row) for row in rows)
-    return figure(title, drawn, f"{title}. {told}.", size=(width, bottom + 36))
+        drawn += _draw_range(row, across, TOP + height * (at + 0.7))
+    drawn.append(_TEXT.format(width - 16, bottom + 30, "tick end", x_name))
+    spoken = "; ".join(map(str, rows))
+    return _draw_figure(title, drawn, f"{title}. {spoken}.", width=width, height=bottom + 36)
 
 
-def _told(row: Range) -> str:
-    wide = next((pair for pair in row.intervals if pair), None)
-    return f"{row.name}: {row.value:.4f}" + (f", from {wide[0]:.4f} to {wide[1]:.4f}" if wide else "")
-
-
-def _forest_row(row: Range, across: Scale, y: Number) -> list[Markup]:
-    drawn = [tag("text", short(row.name, 60), tag("title", row.name), x=0, y=y - 14, class_="name")]
+def _draw_range(row: Range, across: Scale, y: Number) -> list[Markup]:
+    name = Markup("{}<title>{}</title>").format(shorten(row.name, 60), row.name)
+    drawn = [_TEXT.format(0, y - 14, "name", name)]
     for order, pair in enumerate(row.intervals):
         if pair:
             kind = f"range{' thin' if order else ''} {style(row.number)}"
-            at = y + 5 * order
-            drawn.append(tag("line", x1=across(pair[0]), x2=across(pair[1]), y1=at, y2=at, class_=kind))
-    for one in row.single:
-        drawn.append(tag("line", x1=across(one), x2=across(one), y1=y - 7, y2=y - 3, class_="seed"))
-    return [*drawn, shape(across(row.value), y, row.number, f"{row.name}: {row.value:.4f}")]
+            drawn.append(_LINE.format(across(pair[0]), y + 5 * order, across(pair[1]), y + 5 * order, kind))
+    drawn += [_LINE.format(across(one), y - 7, across(one), y - 3, "seed") for one in row.singles]
+    return [*drawn, draw_mark(across(row.value), y, row.number, f"{row.name}: {row.value:.4f}")]

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
-from metriclab.report.charts import Series, legend, lines
-from metriclab.report.html import Markup, Section, section, tag
+from markupsafe import Markup
+
+from metriclab.report.blocks import Charts, Section
+from metriclab.report.charts import Series, draw_lines, make_legend
 from metriclab.report.labels import label, metric_label
 from metriclab.runs.folder import RunFolder
 
 MOST = 24
+DRIFT = "drift_"
+"""What a run calls its drift, before the lag in steps. It has a section of its own."""
+
 _HIDDEN = {"step", "seconds"}
 Curves = Mapping[str, tuple[list[float], list[float]]]
 
@@ -20,24 +24,13 @@ Curves = Mapping[str, tuple[list[float], list[float]]]
 def read_curves(path: Path) -> Curves:
     """By name, the steps and values of everything that a run logged; what is not finite, or no number, is left out."""
     curves: dict[str, tuple[list[float], list[float]]] = {}
-    for line in _logged(RunFolder(path).metrics_file):
+    for line in RunFolder(path).logged():
         for name, value in line.items():
             if name not in _HIDDEN and isinstance(value, int | float) and math.isfinite(value):
                 steps, values = curves.setdefault(name, ([], []))
                 steps.append(float(line["step"]))
                 values.append(float(value))
     return curves
-
-
-def _logged(file: Path) -> Iterator[dict[str, float]]:
-    # A run without the tracker that writes it has none.
-    for text in file.read_text("utf-8").splitlines() if file.is_file() else []:
-        try:
-            line = json.loads(text)
-        except ValueError:
-            continue  # cut short when the machine went down
-        if isinstance(line, dict) and isinstance(line.get("step"), int | float):
-            yield line
 
 
 def curves_section(runs: Mapping[str, Curves], metric: str | None, best_step: int | None = None) -> Section | None:
@@ -50,35 +43,28 @@ def curves_section(runs: Mapping[str, Curves], metric: str | None, best_step: in
         metric: that the report is about.
         best_step: marked in the charts of the validation split.
     """
-    main = ("loss", f"val.{metric}")
-    names = list(dict.fromkeys(name for curves in runs.values() for name in curves))
-    first = [name for name in main if name in names]
-    names = [name for name in names if name in main or _changes(name, runs)]
-    names = [*first, *(name for name in names if name not in first)]
+    names = list(dict.fromkeys(name for curves in runs.values() for name in curves if not name.startswith(DRIFT)))
+    first = [name for name in ("loss", f"val.{metric}") if name in names]
+    names = [*first, *(name for name in names if name not in first and _changes(name, runs))]
     if not names:
         return None
-    charts = [_chart(name, runs, best_step) for name in names[:MOST]]
+    charts = [_draw(name, runs, best_step) for name in names[:MOST]]
     few = max(len(first), 3) if len(names) > 4 else len(names)
-    more = None
-    if charts[few:]:
-        rest = tag("div", charts[few:], class_="charts")
-        more = tag("details", tag("summary", f"{len(charts) - few} more curves"), rest)
-    key = legend(list(runs)) if len(runs) > 1 else None
-    lead = f"The best checkpoint, of step {best_step:,}, is the one measured here." if best_step else None
-    return section("training", "Training", key, tag("div", charts[:few], class_="charts"), more, lead=lead)
+    lead = f"The best checkpoint, of step {best_step:,}, is the one measured here." if best_step else ""
+    key = [make_legend(list(runs))] if len(runs) > 1 else []
+    return Section("training", "Training", [*key, Charts(charts[:few], charts[few:])], lead)
 
 
 def _changes(name: str, runs: Mapping[str, Curves]) -> bool:
-    found = [curves[name] for curves in runs.values() if name in curves]
+    curves = [curves[name] for curves in runs.values() if name in curves]
     if name.startswith("val."):
-        return any(len(steps) > 1 for steps, _ in found)
-    return len({value for _, values in found for value in values}) > 1
+        return any(len(steps) > 1 for steps, _ in curves)
+    return len({value for _, values in curves for value in values}) > 1
 
 
-def _chart(name: str, runs: Mapping[str, Curves], best_step: int | None) -> Markup:
-    drawn: Sequence[Series] = [
-        Series(run, *curves[name], number=at) for at, (run, curves) in enumerate(runs.items()) if name in curves
-    ]
+def _draw(name: str, runs: Mapping[str, Curves], best_step: int | None) -> Markup:
+    series = [Series(run, *curves[name], number=at) for at, (run, curves) in enumerate(runs.items()) if name in curves]
     if not name.startswith("val."):
-        return lines(label(name), drawn, x_name="step")
-    return lines(f"{metric_label(name.removeprefix('val.'))}, validation", drawn, x_name="step", mark=best_step)
+        return draw_lines(label(name), series, x_name="step")
+    title = f"{metric_label(name.removeprefix('val.'))}, validation"
+    return draw_lines(title, series, x_name="step", mark=best_step)

@@ -17,8 +17,7 @@ from metriclab.core.protocols import Dataset
 from metriclab.core.rows import Rows
 from metriclab.errors import DataError
 from metriclab.evaluation.evaluate import EmbeddingSettings, embed_splits, evaluating, gallery_of
-from metriclab.recipe import Recipe
-from metriclab.report.html import short
+from metriclab.report.blocks import shorten
 from metriclab.runs.folder import RunFolder
 
 SHOWN = 8
@@ -39,7 +38,7 @@ class Data:
 
     def name(self, label: int) -> str:
         """What a class is called."""
-        return short(str(self.queries.classes[label])) if label >= 0 else "unknown"
+        return shorten(str(self.queries.classes[label])) if label >= 0 else "unknown"
 
 
 class Embedded(NamedTuple):
@@ -67,15 +66,15 @@ def open_data(path: Path) -> Data:
         DataError: where they are not there, or not what the run was measured on.
     """
     folder = RunFolder(path)
-    recipe, known = folder.recipe(), folder.manifest()["data"]
+    recipe, fingerprints = folder.recipe(), folder.manifest()["data"]
     help = "put the data back as they were, or make a report without images with --no-images"
     try:
         test, train = (recipe.components["dataset"].build(split) for split in ("test", "train"))
-        found = {"test": test.fingerprint, "train": train.fingerprint}
+        present = {"test": test.fingerprint, "train": train.fingerprint}
     except DataError as error:
         raise DataError(f"the data of {path} cannot be read: {error.message}", help=help) from error
-    for split, fingerprint in found.items():
-        if fingerprint != known[split]:
+    for split, fingerprint in present.items():
+        if fingerprint != fingerprints[split]:
             raise DataError(
                 f"the data of {path} have changed since it ran: the {split} split is another one", help=help
             )
@@ -89,24 +88,18 @@ def embed_run(path: Path, data: Data) -> Embedded:
         StorageError: where its checkpoint is missing or damaged.
     """
     embedder, recipe = load(path), RunFolder(path).recipe()
-    device = choose_device("auto")
-    method = embedder.method.to(device)
-    reading = _reading(recipe, embedder.view, device)
-    with evaluating(method) as encode:
-        queries, gallery = embed_splits(encode, data.queries, data.gallery, reading).rows(embedder.output)
-    near, similarity = nearest(queries, gallery, SHOWN)
+    device, train = choose_device("auto"), recipe.train
+    settings = EmbeddingSettings(embedder.view, device, train.evaluation_batch_size, train.precision)
+    with evaluating(embedder.method.to(device)) as encode:
+        queries, gallery = embed_splits(encode, data.queries, data.gallery, settings).rows(embedder.output)
+    near, similarity = find_neighbours(queries, gallery, SHOWN)
     labels = torch.where(near >= 0, gallery.labels[near.clamp(min=0)], -1)
     right = (labels == queries.labels[:, None]) & (labels >= 0)
     return Embedded(queries, *(side.cpu().numpy() for side in (near, similarity, labels, right)))
 
 
-def _reading(recipe: Recipe, view: object, device: torch.device) -> EmbeddingSettings:
-    settings = recipe.train
-    return EmbeddingSettings(view, device, settings.evaluation_batch_size, settings.precision)  # type: ignore[arg-type]
-
-
 @torch.no_grad()
-def nearest(queries: Rows, gallery: Rows, k: int) -> tuple[Int64[Tensor, "q k"], Float[Tensor, "q k"]]:
+def find_neighbours(queries: Rows, gallery: Rows, k: int) -> tuple[Int64[Tensor, "q k"], Float[Tensor, "q k"]]:
     """The k gallery rows of highest cosine for each query, without its own item where both are the same object.
 
     A gallery of fewer rows leaves -1 and NaN at the end.
@@ -143,7 +136,7 @@ class Confusion(NamedTuple):
     similarity: float
 
 
-def confusions(embedded: Embedded, most: int) -> list[Confusion]:
+def count_confusions(embedded: Embedded, most: int) -> list[Confusion]:
     """The pairs of classes with the most queries whose nearest image is of the other class, most confused first."""
     own, other = embedded.queries.labels.cpu().numpy(), embedded.labels[:, 0]
     wrong = np.flatnonzero((own >= 0) & (other >= 0) & (own != other))
@@ -152,15 +145,15 @@ def confusions(embedded: Embedded, most: int) -> list[Confusion]:
     pairs = np.sort(np.stack([own[wrong], other[wrong]], 1), axis=1)
     kinds, kind, counts = np.unique(pairs, axis=0, return_inverse=True, return_counts=True)
     sizes = dict(zip(*(side.tolist() for side in np.unique(own, return_counts=True)), strict=True))
-    found = []
+    confused = []
     for at in np.argsort(-counts, kind="stable")[:most].tolist():
         queries = wrong[kind.reshape(-1) == at]
         query = int(queries[np.nanargmax(embedded.similarity[queries, 0])])
         one, two = kinds[at].tolist()
         total = sizes.get(one, 0) + sizes.get(two, 0)
         example = (query, int(embedded.near[query, 0]), float(embedded.similarity[query, 0]))
-        found.append(Confusion((one, two), int(counts[at]), total, *example))
-    return found
+        confused.append(Confusion((one, two), int(counts[at]), total, *example))
+    return confused
 
 
 class Plane(NamedTuple):
@@ -175,7 +168,7 @@ class Plane(NamedTuple):
     share: tuple[float, float]
 
 
-def plane(rows: Rows) -> Plane:
+def project(rows: Rows) -> Plane:
     """PCA to two dimensions; the sign of an axis is that of its largest weight, so that it is always the same."""
     z = rows.z.double().cpu()
     centred = z - z.mean(0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from metriclab.report.html import Cell, Number
+from metriclab.report.blocks import Cell, Number
 
 _AT = re.compile(r"^(r|p|map)_at_(\w+)$")
 _NAMES = {
@@ -51,7 +51,7 @@ def metric_label(metric: str) -> str:
     return label(name) if evaluator == "retrieval" else f"{evaluator} {label(name)}"
 
 
-def number(value: Any) -> Cell:
+def format_number(value: Any) -> Cell:
     """A metric: four digits after the point, whole counts without."""
     if not isinstance(value, int | float):
         return Cell("-")
@@ -59,15 +59,15 @@ def number(value: Any) -> Cell:
     return Cell(f"{value:,.0f}" if whole else f"{value:.4f}", float(value))
 
 
-def cost(name: str, value: Any) -> Cell:
+def format_cost(name: str, value: Any) -> Cell:
     """A cost with its unit."""
     if not isinstance(value, int | float):
         return Cell("-")
     unit = _UNITS.get(name, "")
-    return Cell(f"{compact(float(value))} {unit}".strip(), float(value))
+    return Cell(f"{format_compact(float(value))} {unit}".strip(), float(value))
 
 
-def compact(value: Number) -> str:
+def format_compact(value: Number) -> str:
     """At most three digits that matter: 1,234,567 is 1.23 M."""
     for factor, prefix in _PREFIXES:
         if abs(value) >= factor:

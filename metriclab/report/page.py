@@ -5,15 +5,18 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Iterator, Sequence
+from functools import cache
 from importlib import resources
 from pathlib import Path
-from string import Template
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from metriclab import __version__
 from metriclab.comparison.finished import find_runs
 from metriclab.errors import RecipeError, StorageError
-from metriclab.report.html import Markup, Section, join, tag
+from metriclab.report.blocks import Opening, Section
 from metriclab.report.one_run import OneRun
 from metriclab.report.several_runs import SeveralRuns
 from metriclab.report.thumbnails import LADDER, LAST, Sizes
@@ -27,9 +30,7 @@ BUDGET = 5_000_000
 class Content(Protocol):
     """What a page is about."""
 
-    title: str
-
-    def opening(self) -> Markup: ...
+    def opening(self) -> Opening: ...
     def sections(self, sizes: Sizes) -> Iterator[Section | None]: ...
 
 
@@ -78,21 +79,37 @@ def within_budget(content: Content, budget: int = BUDGET) -> bytes:
 
 def render(content: Content, sizes: Sizes) -> str:
     """The whole page; its policy allows its own style and script, by hash, and images inside it, and nothing else."""
-    sections = [one for one in content.sections(sizes) if one is not None]
     script, style = _asset("page.js"), _asset("page.css")
     policy = (
         f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}; "
         "base-uri 'none'; form-action 'none'"
     )
-    return Template(_asset("page.html")).substitute(
-        policy=policy,
-        version=__version__,
-        title=join(content.title, " · metriclab"),
-        style=style,
-        script=script,
-        links=join(tag("a", one.title, href=f"#{one.name}") for one in sections),
-        body=join(content.opening(), [one.markup for one in sections]),
+    return (
+        _templates()
+        .get_template("page.html")
+        .render(
+            policy=policy,
+            version=__version__,
+            style=Markup(style),
+            script=Markup(script),
+            opening=content.opening(),
+            sections=[one for one in content.sections(sizes) if one is not None],
+            draw=draw,
+        )
     )
+
+
+def draw(block: object) -> Markup:
+    """A block, by the macro of its class's name."""
+    macro: Any = getattr(_templates().get_template("blocks.html").module, type(block).__name__)
+    drawn: Markup = macro(block)
+    return drawn
+
+
+@cache
+def _templates() -> Environment:
+    loader = PackageLoader("metriclab.report")
+    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
 
 
 def _asset(name: str) -> str:

@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from markupsafe import Markup
+
 from metriclab.comparison.compare import ComparisonEntry, Mean, compare
 from metriclab.comparison.finished import FinishedRun, group
 from metriclab.comparison.statistics import Interval
-from metriclab.report.charts import Point, Range, forest, legend, scatter
+from metriclab.report.blocks import Cell, Charts, Opening, Section, Table, Text, shorten
+from metriclab.report.charts import Point, Range, draw_forest, draw_scatter, make_legend
 from metriclab.report.curves import curves_section, read_curves
 from metriclab.report.embedded import Data, embed_run, open_data
 from metriclab.report.gallery import Pictures
-from metriclab.report.html import Cell, Markup, Section, join, section, short, table, tag
-from metriclab.report.labels import cost, label, metric_label, number
+from metriclab.report.labels import format_cost, format_number, label, metric_label
+from metriclab.report.memory import memory_section
 from metriclab.report.one_run import DEFAULT_METRIC
-from metriclab.report.side_by_side import MOST, Answers, side_by_side_section
+from metriclab.report.side_by_side import MOST, EmbeddedEntry, side_by_side_section
 from metriclab.report.thumbnails import Sizes
 
 _COSTS = (
@@ -27,6 +30,7 @@ _COSTS = (
     "embedded_per_second",
 )
 _ALIKE = 0.02
+_KEY = Markup('<span class="key">{}</span>')
 
 
 class SeveralRuns:
@@ -59,114 +63,104 @@ class SeveralRuns:
     def _shown(self) -> Sequence[ComparisonEntry]:
         return self.compared.entries[:MOST]
 
-    def opening(self) -> Markup:
+    def opening(self) -> Opening:
         """What was compared, and the verdicts."""
         one = self.compared
-        told = f"{metric_label(self.metric)} · {one.protocol} · {one.queries:,} queries of {one.classes:,} classes"
-        verdicts = [tag("li", difference.sentence()) for difference in one.main_differences()]
-        notices = [tag("p", f"{note[:1].upper()}{note[1:]}.", class_="notice") for note in one.notes]
-        return join(
-            tag("h1", self.title),
-            tag("p", told, class_="about"),
-            tag("ul", verdicts, class_="verdicts") if verdicts else None,
-            notices,
-        )
+        about = f"{metric_label(self.metric)} · {one.protocol} · {one.queries:,} queries of {one.classes:,} classes"
+        verdicts = [difference.sentence() for difference in one.main_differences()]
+        notices = [f"{note[:1].upper()}{note[1:]}." for note in one.notes]
+        return Opening(self.title, about, verdicts=verdicts, notices=notices)
 
     def sections(self, sizes: Sizes) -> Iterator[Section | None]:
         """All parts of the page, with images of these sizes."""
-        yield self._table()
+        entries = {one.name: [self.runs[path] for path in one.paths] for one in self.compared.entries}
+        curves = {run.path: read_curves(run.path) for runs in entries.values() for run in runs}
+        yield self._summary()
         yield self._intervals()
         yield self._costs()
-        curves = {entry.name: read_curves(Path(entry.paths[0])) for entry in self.compared.entries}
-        yield curves_section(curves, self.metric)
-        yield self._differences_of_recipes()
+        yield curves_section({name: curves[runs[0].path] for name, runs in entries.items()}, self.metric)
+        yield memory_section(entries, curves)
+        yield self._recipes()
         yield self._side_by_side(sizes)
         yield self._folders()
 
-    def _table(self) -> Section:
+    def _summary(self) -> Section:
         one = self.compared
         costs = [name for name in _COSTS if any(entry.cost.get(name) is not None for entry in one.entries)]
         head = ["entry", "seeds", metric_label(self.metric), "95 % over seeds", *map(metric_label, one.shown), "steps"]
-        rows = [
+        rows: list[list[Cell | str | None]] = [
             [
                 entry.name,
                 Cell(str(len(entry.seeds)), len(entry.seeds)),
-                _mean(entry.metrics.get(self.metric)),
-                _interval(entry.metrics[self.metric].interval),
-                *(_mean(entry.metrics.get(name)) for name in one.shown),
+                _format_mean(entry.metrics.get(self.metric)),
+                _format_interval(entry.metrics[self.metric].interval),
+                *(_format_mean(entry.metrics.get(name)) for name in one.shown),
                 Cell(f"{entry.steps:,}", entry.steps),
-                *(cost(name, entry.cost.get(name)) for name in costs),
+                *(format_cost(name, entry.cost.get(name)) for name in costs),
             ]
             for entry in one.entries
         ]
-        shown = table([*head, *map(label, costs)], rows, caption="Means over seeds, best first")
-        definition = tag("p", one.definition, class_="quiet")
-        return section("summary", "Summary", shown, definition)
+        table = Table("Means over seeds, best first", [*head, *map(label, costs)], rows)
+        return Section("summary", "Summary", [table, Text(one.definition)])
 
     def _intervals(self) -> Section:
+        means = {entry.name: entry.metrics[self.metric] for entry in self.compared.entries}
         rows = [
-            Range(
-                entry.name,
-                entry.metrics[self.metric].mean,
-                [_pair(entry.metrics[self.metric].interval)],
-                entry.metrics[self.metric].per_seed,
-                self.number[entry.name],
-            )
-            for entry in self.compared.entries
+            Range(name, mean.mean, [_ends(mean.interval)], mean.per_seed, self.number[name])
+            for name, mean in means.items()
         ]
         name = metric_label(self.metric)
-        charts = [forest(f"{name} by entry, with Student's 95 % interval over seeds", rows, x_name=name)]
+        charts = [draw_forest(f"{name} by entry, with Student's 95 % interval over seeds", rows, x_name=name)]
         differences = [
             Range(
                 f"{one.first} − {one.second}",
                 one.value,
-                [_pair(one.by_class), _pair(one.over_seeds)],
+                [_ends(one.by_class), _ends(one.over_seeds)],
                 number=self.number[one.first],
             )
             for one in self.compared.main_differences()
         ]
         if differences:
             title = f"Differences in {name}: 95 % interval by class (solid), over seeds (dashed)"
-            charts.append(forest(title, differences, x_name=f"difference in {name}", zero=True))
+            charts.append(draw_forest(title, differences, x_name=f"difference in {name}", zero=True))
         single = all(len(entry.seeds) == 1 for entry in self.compared.entries)
         lead = "One run an entry: there is no interval over seeds." if single else "A tick is one run."
-        return section("intervals", "Intervals", [tag("div", chart, class_="wide") for chart in charts], lead=lead)
+        return Section("intervals", "Intervals", [Charts(charts, layout="wide")], lead)
 
     def _costs(self) -> Section | None:
         name = metric_label(self.metric)
         charts = []
         for key in _COSTS:
-            known = [entry for entry in self.compared.entries if entry.cost.get(key) is not None]
-            values = [float(entry.cost[key] or 0) for entry in known]
-            if len(known) < 2 or max(values) - min(values) <= _ALIKE * max(values):
+            entries = [entry for entry in self.compared.entries if entry.cost.get(key) is not None]
+            values = [float(entry.cost[key] or 0) for entry in entries]
+            if len(entries) < 2 or max(values) - min(values) <= _ALIKE * max(values):
                 continue  # it costs the same
-            unit = cost(key, 1.0).shown.partition(" ")[2]
+            unit = format_cost(key, 1.0).text.partition(" ")[2]
             points = [
                 Point(entry.name, value, entry.metrics[self.metric].mean, self.number[entry.name])
-                for entry, value in zip(known, values, strict=True)
+                for entry, value in zip(entries, values, strict=True)
             ]
             x_name = f"{label(key)}, {unit}" if unit else label(key)
-            charts.append(scatter(f"{name} against {label(key)}", points, x_name=x_name, y_name=name))
+            charts.append(draw_scatter(f"{name} against {label(key)}", points, x_name=x_name, y_name=name))
         if not charts:
             return None
-        key_of_entries = legend(list(self.number))
-        return section("quality-and-cost", "Quality and cost", key_of_entries, tag("div", charts, class_="charts"))
+        return Section("quality-and-cost", "Quality and cost", [make_legend(list(self.number)), Charts(charts)])
 
-    def _differences_of_recipes(self) -> Section | None:
+    def _recipes(self) -> Section | None:
         entries = self.compared.entries
         keys = list(dict.fromkeys(key for entry in entries for key in entry.settings))
         if not keys:
             return None
-        rows = [[tag("span", key, class_="key"), *(_setting(entry, key) for entry in entries)] for key in keys]
-        head = ["recipe key", *(short(entry.name, 40) for entry in entries)]
-        shown = table(head, rows, caption="Keys in which the recipes differ", numbers_from=len(head))
-        return section("recipes", "Recipes", shown, lead="Everything else is the same in all entries, the seed apart.")
+        rows = [[_KEY.format(key), *(_format_setting(entry, key) for entry in entries)] for key in keys]
+        head = ["recipe key", *(shorten(entry.name, 40) for entry in entries)]
+        table = Table("Keys in which the recipes differ", head, rows, numbers_from=len(head))
+        return Section("recipes", "Recipes", [table], "Everything else is the same in all entries, the seed apart.")
 
     def _side_by_side(self, sizes: Sizes) -> Section | None:
         if self.data is None:
             return None
         entries = [
-            Answers(
+            EmbeddedEntry(
                 entry.name,
                 entry.seeds[0],
                 self.embedded[entry.name],
@@ -178,26 +172,26 @@ class SeveralRuns:
         return side_by_side_section(entries, self.metric, Pictures(self.data, sizes), left_out=left_out)
 
     def _folders(self) -> Section:
-        rows = [
-            [path, entry.name, Cell(str(seed), seed), number(self.runs[path].metrics[self.metric])]
+        rows: list[list[Cell | str | None]] = [
+            [path, entry.name, Cell(str(seed), seed), format_number(self.runs[path].metrics[self.metric])]
             for entry in self.compared.entries
             for path, seed in zip(entry.paths, entry.seeds, strict=True)
         ]
         head = ["run folder", "entry", "seed", metric_label(self.metric)]
-        return section("runs", "Runs", table(head, rows, caption="Every run of this comparison", numbers_from=2))
+        return Section("runs", "Runs", [Table("Every run of this comparison", head, rows, numbers_from=2)])
 
 
-def _mean(value: Mean | None) -> Cell:
-    return number(None if value is None else value.mean)
+def _format_mean(value: Mean | None) -> Cell:
+    return format_number(None if value is None else value.mean)
 
 
-def _interval(value: Interval | None) -> Cell:
+def _format_interval(value: Interval | None) -> Cell:
     return Cell("-") if value is None else Cell(f"{value.low:.4f} to {value.high:.4f}", value.low)
 
 
-def _pair(value: Interval | None) -> tuple[float, float] | None:
+def _ends(value: Interval | None) -> tuple[float, float] | None:
     return None if value is None else (value.low, value.high)
 
 
-def _setting(entry: ComparisonEntry, key: str) -> str | None:
-    return short(str(entry.settings[key]), 60) if key in entry.settings else None
+def _format_setting(entry: ComparisonEntry, key: str) -> str | None:
+    return shorten(str(entry.settings[key]), 60) if key in entry.settings else None

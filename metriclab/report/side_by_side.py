@@ -8,21 +8,26 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from metriclab.report.blocks import Section, shorten
 from metriclab.report.embedded import Embedded
-from metriclab.report.gallery import Pictures, differing_queries, found_row, query_figure
-from metriclab.report.html import Markup, Section, section, short, tag
+from metriclab.report.gallery import Answers, EntryAnswer, Pictures, choose_differing
 from metriclab.report.labels import metric_label
 
 MOST = 12
 """Entries that a page can show."""
 
-AT_FIRST = 6
-"""Entries that are shown until the reader chooses."""
+
+@dataclass(frozen=True, slots=True)
+class Chooser:
+    """Boxes to choose the entries by: a block."""
+
+    names: Sequence[str]
+    at_first: int = 6
 
 
 @dataclass(frozen=True, slots=True)
-class Answers:
-    """What one run of an entry found.
+class EmbeddedEntry:
+    """One run of an entry, embedded once more.
 
     Attributes:
         name: of the entry.
@@ -38,7 +43,7 @@ class Answers:
 
 
 def side_by_side_section(
-    entries: Sequence[Answers], metric: str, pictures: Pictures, *, left_out: int
+    entries: Sequence[EmbeddedEntry], metric: str, pictures: Pictures, *, left_out: int
 ) -> Section | None:
     """Queries on which entries differ most, and those that are hard or easy for all.
 
@@ -48,11 +53,19 @@ def side_by_side_section(
         pictures: of queries and gallery.
         left_out: how many entries there are besides.
     """
-    scores = {one.name: one.scores for one in entries}
-    groups = [
-        tag("div", tag("h3", title), [_query(row, entries, pictures) for row in rows], class_="group")
-        for title, rows in differing_queries(scores, pictures.data.queries.labels).items()
-    ]
+
+    def answer(one: EmbeddedEntry, row: int) -> EntryAnswer:
+        under = f"seed {one.seed} · {one.scores[row]:.3f}"
+        return EntryAnswer(pictures.neighbours(one.embedded, row), shorten(one.name, 40), under)
+
+    groups = []
+    for title, rows in choose_differing([one.scores for one in entries], pictures.data.queries.labels).items():
+        spreads = [float(np.ptp([one.scores[row] for one in entries])) for row in rows]
+        answers = [
+            pictures.answer(row, f"differ by {spread:.3f}", [answer(one, row) for one in entries])
+            for row, spread in zip(rows, spreads, strict=True)
+        ]
+        groups.append(Answers(title, answers))
     if not groups:
         return None
     seeds = sorted({one.seed for one in entries})
@@ -62,30 +75,5 @@ def side_by_side_section(
         "✓ is of the query's class, ✗ of another one."
     )
     lead += f" The page has room for {len(entries)} entries; the {left_out} lowest are left out." if left_out else ""
-    return section("side-by-side", "Side by side", _chooser(entries), *groups, lead=lead)
-
-
-def _chooser(entries: Sequence[Answers]) -> Markup | None:
-    """Boxes to choose the entries by. Hidden until the script makes them work; without it, all entries are shown."""
-    if len(entries) < 3:
-        return None
-    boxes = [
-        tag("label", tag("input", type="checkbox", value=at, checked=at < AT_FIRST), short(one.name, 40))
-        for at, one in enumerate(entries)
-    ]
-    return tag("fieldset", tag("legend", "Entries shown"), boxes, class_="chooser", hidden=True)
-
-
-def _query(row: int, entries: Sequence[Answers], pictures: Pictures) -> Markup:
-    answers = [
-        tag(
-            "div",
-            tag("p", short(one.name, 40), tag("span", f"seed {one.seed} · {one.scores[row]:.3f}")),
-            found_row(one.embedded, row, pictures),
-            class_="entry",
-            data_entry=at,
-        )
-        for at, one in enumerate(entries)
-    ]
-    spread = float(np.ptp([one.scores[row] for one in entries]))
-    return tag("div", query_figure(row, pictures, f"differ by {spread:.3f}"), *answers, class_="answer")
+    chooser = [Chooser([shorten(one.name, 40) for one in entries])] if len(entries) > 2 else []
+    return Section("side-by-side", "Side by side", [*chooser, *groups], lead)

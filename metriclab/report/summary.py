@@ -1,14 +1,17 @@
-"""The numbers of a run: metrics beside their baselines, curves of robustness, health, costs."""
+"""The numbers of a run: metrics beside their baselines, curves of robustness, health, costs, and what it was."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
-from metriclab.report.charts import Series, legend, lines
-from metriclab.report.html import Markup, Number, Section, join, section, short, table, tag
-from metriclab.report.labels import compact, cost, label, metric_label, number
+from metriclab.report.blocks import Cell, Charts, Code, Facts, Notes, Number, Section, Table, shorten
+from metriclab.report.charts import Series, draw_lines, make_legend
+from metriclab.report.labels import format_compact, format_cost, format_number, label, metric_label
+from metriclab.runs.files import to_json
+from metriclab.runs.folder import RunFolder
 
 _SEVERITY = re.compile(r"^(.+)_(\d+)$")
 Parts = Mapping[str, Mapping[str, Any]]
@@ -34,80 +37,65 @@ def columns(result: Mapping[str, Any]) -> dict[str, Parts]:
     return {**named, **{label(name): parts for name, parts in result["baselines"].items()}}
 
 
-class Notes:
-    """Definitions that a table refers to by number."""
-
-    def __init__(self) -> None:
-        self.texts: list[str] = []
-
-    def mark(self, text: str) -> Markup | None:
-        """A link to the definition, which is its tooltip too."""
-        if not text:
-            return None
-        if text not in self.texts:
-            self.texts.append(text)
-        at = self.texts.index(text) + 1
-        return tag("sup", tag("a", at, href=f"#note-{at}", title=text, aria_label=f"definition {at}"))
-
-    def listed(self) -> Markup | None:
-        """All definitions, readable."""
-        if not self.texts:
-            return None
-        items = [tag("li", text, id=f"note-{at}") for at, text in enumerate(self.texts, 1)]
-        return tag("details", tag("summary", "How each number is defined"), tag("ol", items, class_="notes"))
+def _columns_of(evaluator: str, result: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    return {column: parts[evaluator] for column, parts in columns(result).items() if evaluator in parts}
 
 
 def metrics_section(result: Mapping[str, Any], notes: Notes) -> Section:
-    """One table an evaluator, the trained encoder beside its baselines."""
-    found = columns(result)
+    """One table an evaluator, the trained encoder beside its baselines, and the definitions of all numbers."""
+    trained = columns(result)["trained"]
     tables = [
-        _evaluator(name, part, found, result["definitions"], notes)
-        for name, part in found["trained"].items()
-        if not is_robustness(part) and not is_health(part)
+        table
+        for name, part in trained.items()
+        if not is_robustness(part) and not is_health(part) and (table := _metrics_table(name, part, result, notes))
     ]
     lead = f"{result['protocol'][:1].upper()}{result['protocol'][1:]}, {result['items']['test']:,} images."
-    if not any(tables):
-        lead += f" {_nothing(found['trained'])}"
-    return section("metrics", "Metrics", *tables, lead=lead)
+    return Section("metrics", "Metrics", [*tables, notes], lead if tables else f"{lead} {_say_nothing(trained)}")
 
 
-def _nothing(trained: Parts) -> str:
+def _say_nothing(trained: Parts) -> str:
     """Why there is no number."""
     if any(part.get("queries_without_matches") for part in trained.values()):
         return "No query has another image of its class to be held against, so there is nothing to measure."
     return "The test images have no labels, so there is nothing to measure."
 
 
-def _evaluator(
-    name: str, part: Mapping[str, Any], found: Mapping[str, Parts], definitions: Parts, notes: Notes
-) -> Markup | None:
+def _metrics_table(evaluator: str, part: Mapping[str, Any], result: Mapping[str, Any], notes: Notes) -> Table | None:
     if all(value is None for metric, value in part.items() if metric != "queries_without_matches"):
         return None
-    shown = {column: parts[name] for column, parts in found.items() if name in parts}
-    rows = []
-    for metric in part:
-        values = [parts.get(metric) for parts in shown.values()]
-        if metric == "queries_without_matches" and not any(values):
-            continue
-        head = join(label(metric), notes.mark(definitions.get(name, {}).get(metric, "")))
-        rows.append([head, *map(number, values)])
-    return table([name, *shown], rows, caption=f"{name}: trained, and baselines", class_="main")
+    shown, definitions = _columns_of(evaluator, result), result["definitions"].get(evaluator, {})
+    metrics = [
+        metric
+        for metric in part
+        if metric != "queries_without_matches" or any(parts.get(metric) for parts in shown.values())
+    ]
+    rows = _rows(metrics, shown, definitions, notes)
+    return Table(f"{evaluator}: trained, and baselines", [evaluator, *shown], rows, style="main")
+
+
+def _rows(metrics: list[str], shown: Parts, definitions: Mapping[str, str], notes: Notes | None) -> list[list[Cell]]:
+    heads = [notes.refer(label(one), definitions.get(one, "")) if notes else label(one) for one in metrics]
+    values = [[format_number(part.get(metric)) for part in shown.values()] for metric in metrics]
+    return [[Cell(head), *row] for head, row in zip(heads, values, strict=True)]
 
 
 def robustness_sections(result: Mapping[str, Any], notes: Notes) -> Iterator[Section]:
     """For each evaluator under corruptions: what is left, by severity, and the means."""
-    found = columns(result)
-    for name, part in found["trained"].items():
+    for name, part in columns(result)["trained"].items():
         if is_robustness(part):
-            shown = {column: parts[name] for column, parts in found.items() if name in parts}
-            lead = _measured_by(result["definitions"].get(name, {}), result["protocol"])
-            yield _robustness(name, shown, result["definitions"].get(name, {}), lead, notes)
+            shown, definitions = _columns_of(name, result), result["definitions"].get(name, {})
+            metrics = [metric for metric in ("clean", "corrupted", "relative_drop") if metric in part]
+            rows = _rows(metrics, shown, definitions, notes)
+            means = Table(f"{name}: means over corruptions and severities", [name, *shown], rows)
+            curves = {column: kinds for column, one in shown.items() if (kinds := _by_severity(one))}
+            lead = _say_what_is_measured(definitions, result["protocol"])
+            yield Section(name, name.capitalize(), [means, make_legend(list(curves)), _draw_severities(curves)], lead)
 
 
-def _measured_by(definitions: Mapping[str, str], protocol: str) -> str:
+def _say_what_is_measured(definitions: Mapping[str, str], protocol: str) -> str:
     """Which metric the curves show, and why it need not be the one of the first table."""
-    told = definitions.get("clean", "").partition(",")[0]  # "map_at_r of retrieval, clean queries; ..."
-    metric, _, evaluator = told.partition(" of ")
+    clean = definitions.get("clean", "").partition(",")[0]  # "map_at_r of retrieval, clean queries; ..."
+    metric, _, evaluator = clean.partition(" of ")
     said = metric_label(f"{evaluator}.{metric}") if evaluator else "The metric"
     lead = f"{said} when the queries are corrupted; severity 0 is the clean image."
     if protocol.startswith("leave-one-out"):
@@ -115,66 +103,74 @@ def _measured_by(definitions: Mapping[str, str], protocol: str) -> str:
     return lead
 
 
-def _robustness(name: str, shown: Parts, definitions: Mapping[str, str], lead: str, notes: Notes) -> Section:
-    by_kind = {column: _curves(part) for column, part in shown.items()}
-    used = [column for column in by_kind if by_kind[column]]
-    every = [y for curves in by_kind.values() for curve in curves.values() for _, y in curve]
-    charts = []
-    for kind in by_kind["trained"]:
-        drawn = [
-            Series(column, [x for x, _ in by_kind[column][kind]], [y for _, y in by_kind[column][kind]], at)
-            for at, column in enumerate(used)
-            if kind in by_kind[column]
-        ]
-        charts.append(lines(label(kind), drawn, x_name="severity", within=every))
-    rows = [
-        [join(label(metric), notes.mark(definitions.get(metric, ""))), *(number(p.get(metric)) for p in shown.values())]
-        for metric in ("clean", "corrupted", "relative_drop")
-        if metric in shown["trained"]
-    ]
-    means = table([name, *shown], rows, caption=f"{name}: means over corruptions and severities")
-    return section(name, name.capitalize(), means, legend(used), tag("div", charts, class_="charts"), lead=lead)
-
-
-def _curves(part: Mapping[str, Any]) -> dict[str, list[tuple[Number, Number]]]:
+def _by_severity(part: Mapping[str, Any]) -> dict[str, list[tuple[Number, Number]]]:
     """By corruption, the metric at each severity."""
     curves: dict[str, list[tuple[Number, Number]]] = {}
     for metric, value in part.items():
-        found = _SEVERITY.match(metric)
-        if found and value is not None:
-            curves.setdefault(found[1], []).append((float(found[2]), float(value)))
+        match = _SEVERITY.match(metric)
+        if match and value is not None:
+            curves.setdefault(match[1], []).append((float(match[2]), float(value)))
     start = [] if part.get("clean") is None else [(0.0, float(part["clean"]))]
     return {kind: sorted([*start, *curve]) for kind, curve in curves.items()}
 
 
+def _draw_severities(curves: Mapping[str, Mapping[str, list[tuple[Number, Number]]]]) -> Charts:
+    """A chart for each corruption, all on one scale."""
+    every = [y for kinds in curves.values() for curve in kinds.values() for _, y in curve]
+    charts = []
+    for kind in curves.get("trained", {}):
+        series = [
+            Series(column, [x for x, _ in kinds[kind]], [y for _, y in kinds[kind]], at)
+            for at, (column, kinds) in enumerate(curves.items())
+            if kind in kinds
+        ]
+        charts.append(draw_lines(label(kind), series, x_name="severity", within=every))
+    return Charts(charts)
+
+
 def health_sections(result: Mapping[str, Any]) -> Iterator[Section]:
     """For each evaluator of health: its figures, each with what it means."""
-    found = columns(result)
-    for name, part in found["trained"].items():
+    for name, part in columns(result)["trained"].items():
         if is_health(part):
-            shown = {column: parts[name] for column, parts in found.items() if name in parts}
-            texts = result["definitions"].get(name, {})
-            rows = [[label(metric), *(number(p.get(metric)) for p in shown.values())] for metric in part]
-            meant = [tag("div", tag("dt", label(metric)), tag("dd", texts.get(metric))) for metric in part]
-            figures = table([name, *shown], rows, caption=f"{name} of the embeddings")
+            shown, definitions = _columns_of(name, result), result["definitions"].get(name, {})
+            rows = _rows(list(part), shown, definitions, None)
+            meanings = [(label(metric), definitions.get(metric, "")) for metric in part]
             lead = (
                 "Lower alignment and uniformity are better. An effective rank near 1 is a collapse. The farther "
                 "hubness is above 0, the more some images are found for nearly every query."
             )
-            yield section(name, name.capitalize(), figures, tag("dl", meant, class_="meanings"), lead=lead)
+            figures = Table(f"{name} of the embeddings", [name, *shown], rows)
+            yield Section(name, name.capitalize(), [figures, Facts(meanings, style="meanings")], lead)
 
 
 def costs_section(result: Mapping[str, Any]) -> Section:
     """What the run cost."""
     rows = [
         ("steps", f"{result['steps']:,}"),
-        ("images seen", compact(result["images_seen"])),
-        *((label(name), cost(name, value).shown) for name, value in result["cost"].items() if value is not None),
+        ("images seen", format_compact(result["images_seen"])),
+        *((label(name), format_cost(name, value).text) for name, value in result["cost"].items() if value is not None),
     ]
-    return section("costs", "Costs", facts(rows))
+    return Section("costs", "Costs", [Facts(rows)])
 
 
-def facts(rows: list[tuple[str, Any]]) -> Markup:
-    """Names and values, side by side."""
-    items = [tag("div", tag("dt", name), tag("dd", short(str(value), 400))) for name, value in rows]
-    return tag("dl", items, class_="facts")
+def recipe_section(path: Path) -> Section:
+    """The complete recipe, as it stands in the folder."""
+    text = RunFolder(path).recipe_file.read_text("utf-8")
+    lead = "Complete, with every default filled in. It runs as it stands."
+    return Section("recipe", "Recipe", [Code("recipe.toml", text)], lead)
+
+
+def manifest_section(path: Path) -> Section:
+    """Versions, hardware and data."""
+    manifest = RunFolder(path).manifest()
+    versions = manifest.get("versions", {})
+    facts = {
+        "accelerator": manifest.get("accelerator") or "none",
+        **{name: manifest.get(name) for name in ("processor", "cpus", "threads", "ranks", "platform")},
+        "Python": manifest.get("python"),
+        **{name: versions.get(name) for name in ("torch", "timm", "numpy")},
+        "test data": manifest.get("data", {}).get("test", "")[:16],
+    }
+    rows = [(name, shorten(str(value), 400)) for name, value in facts.items() if value not in (None, "")]
+    blocks = [Facts(rows), Code("manifest.json", to_json(manifest), folded=True)]
+    return Section("manifest", "Manifest", blocks, "What the last digits of the numbers may depend on.")

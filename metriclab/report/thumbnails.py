@@ -51,9 +51,9 @@ def open_images(data: Dataset, items: Sequence[int]) -> Iterator[Image.Image]:
                 yield Image.fromarray(np.ascontiguousarray(cropped.transpose(1, 2, 0)))
 
 
-def data_uri(image: Image.Image, sizes: Sizes) -> str:
+def encode_image(image: Image.Image, sizes: Sizes) -> str:
     """The image no larger than the sizes allow, as PNG or as JPEG, whichever is smaller."""
-    return _uri(_fitted(image, sizes.side), sizes.quality)
+    return _encode(_fitted(image, sizes.side), sizes.quality)
 
 
 def _fitted(image: Image.Image, side: int) -> Image.Image:
@@ -62,7 +62,7 @@ def _fitted(image: Image.Image, side: int) -> Image.Image:
     return fitted
 
 
-def _uri(image: Image.Image, quality: int) -> str:
+def _encode(image: Image.Image, quality: int) -> str:
     found = []
     for kind, options in (("png", {"optimize": True}), ("jpeg", {"quality": quality, "optimize": True})):
         buffer = io.BytesIO()
@@ -87,7 +87,7 @@ class Sheet:
     columns: int
 
 
-def sheet(data: Dataset, items: Sequence[int], sizes: Sizes) -> Sheet:
+def make_sheet(data: Dataset, items: Sequence[int], sizes: Sizes) -> Sheet:
     """These images, each in the middle of its cell."""
     fitted = [_fitted(image, sizes.cell) for image in open_images(data, items)]
     cell = max(max(image.size) for image in fitted)  # no wider than the images are
@@ -99,4 +99,4 @@ def sheet(data: Dataset, items: Sequence[int], sizes: Sizes) -> Sheet:
     grey = np.asarray(whole)
     if (grey == grey[:, :, :1]).all():
         whole = whole.convert("L")
-    return Sheet(_uri(whole, sizes.quality), cell, columns)
+    return Sheet(_encode(whole, sizes.quality), cell, columns)

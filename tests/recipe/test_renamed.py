@@ -17,8 +17,8 @@ from metriclab.registry import load_component
         ("head", {"name": "mlp", "width": 64, "hidden": 9}, {"name": "mlp", "embedding_dim": 64, "hidden": 9}),
         ("head", {"name": "linear", "width": 64}, {"name": "linear", "embedding_dim": 64}),
         ("head", {"name": "metriclab-toolkit:mlp", "width": 1}, {"name": "metriclab-toolkit:mlp", "embedding_dim": 1}),
-        ("encoder", {"name": "timm", "train": "all"}, {"name": "timm", "trainable": "all"}),
-        ("encoder", {"name": "timm", "train": "none"}, {"name": "timm", "trainable": "none"}),
+        ("encoder", {"name": "timm", "train": "all"}, {"name": "timm", "trainable": "all", "frozen_mode": "eval"}),
+        ("encoder", {"name": "timm", "train": "none"}, {"name": "timm", "trainable": "none", "frozen_mode": "eval"}),
         ("encoder", {"name": "timm", "train": "head"}, {"name": "timm", "trainable": "none", "frozen_mode": "train"}),
     ],
 )

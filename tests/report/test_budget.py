@@ -15,9 +15,9 @@ from PIL import Image
 from metriclab.core.batch import Images
 from metriclab.core.rows import rows
 from metriclab.errors import RecipeError
-from metriclab.report.embedded import Data, Embedded, nearest
+from metriclab.report.blocks import Charts, Opening, Section
+from metriclab.report.embedded import Data, Embedded, find_neighbours
 from metriclab.report.gallery import Pictures
-from metriclab.report.html import Markup, Section, section, tag
 from metriclab.report.map import map_section
 from metriclab.report.page import render, within_budget
 from metriclab.report.thumbnails import LADDER, LAST, Sizes
@@ -42,24 +42,23 @@ class Noise:
 class Gallery:
     """A page of a few images and a map. It remembers at which sizes it was drawn."""
 
-    title = "Noise"
-
     def __init__(self) -> None:
         noise = Noise()
         self.data = Data(noise, noise)
         queries = rows(torch.randn(COUNT, 8), torch.from_numpy(noise.labels))
-        near, similarity = nearest(queries, queries, 8)
+        near, similarity = find_neighbours(queries, queries, 8)
         labels = queries.labels[near]
         right = labels == queries.labels[:, None]
         self.embedded = Embedded(queries, *(side.numpy() for side in (near, similarity, labels, right)))
         self.drawn: list[Sizes] = []
 
-    def opening(self) -> Markup:
-        return tag("h1", self.title)
+    def opening(self) -> Opening:
+        return Opening("Noise", "images that hardly compress")
 
     def sections(self, sizes: Sizes) -> Iterator[Section | None]:
         self.drawn.append(sizes)
-        yield section("gallery", "Gallery", Pictures(self.data, sizes).gallery(range(SHOWN), ["noise"] * SHOWN))
+        pictures = Pictures(self.data, sizes)
+        yield Section("gallery", "Gallery", [Charts([pictures.gallery(row, "noise") for row in range(SHOWN)])])
         yield map_section(self.embedded, self.data, sizes)
 
 

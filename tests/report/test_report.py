@@ -11,13 +11,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from markupsafe import Markup
 from PIL import Image
 
 from metriclab.cli import main
 from metriclab.errors import DataError, RecipeError, StorageError
-from metriclab.report.html import data, join, tag
-from metriclab.report.page import BUDGET, within_budget, write_report
-from metriclab.report.summary import Notes, robustness_sections
+from metriclab.report import blocks
+from metriclab.report.blocks import Notes
+from metriclab.report.charts import Point, Range, Series, draw_forest, draw_lines, draw_scatter, make_legend
+from metriclab.report.gallery import Answer, Answers, EntryAnswer
+from metriclab.report.page import BUDGET, draw, within_budget, write_report
+from metriclab.report.side_by_side import Chooser
+from metriclab.report.summary import robustness_sections
 from tests.support.chromium import Chromium
 from tests.support.tiny import run, tiny
 
@@ -84,11 +89,43 @@ def several(runs, tmp_path_factory) -> Path:
     return out
 
 
-def test_text_becomes_markup_only_by_escaping():
-    assert tag("p", HOSTILE, class_='a"b') == f'<p class="a&quot;b">{"&lt;script&gt;alert(1)&lt;/script&gt;"}</p>'
-    assert join("<", tag("b", ["&", 3, None])) == "&lt;<b>&amp;3</b>"
-    assert "</script>" not in data("x", {"a": "</script>&<!--"})[:-9]
-    assert json.loads(data("x", {"a": HOSTILE}).partition(">")[2][:-9]) == {"a": HOSTILE}
+QUOTED = f'{HOSTILE}"onload="'
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        blocks.Table(QUOTED, [QUOTED], [[QUOTED, QUOTED], [blocks.Cell(QUOTED, 1), None]]),
+        blocks.Facts([(QUOTED, QUOTED)]),
+        blocks.Notes([QUOTED]),
+        blocks.Text(QUOTED),
+        blocks.Code(QUOTED, QUOTED, folded=True),
+        make_legend([QUOTED]),
+        Chooser([QUOTED]),
+        Answers(QUOTED, [Answer(Markup(), QUOTED, QUOTED, [EntryAnswer([], QUOTED, QUOTED)])]),
+        blocks.Charts([draw_lines(QUOTED, [Series(QUOTED, [1, 2], [1, 2])], x_name=QUOTED)]),
+        blocks.Charts([draw_scatter(QUOTED, [Point(QUOTED, 1, 2, 3)], x_name=QUOTED, y_name=QUOTED)], layout="wide"),
+        blocks.Charts([draw_forest(QUOTED, [Range(QUOTED, 1, [(0, 2)], [1])], x_name=QUOTED)]),
+    ],
+    ids=lambda block: type(block).__name__,
+)
+def test_text_becomes_markup_only_by_escaping(block):
+    page = Page(draw(block))
+    assert not page.of("script")
+    assert not any("onload" in attributes for _, attributes in page.elements)
+    assert "alert(1)" in page.text
+
+
+def test_a_definition_is_escaped_in_its_link():
+    page = Page(Notes().refer(QUOTED, QUOTED))
+    assert [name for name, _ in page.elements] == ["sup", "a"]
+    assert page.of("a")[0]["title"] == QUOTED
+
+
+def test_nothing_in_data_ends_its_element():
+    drawn = draw(blocks.Data("x", {"a": f"{HOSTILE}<!--&"})).strip()
+    assert drawn.count("</script>") == 1
+    assert json.loads(drawn.partition(">")[2].removesuffix("</script>")) == {"a": f"{HOSTILE}<!--&"}
 
 
 @pytest.mark.parametrize("which", ["one", "several"])
@@ -144,8 +181,8 @@ def test_robustness_and_health_are_drawn_and_explained(tmp_path):
     halves = "Half of each class asks and the other half is searched"
     assert halves not in page.text, "the run has a gallery"
     result = json.loads((tmp_path / "run" / "result.json").read_text())
-    told = "".join(str(part) for part in robustness_sections({**result, "protocol": "leave-one-out"}, Notes()))
-    assert halves in told
+    (section,) = robustness_sections({**result, "protocol": "leave-one-out"}, Notes())
+    assert halves in section.lead
 
 
 def test_entries_to_see_side_by_side_can_be_chosen(runs, tmp_path, pictures):
