@@ -94,6 +94,15 @@ def test_the_example_in_python_runs(tmp_path, monkeypatch):
     assert names["features"].shape == (1, names["embedder"].network.encoder.out_features)
 
 
+def test_the_library_is_used_as_it_says():
+    (source,) = (text for text in blocks("python") if "criterion" in text)
+    names: dict = {}
+    exec(source, names)
+    assert names["loss"].requires_grad
+    assert 0 <= names["scores"]["r_at_1"].value <= 1
+    assert int((names["memory"].rows().labels >= 0).sum()) == 32
+
+
 def test_every_figure_of_its_tables_is_one_of_the_results():
     results = (ROOT / "benchmarks" / "RESULTS.md").read_text()
     tables = "\n".join(line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("|"))
