@@ -59,7 +59,8 @@ def test_an_unknown_command():
     assert "No such command 'rnu'" in result.stderr
 
 
-def test_list_of_one_kind():
+def test_list_of_one_kind(monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)  # a pipe has no width
     lines = run("list", "sampler").stdout.splitlines()
     assert lines == [
         "sampler  [sampler]",
