@@ -38,6 +38,9 @@ _OF_ALL = {
     "map": "Mean average precision: mean of the precision at each match in the whole ranking, ",
     "mrr": "Mean reciprocal rank: one divided by the rank of the best match, ",
 }
+_CUT_RECIPROCAL = (
+    "Mean reciprocal rank at {}: one divided by the rank of the best match, 0 where that rank is above {}, "
+)
 _UNMATCHED = "Number of queries of known label (>= 0) without a match, which no other metric counts (retrieval/1)."
 
 
@@ -53,6 +56,7 @@ class Retrieval:
 
     Args:
         k: depths of recall and precision; at depth 1 both are the same.
+        mrr_k: depths at which the mean reciprocal rank is cut; it takes 0 for a query whose best match is further down.
         whole_ranking: also mean average precision and reciprocal rank, which depend on matches however far down; all
             else depends on the best rows, and is found sooner without them.
 
@@ -63,12 +67,14 @@ class Retrieval:
     """
 
     k: tuple[Annotated[int, Gt(0)], ...] = (1, 5, 10)
+    mrr_k: tuple[Annotated[int, Gt(0)], ...] = ()
     whole_ranking: bool = True
 
     @property
     def definitions(self) -> dict[str, str]:
         """How each metric is computed."""
         per_depth = {name.format(at): text.format(at, at, at) for name, text in _AT_DEPTH.items() for at in self.k}
+        per_depth |= {f"mrr_at_{at}": _CUT_RECIPROCAL.format(at, at) for at in self.mrr_k}
         texts = per_depth | _OF_THE_BEST | (_OF_ALL if self.whole_ranking else {})
         return {name: text + _RULES for name, text in texts.items()}
 
@@ -89,7 +95,7 @@ class Retrieval:
         values = {name: torch.full((len(queries),), torch.nan, dtype=torch.float64) for name in definitions}
         unmatched = values["queries_without_matches"] = torch.where(queries.labels < 0, torch.nan, 1.0).double().cpu()
         index = LabelIndex.of(queries.labels, gallery.labels)
-        depth = None if self.whole_ranking else min(max(self.k, default=0), len(gallery))
+        depth = None if self.whole_ranking else min(max(self.k + self.mrr_k, default=0), len(gallery))
         done, total = 0, len(index.queries_with_rows())
         for indices, measured in measured_matches(self._measure, queries, gallery, index, depth):
             place = indices.cpu()
@@ -106,6 +112,7 @@ class Retrieval:
         measured = {
             **{f"r_at_{k}": chance for k, chance in zip(self.k, ranked.any_hit(depths), strict=True)},
             **{f"p_at_{k}": hits / float(k) for k, hits in zip(self.k, at_depths, strict=True)},
+            **{f"mrr_at_{k}": ranked.reciprocal_rank(k) for k in self.mrr_k},
             "r_precision": among_r / relevant,
             "map_at_r": ranked.summed_precision(relevant) / relevant,
         }

@@ -134,25 +134,26 @@ class RankedMatches:
             chances.append(torch.where(drawn > others, 1.0, -torch.expm1(log_none - log_all)))
         return chances
 
-    def reciprocal_rank(self) -> Float64[Tensor, "b"]:
-        """Expected reciprocal of the position of the best match."""
+    def reciprocal_rank(self, depth: int | None = None) -> Float64[Tensor, "b"]:
+        """Expected reciprocal of the position of the best match, 0 where that is beyond `depth`."""
+        depth = self.length if depth is None else depth
         above, size, matches = self._best()
-        result = 1 / (above + 1).double()
+        result = torch.where(above < depth, 1 / (above + 1).double(), 0.0)
         tied = (size > matches).nonzero().squeeze(1)
         shapes = torch.stack([above[tied], size[tied], matches[tied]], dim=1)
         different, which = torch.unique(shapes, dim=0, return_inverse=True)
-        expected = [self._reciprocal_in_tie(*shape) for shape in different.tolist()]
+        expected = [self._reciprocal_in_tie(*shape, depth=depth) for shape in different.tolist()]
         if expected:
             result[tied] = torch.stack(expected)[which]
         return result
 
-    def _reciprocal_in_tie(self, above: int, size: int, matches: int) -> Float64[Tensor, ""]:
+    def _reciprocal_in_tie(self, above: int, size: int, matches: int, *, depth: int) -> Float64[Tensor, ""]:
         # The best match is the jth of the group with probability C(size - j, matches - 1) / C(size, matches).
         log_factorial, most = self.tables.log_factorial, size - matches + 1
         behind = log_factorial[matches - 1 : size] - log_factorial[:most] - log_factorial[matches - 1]
         log_all = log_factorial[size] - log_factorial[size - matches] - log_factorial[matches]
         j = torch.arange(most, 0, -1, device=behind.device)
-        return ((behind - log_all).exp() / (above + j)).sum()
+        return ((behind - log_all).exp() / (above + j)).where(above + j <= depth, 0.0).sum()
 
     @property
     def _begin(self) -> Int64[Tensor, "b"]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from metriclab.report.blocks import Cell, Number
 
-_AT = re.compile(r"^(r|p|map)_at_(\w+)$")
+_AT = re.compile(r"^(r|p|map|mrr)_at_(\w+)$")
 _NAMES = {
     "r_precision": "R-precision",
     "map": "mAP",
@@ -41,7 +41,7 @@ def label(name: str) -> str:
     found = _AT.match(name)
     if found:
         kind, depth = found.groups()
-        return f"{'MAP' if kind == 'map' else kind.upper()}@{depth.upper()}"
+        return f"{kind.upper()}@{depth.upper()}"
     return _NAMES.get(name, name.replace("_", " "))
 
 

@@ -26,11 +26,11 @@ from metriclab.ranking.workers import ieee_products
 from tests.support import ranking_reference as reference
 
 DEPTHS = (1, 2, 3, 5, 20)
-retrieval = Retrieval(k=DEPTHS)
+retrieval = Retrieval(k=DEPTHS, mrr_k=DEPTHS)
 METRICS = sorted(retrieval.definitions)
 
 
-of_the_best = Retrieval(k=DEPTHS, whole_ranking=False)
+of_the_best = Retrieval(k=DEPTHS, mrr_k=DEPTHS, whole_ranking=False)
 
 
 def all_ways(queries: Rows, gallery: Rows) -> list[dict[str, Score]]:
@@ -122,8 +122,9 @@ def test_chance_of_a_constant_model_in_closed_form():
 def test_a_tie_across_k_is_counted_over_the_whole_gallery():
     # One row before the tie, then 99 tied rows of which one is the match.
     gallery = rows(torch.tensor([[1.0, 0.0]] + [[1.0, 1.0]] * 99), torch.tensor([1] * 99 + [0]))
-    scores = Retrieval(k=(1, 10))(rows(torch.tensor([[1.0, 0.0]]), torch.tensor([0])), gallery)
-    assert scores["r_at_1"].value == 0
+    scores = Retrieval(k=(1, 10), mrr_k=(1, 10))(rows(torch.tensor([[1.0, 0.0]]), torch.tensor([0])), gallery)
+    assert scores["r_at_1"].value == scores["mrr_at_1"].value == 0
+    assert scores["mrr_at_10"].value == pytest.approx(sum(1 / rank for rank in range(2, 11)) / 99)
     assert scores["r_at_10"].value == pytest.approx(9 / 99)
     assert scores["mrr"].value == pytest.approx(sum(1 / rank for rank in range(2, 101)) / 99)
 

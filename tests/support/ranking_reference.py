@@ -54,6 +54,7 @@ def metrics(hits: list[bool], depths: tuple[int, ...]) -> dict[str, float]:
     for depth in depths:
         found[f"r_at_{depth}"] = float(any(hits[:depth]))
         found[f"p_at_{depth}"] = sum(hits[:depth]) / depth
+        found[f"mrr_at_{depth}"] = 1 / (hits.index(True) + 1) if any(hits[:depth]) else 0.0
     return found
 
 
