@@ -7,8 +7,9 @@ from torch import nn
 from metriclab.core.apply_loss import apply_loss, check_miner_fits
 from metriclab.core.batch import Batch
 from metriclab.core.network import Network
-from metriclab.core.protocols import Loss, Miner, Objective
-from metriclab.core.rows import Rows
+from metriclab.core.protocols import Loss, Memory, Miner, Objective
+from metriclab.core.rows import Rows, concatenate
+from metriclab.errors import RecipeError
 from metriclab.registry import register
 
 
@@ -19,23 +20,37 @@ class SimCLR(nn.Module):
     It is supervised learning in which every image is its own class, so any registered loss can take NT-Xent's place.
     An image drawn twice in a step gives two rows of one class: a positive.
 
+    With a memory, the batch is held against itself and the views of earlier steps at once, which need no label: those
+    of other images are further negatives, and an image that is still remembered is alike to its earlier views. Logged
+    then is `memory_filled`, the share of the memory's rows that are taken.
+
     Paper: Chen et al., A Simple Framework for Contrastive Learning of Visual Representations, ICML 2020, algorithm 1.
 
     Args:
         network: encoder and head.
         loss: nt-xent in the paper.
+        memory: holds views of earlier steps; a ring smaller than the data set has hardly an image twice. The paper has
+            none, and larger batches instead.
         miner: chooses among the pairs; with one, the loss must be a loss over pairs. `false-negatives` leaves out
             negatives that look like the anchor's own class.
 
     Raises:
-        RecipeError: for a miner beside a loss that takes none.
+        RecipeError: for a miner beside a loss that takes none, and for a memory that holds classes, such as proxies.
     """
 
-    def __init__(self, network: Network, /, *, loss: Loss, miner: Miner | None = None) -> None:
+    def __init__(
+        self, network: Network, /, *, loss: Loss, memory: Memory | None = None, miner: Miner | None = None
+    ) -> None:
         super().__init__()
         check_miner_fits(loss, miner)
+        if memory is not None and bool((memory.rows().labels >= 0).any()):
+            raise RecipeError(
+                f"the memory {type(memory).__name__} holds classes, but to simclr each image is a class of its own",
+                help="choose a memory of embeddings, such as ring, or method.name = 'supervised'",
+            )
         self.network = network
         self.loss = loss
+        self.memory = memory
         self.miner = miner
 
     def forward(self, batch: Batch) -> Rows:
@@ -43,7 +58,12 @@ class SimCLR(nn.Module):
         return batch.rows([view.z for view in embedded], labels=batch.items)
 
     def objective(self, local: Rows, world: Rows) -> Objective:
-        return Objective(apply_loss(self.loss, local, world, miner=self.miner), {})
+        if self.memory is None:
+            return Objective(apply_loss(self.loss, local, world, miner=self.miner), {})
+        earlier = self.memory.rows()
+        loss = apply_loss(self.loss, local, world, concatenate([world, earlier]), miner=self.miner)
+        return Objective(loss, {"memory_filled": (earlier.labels >= 0).sum() / max(1, len(earlier))})
 
     def after_step(self, world: Rows, step: int) -> None:
-        pass
+        if self.memory is not None:
+            self.memory.push(world)

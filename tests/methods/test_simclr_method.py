@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -76,6 +77,45 @@ def test_one_step_is_algorithm_1():
     ]
     assert float(loss.detach()) == pytest.approx(sum(costs) / 10, abs=1e-5)
     assert metrics == {}
+
+
+def with_ring(size: int, *, batch_norm: bool = False, temperature: float = 0.5) -> SimCLR:
+    memory = build("memory", "ring", 4, torch.arange(0), size=size)
+    return SimCLR(network(batch_norm=batch_norm), loss=build("loss", "nt-xent", temperature=temperature), memory=memory)
+
+
+def test_with_a_memory_it_keeps_what_a_method_keeps_on_any_number_of_ranks():
+    check_method(with_ring(20, batch_norm=True), batch())
+
+
+def test_views_of_earlier_steps_stand_beside_those_of_the_batch():
+    torch.manual_seed(4)
+    method = with_ring(100)
+    first, second = batch((0, 1, 2)), batch((2, 3, 4))  # image 2 comes again
+    earlier = method(first)
+    assert method.objective(earlier, earlier).metrics["memory_filled"] == 0
+    method.after_step(earlier.detach(), 0)
+    outputs = method(replace(second, step=first.step + 1))
+    loss, metrics = method.objective(outputs, outputs)
+    assert float(metrics["memory_filled"]) == pytest.approx(6 / 100)
+
+    labels = [*outputs.labels.tolist(), *earlier.labels.tolist()]
+    everything = torch.cat([outputs.z, earlier.z]).tolist()
+    costs = []
+    for i, anchor in enumerate(outputs.z.tolist()):
+        exps = [math.exp(sum(a * b for a, b in zip(anchor, other, strict=True)) / 0.5) for other in everything]
+        negatives = sum(e for e, label in zip(exps, labels, strict=True) if label != labels[i])
+        positives = [e for k, (e, label) in enumerate(zip(exps, labels, strict=True)) if label == labels[i] and k != i]
+        costs += [-math.log(e / (e + negatives)) for e in positives]
+    assert len(costs) == 6 + 2 * 2
+    assert float(loss.detach()) == pytest.approx(sum(costs) / len(costs), abs=1e-5)
+
+
+def test_a_memory_of_classes_is_refused():
+    proxies = build("memory", "proxies", 4, torch.arange(3))
+    with pytest.raises(RecipeError, match="the memory Proxies holds classes, but to simclr each image is") as caught:
+        SimCLR(network(batch_norm=False), loss=build("loss", "nt-xent"), memory=proxies)
+    assert caught.value.help == "choose a memory of embeddings, such as ring, or method.name = 'supervised'"
 
 
 def test_rows_carry_item_occurrence_and_view():
