@@ -7,6 +7,7 @@ from metriclab.lazy import exports
 if TYPE_CHECKING:
     from metriclab.datasets.cars196 import Cars196 as Cars196
     from metriclab.datasets.cub200 import CUB200 as CUB200
+    from metriclab.datasets.fabrics import Fabrics as Fabrics
     from metriclab.datasets.fashion_mnist import FashionMNIST as FashionMNIST
     from metriclab.datasets.folder import Folder as Folder
     from metriclab.datasets.glyphs import Glyphs as Glyphs
@@ -19,6 +20,7 @@ else:
         __name__,
         Cars196="cars196",
         CUB200="cub200",
+        Fabrics="fabrics",
         FashionMNIST="fashion_mnist",
         Folder="folder",
         Glyphs="glyphs",
