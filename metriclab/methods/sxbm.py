@@ -148,7 +148,7 @@ class SXBM(nn.Module):
 
 def rank_terms(pairs: Pairs) -> dict[str, Term]:
     """The mean over (anchor i, positive j, negative k) of log(1 + e^(s_ik - s_ij)): equation 8."""
-    total: Tensor = SoftTriplets.apply(pairs.similarity, pairs.positive, pairs.negative, 1.0, 0.0)
+    total: Tensor = SoftTriplets.apply(pairs.similarity, pairs.positive, pairs.negative, 0.0)
     return {"triplets": Term(total, pairs.positive.sum(1) * pairs.negative.sum(1))}
 
 

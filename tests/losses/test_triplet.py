@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 
 import pytest
 import torch
+from pytorch_metric_learning.distances import LpDistance
+from pytorch_metric_learning.losses import TripletMarginLoss
 from torch import Tensor
 
 from metriclab.core.rows import Rows, concatenate, rows
@@ -14,22 +17,24 @@ from metriclab.registry import build
 from tests.support.loss_loops import agree, agree_in_lower_precision, mean, partners
 
 
-def by_loops(anchors: Rows, references: Rows, margin: float, soft: bool, negatives: str) -> float:
+def by_loops(anchors: Rows, references: Rows, margin: float, soft: bool, negatives: str, power: int = 2) -> float:
     """The mean cost of the chosen triplets."""
     costs = []
     for a in range(len(anchors)):
         label = int(anchors.labels[a])
-        squared = [math.dist(anchors.z[a].tolist(), r.tolist()) ** 2 for r in references.z]
+        far = [math.dist(anchors.z[a].tolist(), r.tolist()) ** power for r in references.z]
         others = [j for j in range(len(references)) if int(references.ids[j]) != int(anchors.ids[a])]
-        positives = [squared[j] for j in others if int(references.labels[j]) == label >= 0]
-        apart = [squared[j] for j in others if int(references.labels[j]) != label and int(references.labels[j]) >= 0]
+        positives = [far[j] for j in others if int(references.labels[j]) == label >= 0]
+        apart = [far[j] for j in others if int(references.labels[j]) != label and int(references.labels[j]) >= 0]
         for d_ap in positives:
             costs += costs_of(d_ap, apart, margin, soft, negatives)
     return math.fsum(costs) / max(1, len(costs))
 
 
 def costs_of(d_ap, apart, margin, soft, negatives):
-    if negatives == "semihard":
+    if negatives == "semihard-or-farthest" and apart and max(apart) <= d_ap:
+        apart = [max(apart)]
+    elif negatives.startswith("semihard"):
         inside = [d_an for d_an in apart if d_ap < d_an < d_ap + margin]
         apart = [min(inside)] if inside else []
     if negatives == "hardest":
@@ -38,18 +43,22 @@ def costs_of(d_ap, apart, margin, soft, negatives):
     return [math.log1p(math.exp(x)) for x in excess] if soft else [x for x in excess if x > 0]
 
 
-@pytest.mark.parametrize("negatives", ["all", "semihard", "hardest"])
+NEGATIVES = ["all", "semihard", "semihard-or-farthest", "hardest"]
+
+
+@pytest.mark.parametrize("negatives", NEGATIVES)
+@pytest.mark.parametrize("power", [1, 2])
 @pytest.mark.parametrize("soft", [False, True])
 @pytest.mark.parametrize("margin", [0.0, 0.2, 1.5])
 @pytest.mark.parametrize("labels", [[0, 1, 0, 2, 1, -1, 0, -1, 3, 0], [0, 0, 1], [0, 1], [2, 2], [-1, 0, 0]])
-def test_the_formula(negatives, soft, margin, labels):
-    loss = build("loss", "triplet", margin=margin, soft=soft, negatives=negatives)
+def test_the_formula(negatives, power, soft, margin, labels):
+    loss = build("loss", "triplet", margin=margin, soft=soft, squared=power == 2, negatives=negatives)
     batch = rows(torch.randn(len(labels), 3, dtype=torch.float64), torch.tensor(labels))
     memory = concatenate([rows(torch.randn(6, 3, dtype=torch.float64), torch.tensor([0, 1, -1, 5, 0, 2])), batch])
     for references in (batch, memory):
         with forced_tile_cells(30):
             value = loss(batch, references)
-        assert float(value) == pytest.approx(by_loops(batch, references, margin, soft, negatives), abs=1e-12)
+        assert float(value) == pytest.approx(by_loops(batch, references, margin, soft, negatives, power), abs=1e-12)
 
 
 def by_cosines(margin, soft, negatives):
@@ -80,10 +89,11 @@ def test_gradients_on_every_kind_of_labels_and_in_lower_precision(negatives, sof
     agree_in_lower_precision(loss, loops, 0.5)
 
 
-@pytest.mark.parametrize("negatives", ["all", "semihard", "hardest"])
+@pytest.mark.parametrize("negatives", NEGATIVES)
+@pytest.mark.parametrize("squared", [False, True])
 @pytest.mark.parametrize("soft", [False, True])
-def test_the_gradient(negatives, soft):
-    loss = build("loss", "triplet", margin=0.8, soft=soft, negatives=negatives)
+def test_the_gradient(negatives, squared, soft):
+    loss = build("loss", "triplet", margin=0.8, soft=soft, squared=squared, negatives=negatives)
     labels = torch.tensor([0, 1, 0, 2, 1, 0, -1, 2])
     ids = torch.arange(8)
     z = torch.randn(8, 3, dtype=torch.float64, requires_grad=True)
@@ -119,10 +129,26 @@ def test_identical_rows_cost_the_margin():
     assert build("loss", "triplet", margin=0.3, negatives="semihard")(batch, batch) == 0
 
 
+def test_coinciding_rows_have_a_gradient_that_is_finite_where_distances_are_not_squared():
+    z = torch.ones(4, 5, dtype=torch.float64, requires_grad=True)
+    value = build("loss", "triplet", margin=0.3, squared=False)(rows(z, torch.tensor([0, 0, 1, 1])))
+    (gradient,) = torch.autograd.grad(value, z)
+    assert float(value.detach()) == pytest.approx(0.3)
+    assert gradient.isfinite().all()
+
+
 def test_nan_is_not_hidden():
     z = torch.randn(6, 3)
     z[0, 0] = math.nan
     batch = rows(z, torch.tensor([0, 0, 1, 1, 2, 2]))
-    for negatives in ("all", "semihard", "hardest"):
-        for soft in (False, True):
-            assert build("loss", "triplet", negatives=negatives, soft=soft)(batch, batch).isnan()
+    for negatives, soft, squared in product(NEGATIVES, (False, True), (False, True)):
+        assert build("loss", "triplet", negatives=negatives, soft=soft, squared=squared)(batch, batch).isnan()
+
+
+@pytest.mark.parametrize(("squared", "power"), [(False, 1), (True, 2)])
+def test_it_equals_the_loss_of_pytorch_metric_learning(squared, power):
+    # Version 2.9: all triplets, mean over those that are not 0.
+    torch.manual_seed(3)
+    z, labels = torch.randn(24, 6, dtype=torch.float64), torch.arange(24) % 5
+    theirs = TripletMarginLoss(margin=0.4, distance=LpDistance(power=power))(z, labels)
+    assert float(build("loss", "triplet", margin=0.4, squared=squared)(rows(z, labels))) == pytest.approx(float(theirs))

@@ -64,6 +64,8 @@ def test_registered_loss(name):
         ("triplet", {"soft": True}),
         ("triplet", {"negatives": "semihard", "margin": 0.5}),
         ("triplet", {"negatives": "semihard", "margin": 0.5, "soft": True}),
+        ("triplet", {"negatives": "semihard-or-farthest"}),
+        ("triplet", {"squared": False}),
         ("triplet", {"negatives": "hardest"}),
         ("triplet", {"negatives": "hardest", "soft": True}),
     ],
