@@ -20,7 +20,7 @@ from pytorch_metric_learning import (  # type: ignore[import-untyped]
 )
 
 from metriclab.errors import RecipeError
-from metriclab.registry.problems import ParameterProblem, suggest
+from metriclab.registry.params import ParameterProblem, suggest
 from metriclab.registry.toml import toml_value
 
 LIBRARY = "pytorch-metric-learning"

@@ -7,7 +7,7 @@ from typing import Any
 from metriclab.errors import PluginError
 from metriclab.recipe.check import DEFAULTS, REQUIRED, TAKEN_BY_METHODS
 from metriclab.recipe.recipe import LABEL, REQUIRES
-from metriclab.recipe.settings import Train
+from metriclab.recipe.train import Train
 from metriclab.registry import KINDS, Definition, Kind, entries, load_component
 from metriclab.registry.entry import NAME
 

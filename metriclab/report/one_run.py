@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from metriclab.comparison.benchmark import require_metric
-from metriclab.comparison.finished import FinishedRun
+from metriclab.comparison.finished import FinishedRun, require_metric
 from metriclab.report.blocks import Notes, Opening, Section
 from metriclab.report.curves import curves_section, read_curves
 from metriclab.report.embedded import Data, Embedded, embed_run, open_data

@@ -14,11 +14,10 @@ from metriclab.report.blocks import Cell, Charts, Opening, Section, Table, Text,
 from metriclab.report.charts import Point, Range, draw_forest, draw_scatter, make_legend
 from metriclab.report.curves import curves_section, read_curves
 from metriclab.report.embedded import Data, embed_run, open_data
-from metriclab.report.gallery import Pictures
+from metriclab.report.gallery import MOST, EmbeddedEntry, Pictures, side_by_side_section
 from metriclab.report.labels import format_cost, format_number, label, metric_label
 from metriclab.report.memory import memory_section
 from metriclab.report.one_run import DEFAULT_METRIC
-from metriclab.report.side_by_side import MOST, EmbeddedEntry, side_by_side_section
 from metriclab.report.thumbnails import Sizes
 
 _COSTS = (

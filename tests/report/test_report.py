@@ -19,9 +19,8 @@ from metriclab.errors import DataError, RecipeError, StorageError
 from metriclab.report import blocks
 from metriclab.report.blocks import Notes
 from metriclab.report.charts import Point, Range, Series, draw_forest, draw_lines, draw_scatter, make_legend
-from metriclab.report.gallery import Answer, Answers, EntryAnswer
+from metriclab.report.gallery import Answer, Answers, Chooser, EntryAnswer
 from metriclab.report.page import BUDGET, draw, within_budget, write_report
-from metriclab.report.side_by_side import Chooser
 from metriclab.report.summary import robustness_sections
 from tests.support.chromium import Chromium
 from tests.support.tiny import run, tiny
