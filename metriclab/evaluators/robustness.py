@@ -12,6 +12,7 @@ from torch import Tensor
 
 from metriclab.core.protocols import EvaluatedEncoder, Score
 from metriclab.core.rows import Rows
+from metriclab.core.settings import keep_settings, repr_settings
 from metriclab.evaluators.corruptions import CORRUPTIONS, Corruption
 from metriclab.evaluators.inner import InnerParameters, inner_evaluator, require_metric
 from metriclab.evaluators.probes.examples import divide
@@ -37,6 +38,7 @@ class Robustness:
     """
 
     wants = "encoder"
+    __repr__ = repr_settings
 
     def __init__(
         self,
@@ -47,6 +49,7 @@ class Robustness:
         corruptions: Annotated[tuple[Corruption, ...], MinLen(1)] = tuple(CORRUPTIONS),
         severities: Annotated[tuple[Annotated[int, Ge(1), Le(5)], ...], MinLen(1)] = (1, 2, 3, 4, 5),
     ) -> None:
+        keep_settings(self, locals())
         self.evaluator, self.metric = inner_evaluator("robustness", evaluator, parameters), metric
         self.cases = [(name, severity) for name in dict.fromkeys(corruptions) for severity in sorted(set(severities))]
         require_metric("robustness", self.evaluator, evaluator, metric)

@@ -8,6 +8,7 @@ from typing import Annotated
 import torch
 
 from metriclab.core.protocols import Dataset, EvaluatedEncoder, Score
+from metriclab.core.settings import keep_settings, repr_settings
 from metriclab.errors import RecipeError
 from metriclab.evaluators.inner import InnerParameters, inner_evaluator
 from metriclab.registry import TableOf, build, load_component, register
@@ -26,6 +27,7 @@ class Transfer:
     """
 
     wants = "encoder"
+    __repr__ = repr_settings
 
     def __init__(
         self,
@@ -34,6 +36,7 @@ class Transfer:
         evaluator: str = "retrieval",
         parameters: InnerParameters = {},  # noqa: B006  (a plain default, never changed)
     ) -> None:
+        keep_settings(self, locals())
         self.name, self.parameters = _name(data), {key: value for key, value in data.items() if key != "name"}
         load_component("dataset", self.name)
         self.evaluator = inner_evaluator("transfer", evaluator, parameters)
