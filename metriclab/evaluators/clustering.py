@@ -53,8 +53,9 @@ class Clustering:
     Paper: N. X. Vinh, J. Epps, J. Bailey. Information Theoretic Measures for Clusterings Comparison. JMLR 2010.
 
     Example:
-        >>> scores = Clustering()(z, labels)
-        >>> scores["ami"].value
+        >>> z, labels = torch.eye(3).repeat(2, 1), [0, 1, 2, 0, 1, 2]
+        >>> round(Clustering()(z, labels)["ami"].value, 6)
+        1.0
     """
 
     __call__ = call_evaluator
