@@ -233,7 +233,7 @@ def test_data_that_are_gone_or_changed_are_named(runs, pictures, tmp_path):
 
 def test_a_page_that_cannot_fit_is_refused(runs):
     from metriclab.comparison.finished import find_runs
-    from metriclab.report.one_run import OneRun
+    from metriclab.report.contents import OneRun
 
     found, _ = find_runs(runs[:1])
     with pytest.raises(RecipeError, match=r"more than the 10,000 that it may be"):
