@@ -20,8 +20,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from metriclab.images.decode import UnreadableImageError, decode_file, giving_reasons
-from metriclab.images.index import Record
-from metriclab.images.pixels import PixelStore, pixel_digest
+from metriclab.images.index import PixelStore, Record, pixel_digest
 
 _LONG = 10_000  # images whose decoding is told of on the way, where there is no bar
 

@@ -16,6 +16,7 @@ from typing import Any
 from metriclab.errors import PluginError, RecipeError
 from metriclab.registry.api_version import API_VERSION, import_help
 from metriclab.registry.definition import Definition, define
+from metriclab.registry.docstring import parse_docstring, source_docstring
 from metriclab.registry.entry import (
     ComponentEntry,
     installed,
@@ -46,6 +47,7 @@ def noticing_slowness(what: str) -> Iterator[None]:
 
 _QUALIFIED = re.compile(r"(?:(?P<package>[A-Za-z0-9][A-Za-z0-9._-]*):)?(?P<name>[a-z0-9-]+)")
 
+_SENTENCE = re.compile(r"(?<=[.!?]) (?=[A-Z])")
 _LONGEST_NAME = 80  # that a message repeats whole
 
 declared: dict[tuple[str, str, str], ComponentEntry] = {}
@@ -102,6 +104,15 @@ def load_entry(entry: ComponentEntry) -> Definition:
         if entry not in definitions:  # its decorator may just have put it there
             definitions[entry] = define(entry, component)
     return definitions[entry]
+
+
+def summary(entry: ComponentEntry) -> str:
+    """The first sentence of a component's docstring, read from its source; "" where that cannot be read."""
+    if entry in definitions:  # of a plugin file, or of code that runs
+        text = definitions[entry].summary
+    else:
+        text = parse_docstring(source_docstring(entry.module, entry.attribute)).summary
+    return _SENTENCE.split(text)[0]
 
 
 def build(kind: str, name: str, /, *given: Any, **params: Any) -> Any:

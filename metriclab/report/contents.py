@@ -12,7 +12,7 @@ from metriclab.comparison.finished import FinishedRun, group, require_metric
 from metriclab.comparison.statistics import Interval
 from metriclab.report.blocks import Cell, Charts, Notes, Opening, Section, Table, Text, shorten
 from metriclab.report.charts import Point, Range, draw_forest, draw_scatter, make_legend
-from metriclab.report.curves import curves_section, read_curves
+from metriclab.report.curves import curves_section, memory_section, read_curves
 from metriclab.report.embedded import Data, Embedded, embed_run, open_data
 from metriclab.report.gallery import (
     MOST,
@@ -24,7 +24,6 @@ from metriclab.report.gallery import (
 )
 from metriclab.report.labels import format_cost, format_number, label, metric_label
 from metriclab.report.map import map_section
-from metriclab.report.memory import memory_section
 from metriclab.report.summary import (
     columns,
     costs_section,
