@@ -29,14 +29,7 @@ Where = tuple[str | int, ...]
 
 @dataclass(frozen=True, slots=True)
 class SuiteEntry:
-    """One row of the table to be.
-
-    Attributes:
-        name: as the suite has it.
-        base: the recipe file that it changes.
-        options: what it changes, as `--set` takes it.
-        recipe: the base so changed, with the base's seed.
-    """
+    """One row of the table to be: the recipe in `base`, changed by `options`, which are as `--set` takes them."""
 
     name: str
     base: Path

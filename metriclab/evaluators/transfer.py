@@ -47,13 +47,13 @@ class Transfer:
         data: Dataset = build("dataset", self.name, split, **self.parameters)
         return data
 
-    def __call__(self, subject: EvaluatedEncoder, /) -> dict[str, Score]:
+    def __call__(self, encoder: EvaluatedEncoder, /) -> dict[str, Score]:
         """The evaluator's scores; none has values by query, as those are no queries of the run's own test split.
 
         Raises:
             DivergedError: where an embedding is not finite.
         """
-        queries, gallery = subject.embed_other(self.test, self.train)
+        queries, gallery = encoder.embed_other(self.test, self.train)
         against = "each other" if torch.equal(queries.items, gallery.items) else "its training split"
         nothing = torch.empty(0, dtype=torch.float64)
         where = f"On the test split of {self.name}, held against {against}, by the run's test view (transfer/1): "

@@ -172,18 +172,19 @@ def _wrong(text: Any) -> tuple[str, str] | None:
     try:
         if not isinstance(text, str) or len(text) > _LONGEST:
             raise InvalidRequirement
-        asked = Requirement(text)
+        requirement = Requirement(text)
     except InvalidRequirement:
         return f"{show(text)} is no requirement", _FORM
-    if asked.url or asked.marker or asked.extras:
+    if requirement.url or requirement.marker or requirement.extras:
         return f"{show(text)} asks for more than a package and its versions", _FORM
-    install = f'pip install "{asked}"'
+    install = f'pip install "{requirement}"'
     try:
-        version = metadata.version(asked.name)
+        version = metadata.version(requirement.name)
     except metadata.PackageNotFoundError:
-        return f"this recipe requires {asked}, which is not installed", install
+        return f"this recipe requires {requirement}, which is not installed", install
     try:
-        fits = asked.specifier.contains(version, prereleases=True)
+        fits = requirement.specifier.contains(version, prereleases=True)
     except (InvalidVersion, TypeError):  # its metadata are damaged
         fits = False
-    return None if fits else (f"this recipe requires {asked}, and {asked.name} {version} is installed", install)
+    message = f"this recipe requires {requirement}, and {requirement.name} {version} is installed"
+    return None if fits else (message, install)

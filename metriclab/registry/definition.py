@@ -153,9 +153,9 @@ def define(entry: ComponentEntry, component: Any) -> Definition:
         if parameter.kind is not parameter.KEYWORD_ONLY:
             continue
         annotation = _resolve(entry, parameter, scope)
-        asked = _asked(entry, parameter, annotation)
-        if asked is not None:
-            components[parameter.name] = asked
+        taken = _component_parameter(entry, parameter, annotation)
+        if taken is not None:
+            components[parameter.name] = taken
             continue
         default = REQUIRED if parameter.default is parameter.empty else parameter.default
         text = documented.arguments.get(parameter.name, "")
@@ -216,7 +216,9 @@ def _resolve(entry: ComponentEntry, parameter: inspect.Parameter, scope: dict[st
         )
 
 
-def _asked(entry: ComponentEntry, parameter: inspect.Parameter, annotation: Any) -> ComponentParameter | None:
+def _component_parameter(
+    entry: ComponentEntry, parameter: inspect.Parameter, annotation: Any
+) -> ComponentParameter | None:
     """The component asked for by a protocol, or None for a plain value."""
     options = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
     kinds = [

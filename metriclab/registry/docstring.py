@@ -15,13 +15,7 @@ _ARGUMENT = re.compile(r"(?P<names>\w+(?:, \w+)*)(?: \([^)]*\))?: *(?P<text>.*)"
 
 @dataclass(frozen=True, slots=True)
 class Docstring:
-    """The parts that are shown.
-
-    Attributes:
-        summary: the first paragraph, on one line.
-        paper: the paragraph that begins with `Paper:`, without that word.
-        arguments: the text of each parameter in the Google-style section `Args:`.
-    """
+    """The first paragraph, the one that begins with `Paper:`, and the text of each argument."""
 
     summary: str = ""
     paper: str = ""

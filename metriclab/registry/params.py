@@ -99,13 +99,7 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class ComponentParameter:
-    """A component that a method asks for by a keyword-only parameter.
-
-    Attributes:
-        name: the parameter.
-        kind: "loss", "miner" or "memory".
-        required: whether a recipe must have its table.
-    """
+    """A component that a method asks for by a keyword-only parameter."""
 
     name: str
     kind: str

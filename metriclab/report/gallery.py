@@ -198,14 +198,7 @@ class Chooser:
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedEntry:
-    """One run of an entry, embedded once more.
-
-    Attributes:
-        name: of the entry.
-        seed: of the run.
-        embedded: the queries with their nearest images.
-        scores: of each query in the main metric.
-    """
+    """One run of an entry, embedded once more."""
 
     name: str
     seed: int
