@@ -36,7 +36,7 @@ fmt: .venv/installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-docs: .venv/installed
+docs: .venv/installed-test
 	$(BIN)/python docs/generate.py
 
 bench: .venv/installed

@@ -18,7 +18,7 @@ from typing import Any
 from metriclab import api
 from metriclab.core import protocols
 from metriclab.recipe.check import DEFAULTS, REQUIRED, TAKEN_BY_METHODS
-from metriclab.recipe.check_train import parameters as train_parameters
+from metriclab.recipe.train import parameters as train_parameters
 from metriclab.registry import KINDS, Definition, Kind, Parameter, entries, load_component
 from metriclab.registry.entry import is_builtin
 from metriclab.registry.toml import toml_value

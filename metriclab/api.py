@@ -2,9 +2,8 @@
 `metriclab.miners` and so on) or in `metriclab.testing` is private and may change without notice."""
 
 from metriclab.assembly.embedder import Embedder, load
-from metriclab.core.apply_loss import apply_loss, takes_miner
 from metriclab.core.batch import Batch, Images
-from metriclab.core.call_loss import call_loss, call_pair_loss
+from metriclab.core.call_loss import apply_loss, call_loss, call_pair_loss, takes_miner
 from metriclab.core.network import Embedded, Network
 from metriclab.core.pair_loss import PairLoss, Term, stream_terms
 from metriclab.core.pairs import Pairs, all_pairs

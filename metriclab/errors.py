@@ -5,7 +5,8 @@ Anything that is not one of these is a bug of metriclab's own and keeps its trac
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -74,3 +75,17 @@ class StorageError(MetriclabError):
     """A run folder, checkpoint or cache cannot be read or written."""
 
     exit_code = 5
+
+
+@contextmanager
+def needing(extra: str, package: str, component: str) -> Iterator[None]:
+    """Around the import of a package that comes with an extra of this distribution, for one component alone.
+
+    Raises:
+        PluginError: where it is not installed, naming the extra.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        help = f'pip install "metriclab-toolkit[{extra}]"'
+        raise PluginError(f"{component} needs {package}, which is not installed", help=help) from error

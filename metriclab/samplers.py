@@ -8,6 +8,7 @@ import numpy as np
 from annotated_types import Ge
 from jaxtyping import Int64
 
+from metriclab.core.settings import keep_settings, repr_settings
 from metriclab.errors import RecipeError
 from metriclab.registry import register
 
@@ -28,6 +29,8 @@ class Shuffled:
         RecipeError: for a batch larger than the data set.
     """
 
+    __repr__ = repr_settings
+
     def __init__(
         self,
         labels: Int64[np.ndarray, "n"],
@@ -36,6 +39,7 @@ class Shuffled:
         batch_size: Annotated[int, Ge(1)] = 256,
         drop_last: bool = True,
     ) -> None:
+        keep_settings(self, locals())
         items = len(labels)
         if batch_size > items:
             raise RecipeError(
@@ -72,6 +76,8 @@ class Balanced:
         RecipeError: where there are too few classes for a batch, and for a small class with `small = "error"`.
     """
 
+    __repr__ = repr_settings
+
     def __init__(
         self,
         labels: Int64[np.ndarray, "n"],
@@ -81,6 +87,7 @@ class Balanced:
         per_class: Annotated[int, Ge(1)],
         small: Literal["skip", "repeat", "error"] = "skip",
     ) -> None:
+        keep_settings(self, locals())
         known = np.flatnonzero(labels >= 0)
         classes, of_known, self.sizes = np.unique(labels[known], return_inverse=True, return_counts=True)
         by_class = np.argsort(of_known, kind="stable")

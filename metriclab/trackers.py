@@ -11,6 +11,7 @@ from typing import Annotated
 
 from annotated_types import Ge
 
+from metriclab.core.settings import repr_settings
 from metriclab.errors import PluginError, StorageError
 from metriclab.registry import register
 
@@ -30,6 +31,8 @@ class JsonLines:
     Raises:
         StorageError: where the file cannot be written.
     """
+
+    __repr__ = repr_settings
 
     def __init__(self, folder: Path, /) -> None:
         self.path = folder / "metrics.jsonl"
@@ -74,6 +77,8 @@ class Console:
         every: of the logs with the same names, every nth is printed. A log with other names than the one before
             (an evaluation) is always printed.
     """
+
+    __repr__ = repr_settings
 
     def __init__(self, folder: Path, /, *, every: Annotated[int, Ge(1)] = 50) -> None:
         self.every = every

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from torch.distributed.run import get_args_parser
 
 from metriclab.cli import main
-from metriclab.recipe.settings import Train
+from metriclab.recipe.train import Train
 
 TEXT = (Path(__file__).parent.parent / "docs" / "distributed.md").read_text("utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", TEXT, re.DOTALL)

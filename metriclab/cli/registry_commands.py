@@ -16,8 +16,7 @@ from metriclab.errors import PluginError
 from metriclab.registry import KINDS, ComponentEntry, Definition, entries, load_component
 from metriclab.registry.entry import is_builtin
 from metriclab.registry.params import Parameter
-from metriclab.registry.registry import candidates, load_entry
-from metriclab.registry.summary import summary
+from metriclab.registry.registry import candidates, load_entry, summary
 from metriclab.registry.toml import toml_value
 
 _UNLIMITED = 1000  # columns where there is no terminal: a file or a pipe takes whole sentences

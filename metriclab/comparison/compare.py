@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from metriclab.comparison.benchmark import require_one_benchmark, require_one_run_a_seed, sum_queries
-from metriclab.comparison.finished import FinishedRun
+from metriclab.comparison.finished import FinishedRun, require_one_benchmark, require_one_run_a_seed, sum_queries
 from metriclab.comparison.statistics import (
     ERROR,
     Interval,

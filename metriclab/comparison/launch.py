@@ -21,12 +21,7 @@ State = Literal["missing", "interrupted", "finished"]
 
 @dataclass(frozen=True, slots=True)
 class SuiteRun:
-    """One run of a suite.
-
-    Attributes:
-        folder: of the run; its log is beside it.
-        state: "missing", "interrupted" or "finished".
-    """
+    """One run of a suite; its log is beside its folder."""
 
     entry: SuiteEntry
     seed: int

@@ -8,6 +8,7 @@ from annotated_types import Ge
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from metriclab.core.settings import show_settings
 from metriclab.encoders.channels import match_channels
 from metriclab.errors import RecipeError
 from metriclab.registry import register
@@ -24,6 +25,8 @@ class Pixels(nn.Module):
         size: height and width of the images, in pixels.
         in_chans: channels; grey images are repeated over them, which changes no cosine.
     """
+
+    extra_repr = show_settings
 
     def __init__(self, *, size: Annotated[int, Ge(1)] = 32, in_chans: Annotated[int, Ge(1)] = 3) -> None:
         super().__init__()

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
+from metriclab.core.settings import keep_settings, show_settings
 from metriclab.distributed.batch_norm import SynchronizedBatchNorm
 from metriclab.encoders.channels import match_channels
 from metriclab.encoders.weights import load_whole, read_weights
@@ -54,6 +55,7 @@ class TimmEncoder(nn.Module):
         DataError: where weights cannot be fetched, read or fitted.
     """
 
+    extra_repr = show_settings
     mean: Tensor
     std: Tensor
 
@@ -72,6 +74,7 @@ class TimmEncoder(nn.Module):
         freeze_batch_norm: bool = False,
     ) -> None:
         super().__init__()
+        keep_settings(self, locals())
         _check(model, pretrained, weights, cifar_stem)
         self.name, self.in_chans = model, in_chans
         self.always_eval = trainable == "none" and frozen_mode == "eval"

@@ -9,19 +9,22 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float64, Int
-from sklearn.cluster import KMeans, MiniBatchKMeans  # type: ignore[import-untyped]
-from sklearn.exceptions import ConvergenceWarning  # type: ignore[import-untyped]
-from sklearn.metrics import (  # type: ignore[import-untyped]
-    adjusted_mutual_info_score,
-    normalized_mutual_info_score,
-)
 
 from metriclab.core.progress import ProgressGenerator
 from metriclab.core.protocols import Score
 from metriclab.core.rows import Rows
+from metriclab.errors import needing
 from metriclab.evaluators.call import call_evaluator
 from metriclab.ranking.keys import check_finite
 from metriclab.registry import register
+
+with needing("clustering", "scikit-learn", "evaluator 'clustering'"):
+    from sklearn.cluster import KMeans, MiniBatchKMeans  # type: ignore[import-untyped]
+    from sklearn.exceptions import ConvergenceWarning  # type: ignore[import-untyped]
+    from sklearn.metrics import (  # type: ignore[import-untyped]
+        adjusted_mutual_info_score,
+        normalized_mutual_info_score,
+    )
 
 LARGE = 10_000
 """Rows beyond which k-means goes through them in batches."""
@@ -45,11 +48,14 @@ class Clustering:
 
     The adjusted one is 0 for clusters drawn by chance; the normalised one grows with the number of classes even then.
 
+    scikit-learn comes with the extra `clustering`: `pip install "metriclab-toolkit[clustering]"`.
+
     Paper: N. X. Vinh, J. Epps, J. Bailey. Information Theoretic Measures for Clusterings Comparison. JMLR 2010.
 
     Example:
-        >>> scores = Clustering()(z, labels)
-        >>> scores["ami"].value
+        >>> z, labels = torch.eye(3).repeat(2, 1), [0, 1, 2, 0, 1, 2]
+        >>> round(Clustering()(z, labels)["ami"].value, 6)
+        1.0
     """
 
     __call__ = call_evaluator

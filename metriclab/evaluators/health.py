@@ -38,8 +38,9 @@ class Health:
         temperature: t of uniformity.
 
     Example:
-        >>> scores = Health()(z, labels)
-        >>> scores["effective_rank"].value
+        >>> z, labels = torch.eye(3).repeat(2, 1), [0, 1, 2, 0, 1, 2]
+        >>> Health(k=2)(z, labels)["alignment"].value
+        0.0
     """
 
     k: Annotated[int, Gt(0)] = 10

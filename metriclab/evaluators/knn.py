@@ -39,8 +39,9 @@ class KNN:
         temperature: lower trusts the nearest neighbours more.
 
     Example:
-        >>> scores = KNN(k=20)(z, labels, gallery, gallery_labels)
-        >>> scores["accuracy"].value
+        >>> z, labels = torch.eye(3).repeat(2, 1), [0, 1, 2, 0, 1, 2]
+        >>> KNN(k=2)(z, labels, torch.eye(3), [0, 1, 2])["accuracy"].value
+        1.0
     """
 
     k: Annotated[int, Gt(0)] = 200

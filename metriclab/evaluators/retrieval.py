@@ -61,9 +61,11 @@ class Retrieval:
             else depends on the best rows, and is found sooner without them.
 
     Example:
-        >>> scores = Retrieval(k=(1, 10))(z, labels)  # each row looks among all others
-        >>> scores = Retrieval()(z, labels, gallery, gallery_labels)
-        >>> scores["map_at_r"].value
+        >>> z, labels = torch.eye(3).repeat(2, 1), [0, 1, 2, 0, 1, 2]
+        >>> Retrieval()(z, labels)["map_at_r"].value  # each row looks among all others
+        1.0
+        >>> Retrieval(k=(1, 10))(z, labels, torch.eye(3), [0, 1, 2])["r_at_1"].value
+        1.0
     """
 
     k: tuple[Annotated[int, Gt(0)], ...] = (1, 5, 10)

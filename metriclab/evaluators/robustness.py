@@ -12,6 +12,7 @@ from torch import Tensor
 
 from metriclab.core.protocols import EvaluatedEncoder, Score
 from metriclab.core.rows import Rows
+from metriclab.core.settings import keep_settings, repr_settings
 from metriclab.evaluators.corruptions import CORRUPTIONS, Corruption
 from metriclab.evaluators.inner import InnerParameters, inner_evaluator, require_metric
 from metriclab.evaluators.probes.examples import divide
@@ -37,6 +38,7 @@ class Robustness:
     """
 
     wants = "encoder"
+    __repr__ = repr_settings
 
     def __init__(
         self,
@@ -47,19 +49,20 @@ class Robustness:
         corruptions: Annotated[tuple[Corruption, ...], MinLen(1)] = tuple(CORRUPTIONS),
         severities: Annotated[tuple[Annotated[int, Ge(1), Le(5)], ...], MinLen(1)] = (1, 2, 3, 4, 5),
     ) -> None:
+        keep_settings(self, locals())
         self.evaluator, self.metric = inner_evaluator("robustness", evaluator, parameters), metric
         self.cases = [(name, severity) for name in dict.fromkeys(corruptions) for severity in sorted(set(severities))]
         require_metric("robustness", self.evaluator, evaluator, metric)
         self.measured = f"{metric} of {evaluator}"
 
     @torch.no_grad()
-    def __call__(self, subject: EvaluatedEncoder, /) -> dict[str, Score]:
+    def __call__(self, encoder: EvaluatedEncoder, /) -> dict[str, Score]:
         """`<corruption>_<severity>` for each case, `clean`, `corrupted` (their mean) and `relative_drop`.
 
         Raises:
             DivergedError: where an embedding is not finite.
         """
-        everything, gallery = subject.queries, subject.gallery
+        everything, gallery = encoder.queries, encoder.gallery
         kept, asked = divide(everything, gallery)
         gallery = gallery[kept]
         chosen = asked.nonzero().squeeze(1)
@@ -67,7 +70,7 @@ class Robustness:
         found = {}
         for name, severity in self.cases:
             change = partial(CORRUPTIONS[name], severity=severity)
-            queries = subject.embed_changed(change, chosen) if len(chosen) else everything[chosen]
+            queries = encoder.embed_changed(change, chosen) if len(chosen) else everything[chosen]
             found[name, severity] = self._measure(queries, gallery)
         mean = sum(score.value for score in found.values()) / len(found)
         drop = (clean.value - mean) / clean.value if clean.value else math.nan

@@ -8,6 +8,7 @@ from typing import Annotated
 import torch
 
 from metriclab.core.protocols import Dataset, EvaluatedEncoder, Score
+from metriclab.core.settings import keep_settings, repr_settings
 from metriclab.errors import RecipeError
 from metriclab.evaluators.inner import InnerParameters, inner_evaluator
 from metriclab.registry import TableOf, build, load_component, register
@@ -26,6 +27,7 @@ class Transfer:
     """
 
     wants = "encoder"
+    __repr__ = repr_settings
 
     def __init__(
         self,
@@ -34,6 +36,7 @@ class Transfer:
         evaluator: str = "retrieval",
         parameters: InnerParameters = {},  # noqa: B006  (a plain default, never changed)
     ) -> None:
+        keep_settings(self, locals())
         self.name, self.parameters = _name(data), {key: value for key, value in data.items() if key != "name"}
         load_component("dataset", self.name)
         self.evaluator = inner_evaluator("transfer", evaluator, parameters)
@@ -44,13 +47,13 @@ class Transfer:
         data: Dataset = build("dataset", self.name, split, **self.parameters)
         return data
 
-    def __call__(self, subject: EvaluatedEncoder, /) -> dict[str, Score]:
+    def __call__(self, encoder: EvaluatedEncoder, /) -> dict[str, Score]:
         """The evaluator's scores; none has values by query, as those are no queries of the run's own test split.
 
         Raises:
             DivergedError: where an embedding is not finite.
         """
-        queries, gallery = subject.embed_other(self.test, self.train)
+        queries, gallery = encoder.embed_other(self.test, self.train)
         against = "each other" if torch.equal(queries.items, gallery.items) else "its training split"
         nothing = torch.empty(0, dtype=torch.float64)
         where = f"On the test split of {self.name}, held against {against}, by the run's test view (transfer/1): "

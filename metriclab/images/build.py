@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import logging
 import os
+import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -18,9 +20,34 @@ import numpy as np
 from jaxtyping import Int64
 
 from metriclab.images.decode import UnreadableImageError, decode_file, giving_reasons
-from metriclab.images.index import Record
-from metriclab.images.pixels import PixelStore, pixel_digest
-from metriclab.images.progress import progress
+from metriclab.images.index import PixelStore, Record, pixel_digest
+
+_LONG = 10_000  # images whose decoding is told of on the way, where there is no bar
+
+_log = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def progress(total: int) -> Iterator[Callable[[], None]]:
+    """A bar on a terminal, where metriclab may speak at all; what it yields moves the bar by one image."""
+    if not (sys.stderr.isatty() and _log.isEnabledFor(logging.INFO)):
+        _log.info("decoding %s images", f"{total:,}")
+        numbers = itertools.count(1)
+        yield lambda: _say_tenths(next(numbers), total)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("decoding images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("decoding", total=total)
+        yield lambda: bar.advance(task)
+
+
+def _say_tenths(number: int, total: int) -> None:
+    if number * 10 % total < 10 and total >= _LONG:
+        _log.info("decoded %s of %s images", f"{number:,}", f"{total:,}")
+
 
 _AHEAD = 4096  # files given to the threads at a time
 

@@ -1,4 +1,4 @@
-"""Files that metriclab can make again at any time."""
+"""Files that metriclab can make again at any time, and the lock under which one process makes them."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import contextlib
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+from filelock import FileLock, Timeout
 from jaxtyping import Shaped
 
 from metriclab.core.files import replacing
@@ -115,3 +116,45 @@ def load_arrays(path: Path, *names: str) -> dict[str, np.ndarray] | None:
             return {name: archive[name] for name in names}
     except Exception:  # damage shows as nearly every exception there is; a cache is made again rather than repaired
         return None
+
+
+@contextlib.contextmanager
+def alone(path: Path, *, waiting: Callable[[], None] | None) -> Iterator[bool]:
+    """Holds a lock that lives in this file, which goes with its holder.
+
+    The kernel gives it up when its holder ends in any way, so that no lock is ever left behind by a process killed.
+    Whoever gets it after waiting looks first whether the work is done: the file may be a new one by then, with a
+    holder of its own, so the lock spares work and does not keep anything safe.
+
+    Args:
+        path: in a folder that exists.
+        waiting: called once before waiting for another process; None does not wait, and yields False.
+
+    Raises:
+        StorageError: where the folder cannot be written or its file system has no locks.
+    """
+    lock = FileLock(path)
+    try:
+        held = _acquire(lock, waiting)
+    except (OSError, NotImplementedError) as error:
+        raise StorageError(
+            f"{path}: cannot be locked ({getattr(error, 'strerror', None) or error})",
+            help="set the environment variable METRICLAB_CACHE to a folder on a disk of this machine",
+        ) from error
+    try:
+        yield held
+    finally:
+        if held:
+            path.unlink(missing_ok=True)
+            lock.release()
+
+
+def _acquire(lock: FileLock, waiting: Callable[[], None] | None) -> bool:
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        if waiting is None:
+            return False
+        waiting()
+        lock.acquire()
+    return True

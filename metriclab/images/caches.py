@@ -12,10 +12,8 @@ from pathlib import Path
 from typing import Literal
 
 from metriclab.errors import StorageError
-from metriclab.images.cache_files import SKIPPED, cache_base
-from metriclab.images.index import Index
-from metriclab.images.lock import alone
-from metriclab.images.pixels import PixelStore
+from metriclab.images.cache_files import SKIPPED, alone, cache_base
+from metriclab.images.index import Index, PixelStore
 
 _DAY = 1  # a younger file may still be written
 

@@ -18,11 +18,9 @@ from jaxtyping import Bool, Int64, UInt8
 from metriclab.core.batch import Images
 from metriclab.errors import DataError, StorageError
 from metriclab.images.build import Room, read_files
-from metriclab.images.cache_files import LIMIT, SKIPPED, bytes_text, cache_folder, room, writing
+from metriclab.images.cache_files import LIMIT, SKIPPED, alone, bytes_text, cache_folder, room, writing
 from metriclab.images.decode import Decoded, UnreadableImageError, decode_file, giving_reasons
-from metriclab.images.index import Index, Record
-from metriclab.images.lock import alone
-from metriclab.images.pixels import PixelStore, decoding, pixel_digest
+from metriclab.images.index import Index, PixelStore, Record, decoding, pixel_digest
 
 _SHOWN = 5  # problems named in one message
 

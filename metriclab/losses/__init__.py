@@ -5,33 +5,33 @@ from typing import TYPE_CHECKING
 from metriclab.lazy import exports
 
 if TYPE_CHECKING:
-    from metriclab.losses.arcface import ArcFace as ArcFace
+    from metriclab.losses.class_softmax import ArcFace as ArcFace
+    from metriclab.losses.class_softmax import CosFace as CosFace
+    from metriclab.losses.class_softmax import NormalizedSoftmax as NormalizedSoftmax
     from metriclab.losses.contrastive import Contrastive as Contrastive
-    from metriclab.losses.cosface import CosFace as CosFace
     from metriclab.losses.logistic import Logistic as Logistic
     from metriclab.losses.multi_similarity import MultiSimilarity as MultiSimilarity
     from metriclab.losses.n_pair import NPair as NPair
-    from metriclab.losses.normalized_softmax import NormalizedSoftmax as NormalizedSoftmax
     from metriclab.losses.nt_xent import NTXent as NTXent
     from metriclab.losses.pml import PML as PML
-    from metriclab.losses.proxy_anchor import ProxyAnchor as ProxyAnchor
-    from metriclab.losses.proxy_nca import ProxyNCA as ProxyNCA
+    from metriclab.losses.proxies import ProxyAnchor as ProxyAnchor
+    from metriclab.losses.proxies import ProxyNCA as ProxyNCA
     from metriclab.losses.supcon import SupCon as SupCon
     from metriclab.losses.triplet import Triplet as Triplet
 else:
     __getattr__, __dir__, __all__ = exports(
         __name__,
-        ArcFace="arcface",
+        ArcFace="class_softmax",
         Contrastive="contrastive",
-        CosFace="cosface",
+        CosFace="class_softmax",
         Logistic="logistic",
         MultiSimilarity="multi_similarity",
         NPair="n_pair",
-        NormalizedSoftmax="normalized_softmax",
+        NormalizedSoftmax="class_softmax",
         NTXent="nt_xent",
         PML="pml",
-        ProxyAnchor="proxy_anchor",
-        ProxyNCA="proxy_nca",
+        ProxyAnchor="proxies",
+        ProxyNCA="proxies",
         SupCon="supcon",
         Triplet="triplet",
     )

@@ -27,6 +27,8 @@ else:  # what the installed version has, so that a recipe with any other name is
 class PML(nn.Module):
     """Any loss of pytorch-metric-learning, with any of its miners, under that library's names and parameters.
 
+    That library comes with the extra `pml`: `pip install "metriclab-toolkit[pml]"`.
+
     A batch against itself is what that library means by a loss; against a memory its reference embeddings are the
     memory's rows. No row is paired with itself, also where the memory holds the batch. Weights that a loss learns have
     the embedding_dim of the embeddings, one row or more a training class; they are optimized with it.

@@ -11,19 +11,20 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
-from pytorch_metric_learning import (  # type: ignore[import-untyped]
-    distances,
-    losses,
-    miners,
-    reducers,
-    regularizers,
-)
-
-from metriclab.errors import RecipeError
-from metriclab.registry.problems import ParameterProblem, suggest
+from metriclab.errors import RecipeError, needing
+from metriclab.registry.params import ParameterProblem, suggest
 from metriclab.registry.toml import toml_value
 
 LIBRARY = "pytorch-metric-learning"
+
+with needing("pml", LIBRARY, "loss 'pml'"):
+    from pytorch_metric_learning import (  # type: ignore[import-untyped]
+        distances,
+        losses,
+        miners,
+        reducers,
+        regularizers,
+    )
 
 _MODULES: dict[str, ModuleType] = {
     "loss": losses,

@@ -36,8 +36,9 @@ class Proxies(nn.Module):
         RecipeError: where there is no class.
 
     Example:
-        >>> proxies = Proxies(128, range(10))
-        >>> loss = criterion(rows(z, labels), proxies.rows())
+        >>> proxies = Proxies(8, range(3))
+        >>> len(proxies.rows())
+        3
     """
 
     extra_repr = show_settings

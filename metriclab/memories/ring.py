@@ -32,9 +32,10 @@ class Ring(nn.Module):
         dtype: of the stored embeddings; half precision halves the memory they take. They are read in float32.
 
     Example:
-        >>> memory = Ring(128, size=4096)
-        >>> loss = criterion(batch) + criterion(batch, memory.rows())
+        >>> memory, batch = Ring(8, size=4096), rows(torch.randn(6, 8), [0, 0, 1, 1, 2, 2])
         >>> memory.push(batch)
+        >>> int((memory.rows().labels >= 0).sum())  # the others are empty places, of unknown label
+        6
     """
 
     extra_repr = show_settings

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from metriclab.core.apply_loss import apply_loss, check_miner_fits
 from metriclab.core.batch import Batch
+from metriclab.core.call_loss import apply_loss, check_miner_fits
 from metriclab.core.network import Network
 from metriclab.core.protocols import Loss, Memory, Miner, Objective
 from metriclab.core.rows import Rows, concatenate

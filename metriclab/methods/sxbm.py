@@ -10,8 +10,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from metriclab import distributed
-from metriclab.core.apply_loss import apply_loss, check_miner_fits
 from metriclab.core.batch import Batch
+from metriclab.core.call_loss import apply_loss, check_miner_fits
 from metriclab.core.network import Embedded, Network
 from metriclab.core.pair_loss import PairLoss, Term
 from metriclab.core.pairs import Pairs

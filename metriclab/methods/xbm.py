@@ -8,8 +8,8 @@ import torch
 from annotated_types import Ge
 from torch import Tensor, nn
 
-from metriclab.core.apply_loss import apply_loss, check_miner_fits
 from metriclab.core.batch import Batch
+from metriclab.core.call_loss import apply_loss, check_miner_fits
 from metriclab.core.network import Network
 from metriclab.core.protocols import Loss, Memory, Miner, Objective
 from metriclab.core.rows import Rows, count_positives

@@ -145,69 +145,10 @@ class Similarities:
 
     def shortlist(self, chosen: Int64[Tensor, "b"], floor: Float32[Tensor, "b"]) -> Shortlist:
         """The candidates that count and are above the floor of each chosen query."""
-        query, column, similarity = _joined(list(self._sweep(chosen, floor)))
+        query, column, similarity = _joined(list(_Sweep(self, chosen, floor).strips()))
         places = 4.0 * query - similarity
         order = places.argsort()
         return Shortlist(column[order], places[order], np.bincount(query, minlength=len(chosen)))
-
-    def _sweep(self, chosen: Tensor, floor: Tensor) -> Iterator[_Pairs]:
-        """What is above its floor, in no order."""
-        columns, both = self.columns, 0
-        if self.gallery is self.queries and self.small and len(self.columns) == len(self.gallery):
-            # What is true of a pair is true of it the other way round: half of the products among the chosen will do.
-            rest = torch.ones(len(self.gallery), dtype=torch.bool)
-            rest[chosen] = False
-            columns, both = torch.cat([chosen, rest.nonzero().squeeze(1)]), len(chosen)
-        in_place = both == 0 and len(columns) == len(self.gallery)
-        table = (self.gallery.z if in_place else self.gallery.z[columns]).float() if self.small else None
-        height = min(_SIDE, -(-len(chosen) // (4 * torch.get_num_threads())))
-        width = max(1, min(_SIDE, PART_CELLS // height))
-        named, floors = columns.numpy(), floor.numpy()
-        asked, there = self.queries.items[chosen].numpy(), self.gallery.items[columns].numpy()
-        # What a worker keeps would lie between what it frees, which could not be used again.
-        cpu = torch.device("cpu")
-        products, masks = Spare(torch.float32, cpu), Spare(torch.bool, cpu)
-        gathered, converted = Spare(self.gallery.z.dtype, cpu), Spare(torch.float32, cpu)
-
-        @contextmanager
-        def rows(left: int, right: int) -> Iterator[Tensor]:
-            if table is not None:
-                yield table[left:right]
-                return
-            shape = right - left, self.gallery.z.shape[1]
-            with gathered.take(math.prod(shape)) as raw, converted.take(math.prod(shape)) as rounded:
-                if in_place:
-                    part = self.gallery.z[left:right]
-                else:
-                    part = torch.index_select(self.gallery.z, 0, columns[left:right], out=raw.view(shape))
-                yield part if part.dtype == torch.float32 else rounded.view(shape).copy_(part)
-
-        def pairs(row: np.ndarray, column: np.ndarray, value: np.ndarray) -> _Pairs:
-            candidate = are_candidates(asked[row], there[column])
-            row, column, value = row[candidate], column[candidate], value[candidate]
-            return row, named[column], value
-
-        @torch.no_grad()  # which a thread does not inherit
-        def strip(top: int) -> _Pairs:
-            bottom, found = min(top + height, len(chosen)), []
-            queries = self.queries.z[chosen[top:bottom]].float()
-            with products.take(height * width) as cells, masks.take(height * width) as mask:
-                for left in range(top if both else 0, len(columns), width):
-                    right = min(left + width, len(columns))
-                    similarities = cells[: len(queries) * (right - left)].view(len(queries), right - left)
-                    with rows(left, right) as part:
-                        values = torch.mm(queries, part.T, out=similarities).numpy()
-                    row, column, value = _above(values, floors[top:bottom, None], mask.numpy())
-                    found.append(pairs(row + top, column + left, value))
-                    first, last = max(left, bottom), min(right, both)
-                    if first < last:
-                        others = values[:, first - left : last - left]
-                        row, column, value = _above(others, floors[None, first:last], mask.numpy())
-                        found.append(pairs(column + first, row + top, value))
-            return _joined(found)
-
-        with ieee_products:
-            yield from side_by_side(strip, range(0, len(chosen), height), torch.get_num_threads())
 
     def keys(self, queries: Int64[Tensor, "p"], columns: Int64[Tensor, "p m"]) -> Int32[Tensor, "p m"]:
         """The keys of some gallery rows for each query, as `RankingKeys` has them."""
@@ -219,6 +160,74 @@ class Similarities:
         ]
         own = ~are_candidates(self.queries.items[queries, None], self.gallery.items[columns])
         return (torch.cat(products) / -STEP).round_().int().masked_fill_(own, EXCLUDED)
+
+
+class _Sweep:
+    """What is above the floors of some queries in a whole gallery, block by block: products that stay in a cache."""
+
+    def __init__(self, similarities: Similarities, chosen: Tensor, floor: Tensor) -> None:
+        self.queries, self.gallery, self.chosen = similarities.queries, similarities.gallery, chosen
+        self.columns, self.both = similarities.columns, 0
+        if self.gallery is self.queries and similarities.small and len(self.columns) == len(self.gallery):
+            # What is true of a pair is true of it the other way round: half of the products among the chosen will do.
+            rest = torch.ones(len(self.gallery), dtype=torch.bool)
+            rest[chosen] = False
+            self.columns, self.both = torch.cat([chosen, rest.nonzero().squeeze(1)]), len(chosen)
+        self.in_place = self.both == 0 and len(self.columns) == len(self.gallery)
+        self.table: Tensor | None = None
+        if similarities.small:
+            self.table = (self.gallery.z if self.in_place else self.gallery.z[self.columns]).float()
+        self.height = min(_SIDE, -(-len(chosen) // (4 * torch.get_num_threads())))
+        self.width = max(1, min(_SIDE, PART_CELLS // self.height))
+        self.named, self.floors = self.columns.numpy(), floor.numpy()
+        self.asked, self.there = self.queries.items[chosen].numpy(), self.gallery.items[self.columns].numpy()
+        # What a worker keeps would lie between what it frees, which could not be used again.
+        cpu = torch.device("cpu")
+        self.products, self.masks = Spare(torch.float32, cpu), Spare(torch.bool, cpu)
+        self.gathered, self.converted = Spare(self.gallery.z.dtype, cpu), Spare(torch.float32, cpu)
+
+    def strips(self) -> Iterator[_Pairs]:
+        """All pairs above their floors, those of some queries at a time, in no order."""
+        with ieee_products:
+            starts = range(0, len(self.chosen), self.height)
+            yield from side_by_side(self._strip, starts, torch.get_num_threads())
+
+    @torch.no_grad()  # which a thread does not inherit
+    def _strip(self, top: int) -> _Pairs:
+        bottom, found = min(top + self.height, len(self.chosen)), []
+        queries, cells = self.queries.z[self.chosen[top:bottom]].float(), self.height * self.width
+        with self.products.take(cells) as products, self.masks.take(cells) as mask:
+            for left in range(top if self.both else 0, len(self.columns), self.width):
+                right = min(left + self.width, len(self.columns))
+                similarities = products[: len(queries) * (right - left)].view(len(queries), right - left)
+                with self._rows(left, right) as part:
+                    values = torch.mm(queries, part.T, out=similarities).numpy()
+                row, column, value = _above(values, self.floors[top:bottom, None], mask.numpy())
+                found.append(self._candidates(row + top, column + left, value))
+                first, last = max(left, bottom), min(right, self.both)
+                if first < last:
+                    others = values[:, first - left : last - left]
+                    row, column, value = _above(others, self.floors[None, first:last], mask.numpy())
+                    found.append(self._candidates(column + first, row + top, value))
+        return _joined(found)
+
+    @contextmanager
+    def _rows(self, left: int, right: int) -> Iterator[Tensor]:
+        """Some columns' gallery rows, in float32."""
+        if self.table is not None:
+            yield self.table[left:right]
+            return
+        shape = right - left, self.gallery.z.shape[1]
+        with self.gathered.take(math.prod(shape)) as raw, self.converted.take(math.prod(shape)) as rounded:
+            if self.in_place:
+                part = self.gallery.z[left:right]
+            else:
+                part = torch.index_select(self.gallery.z, 0, self.columns[left:right], out=raw.view(shape))
+            yield part if part.dtype == torch.float32 else rounded.view(shape).copy_(part)
+
+    def _candidates(self, row: np.ndarray, column: np.ndarray, value: np.ndarray) -> _Pairs:
+        candidate = are_candidates(self.asked[row], self.there[column])
+        return row[candidate], self.named[column[candidate]], value[candidate]
 
 
 def slab_height(gallery: int, each: int) -> int:

@@ -11,7 +11,7 @@ from metriclab.recipe.document import read_document
 from metriclab.recipe.overrides import override
 from metriclab.recipe.problems import Problem, RecipeProblems
 from metriclab.recipe.recipe import ComponentSpec, Recipe
-from metriclab.recipe.settings import Train
+from metriclab.recipe.train import Train
 
 __all__ = ["ComponentSpec", "Problem", "Recipe", "RecipeProblems", "Train", "read"]
 

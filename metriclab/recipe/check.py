@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from metriclab.recipe.check_component import ComponentChecker
-from metriclab.recipe.check_train import check_train
 from metriclab.recipe.document import Document
-from metriclab.recipe.problems import Problem, RecipeProblems
+from metriclab.recipe.problems import Problem, RecipeProblems, show
 from metriclab.recipe.recipe import LABEL, REQUIRES, ComponentSpec, Recipe
-from metriclab.recipe.requires import check_requires
-from metriclab.recipe.settings import Train
+from metriclab.recipe.train import Train, check_train
 from metriclab.registry import KINDS, ComponentParameter, Kind, suggest
 
 DEFAULTS: dict[str, Any] = {
@@ -145,3 +144,47 @@ class _Checker:
 
 def _header(parameter: ComponentParameter) -> str:
     return KINDS[parameter.kind].header + ("" if parameter.required else " (optional)")
+
+
+_LONGEST = 200
+_FORM = 'name a package and, where it matters, its versions: requires = ["metriclab-circle>=0.1"]'
+
+
+def check_requires(document: Document) -> tuple[tuple[str, ...], list[Problem]]:
+    """What a recipe requires, and what of it is wrong or not installed. From metadata: nothing is imported."""
+    stated = document.values.get(REQUIRES, [])
+    if not isinstance(stated, list):
+        message = f"'{REQUIRES}' is {show(stated)}, not a list"
+        return (), [document.value(REQUIRES).problem(message, _FORM)]
+    problems = []
+    for index, requirement in enumerate(stated):
+        wrong = _wrong(requirement)
+        if wrong is not None:
+            problems.append(document.value(REQUIRES, index).problem(*wrong))
+    return tuple(map(str, stated)), problems
+
+
+def _wrong(text: Any) -> tuple[str, str] | None:
+    """What is wrong with one requirement, with the repair; None where what it asks for is installed."""
+    from packaging.requirements import InvalidRequirement, Requirement
+    from packaging.version import InvalidVersion
+
+    try:
+        if not isinstance(text, str) or len(text) > _LONGEST:
+            raise InvalidRequirement
+        requirement = Requirement(text)
+    except InvalidRequirement:
+        return f"{show(text)} is no requirement", _FORM
+    if requirement.url or requirement.marker or requirement.extras:
+        return f"{show(text)} asks for more than a package and its versions", _FORM
+    install = f'pip install "{requirement}"'
+    try:
+        version = metadata.version(requirement.name)
+    except metadata.PackageNotFoundError:
+        return f"this recipe requires {requirement}, which is not installed", install
+    try:
+        fits = requirement.specifier.contains(version, prereleases=True)
+    except (InvalidVersion, TypeError):  # its metadata are damaged
+        fits = False
+    message = f"this recipe requires {requirement}, and {requirement.name} {version} is installed"
+    return None if fits else (message, install)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from metriclab.recipe.check_train import default_help
 from metriclab.recipe.document import Document
 from metriclab.recipe.problems import Place, Problem, show
 from metriclab.recipe.recipe import LABEL, ComponentSpec
@@ -51,16 +51,13 @@ class ComponentChecker:
         for key in [key for key, value in params.items() if isinstance(value, dict) and not _has(definition, key)]:
             self.nested(definition, key, params.pop(key), *where)
         filled, found = definition.check(params)
+        entry = definition.entry
         for problem in found:
-            parameter = next((p for p in definition.parameters if p.name == problem.parameter), None)
-            if parameter is None:
-                key = problem.parameter
-                entry, value = definition.entry, params.get(key)
-                help = renamed_help(entry.kind, entry.name, key, value) if is_builtin(entry) else None
-                self.report(self.document.key(*where, key), problem.message, help or problem.help)
-            else:
-                place = self.document.value(*where, problem.parameter)
-                self.report(place, problem.message, problem.help or default_help(parameter))
+            key = problem.parameter
+            if problem.unknown and is_builtin(entry):
+                help = renamed_help(entry.kind, entry.name, key, params[key])
+                problem = replace(problem, help=help or problem.help)
+            self.problems.append(self.document.problem(problem, *where))
         for parameter in definition.parameters:
             if parameter.table_of is not None and isinstance(filled.get(parameter.name), dict):
                 self.table_of(parameter.table_of, filled, parameter.name, *where)

@@ -9,11 +9,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from metriclab.recipe import scan
-from metriclab.recipe.problems import Lines, Place, RecipeProblems, show
+from metriclab.recipe.problems import Lines, Place, Problem, RecipeProblems, show
 from metriclab.recipe.renamed import is_stored, upgrade
-from metriclab.recipe.syntax import syntax_problem
-from metriclab.registry.problems import suggest
+from metriclab.recipe.syntax import DEPTH, KeyPath, scan, syntax_problem
+from metriclab.registry.params import ParameterProblem, suggest
 
 LIMIT = 1_000_000
 """Bytes of a recipe: a larger file is no recipe and is not read."""
@@ -36,8 +35,8 @@ class Document:
     """
 
     values: dict[str, object]
-    keys: dict[scan.Path, Place]
-    starts: dict[scan.Path, Place]
+    keys: dict[KeyPath, Place]
+    starts: dict[KeyPath, Place]
     top: Place
 
     def key(self, *path: str | int) -> Place:
@@ -48,13 +47,18 @@ class Document:
         """Where this value starts, or else the nearest table around it."""
         return self._nearest(self.starts, path)
 
+    def problem(self, found: ParameterProblem, *table: str | int) -> Problem:
+        """What is wrong with a parameter of the table at this path, at the parameter's place."""
+        place = (self.key if found.unknown else self.value)(*table, found.parameter)
+        return place.problem(found.message, found.help)
+
     def forget(self, *path: str | int) -> None:
         """Drops the places of a table and of all that is in it, before another takes its place."""
         for places in (self.keys, self.starts):
             for old in [known for known in places if known[: len(path)] == path]:
                 del places[old]
 
-    def _nearest(self, places: Mapping[scan.Path, Place], path: scan.Path) -> Place:
+    def _nearest(self, places: Mapping[KeyPath, Place], path: KeyPath) -> Place:
         while path:
             if path in places:
                 return places[path]
@@ -132,12 +136,12 @@ def parse(text: str, path: str) -> Document:
     return document
 
 
-def _places(text: str, lines: Lines) -> tuple[dict[scan.Path, Place], dict[scan.Path, Place]]:
+def _places(text: str, lines: Lines) -> tuple[dict[KeyPath, Place], dict[KeyPath, Place]]:
     """Where the keys and the values of a sound document stand."""
-    keys: dict[scan.Path, Place] = {}
-    starts: dict[scan.Path, Place] = {}
-    stated: set[scan.Path] = set()
-    for found in scan.scan(text):
+    keys: dict[KeyPath, Place] = {}
+    starts: dict[KeyPath, Place] = {}
+    stated: set[KeyPath] = set()
+    for found in scan(text):
         # A table is where its own header is, or else where it is first met on the way to something in it.
         if found.path not in keys or (found.stated and found.path not in stated):
             keys[found.path], starts[found.path] = lines.place(found.key), lines.place(found.value)
@@ -146,7 +150,7 @@ def _places(text: str, lines: Lines) -> tuple[dict[scan.Path, Place], dict[scan.
     return keys, starts
 
 
-def foreign_values(value: object, path: scan.Path = ()) -> Iterator[tuple[scan.Path, tuple[str, str]]]:
+def foreign_values(value: object, path: KeyPath = ()) -> Iterator[tuple[KeyPath, tuple[str, str]]]:
     """What TOML can write and a recipe cannot hold: each place, with the message and the repair."""
     if isinstance(value, dict):
         for key, part in value.items():
@@ -162,7 +166,7 @@ def foreign_values(value: object, path: scan.Path = ()) -> Iterator[tuple[scan.P
         yield path, ("a recipe holds no dates and times", f'put it in quotes if it is a name: "{value}"')
 
 
-def too_deep(value: object, left: int = scan.DEPTH) -> bool:
+def too_deep(value: object, left: int = DEPTH) -> bool:
     """Whether tables and lists are nested deeper than any recipe needs, which is refused before anything walks them."""
     parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return left == 0 or any(too_deep(part, left - 1) for part in parts)

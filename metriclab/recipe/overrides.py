@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from metriclab.recipe import scan
 from metriclab.recipe.document import DEEP, Document, foreign_values, too_deep
 from metriclab.recipe.problems import Place, Problem, show
+from metriclab.recipe.syntax import KeyPath
 
 _KEY = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+){0,9}")
 _INDEX = re.compile(r"[0-9]{1,6}")
@@ -20,7 +20,7 @@ _FORM = "write --set table.key=value, for example --set loss.temperature=0.2"
 
 @dataclass(frozen=True, slots=True)
 class _Override:
-    path: scan.Path
+    path: KeyPath
     value: Any
     key: Place
     start: Place
@@ -48,7 +48,7 @@ def override(document: Document, options: Sequence[str], defaults: Mapping[str, 
     """
     parsed = [_parse(option) for option in options]
     problems = [problem for problem in parsed if isinstance(problem, Problem)]
-    changes: dict[scan.Path, _Override] = {}
+    changes: dict[KeyPath, _Override] = {}
     for change in parsed:
         if isinstance(change, _Override):
             if change.path in changes:

@@ -37,13 +37,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One mistake in a recipe; `str(problem)` is the text that users see.
-
-    Attributes:
-        message: what is wrong.
-        path, line, column, source: see `Place`.
-        help: how to repair it.
-    """
+    """One mistake in a recipe; `str(problem)` is the text that users see."""
 
     message: str
     path: str

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from metriclab.recipe.settings import Train
+from metriclab.recipe.train import Train
 from metriclab.registry import Definition
 from metriclab.registry.kinds import KINDS
 from metriclab.registry.toml import toml_key, toml_value
@@ -39,7 +39,7 @@ class ComponentSpec:
 
     def build(self, *given: Any, **components: Any) -> Any:
         """The component, built with what it takes of all that its kind is given, and the components it asks for."""
-        return self.definition.factory(*given[: len(self.definition.given)], **self.params, **components)
+        return self.definition.make(*given, **self.params, **components)
 
     def as_dict(self) -> dict[str, Any]:
         """The recipe's table of this component."""

@@ -7,7 +7,7 @@ from typing import Any
 from metriclab.errors import PluginError
 from metriclab.recipe.check import DEFAULTS, REQUIRED, TAKEN_BY_METHODS
 from metriclab.recipe.recipe import LABEL, REQUIRES
-from metriclab.recipe.settings import Train
+from metriclab.recipe.train import Train
 from metriclab.registry import KINDS, Definition, Kind, entries, load_component
 from metriclab.registry.entry import NAME
 
@@ -87,12 +87,12 @@ def _fields(model: type[Any]) -> dict[str, Any]:
 
 def _taken_by(name: str, definition: Definition) -> dict[str, Any]:
     """Which tables of losses, miners and memories a method needs and refuses."""
-    asked = {parameter.kind: parameter.required for parameter in definition.components.values()}
+    taken = {parameter.kind: parameter.required for parameter in definition.components.values()}
     method = {"type": "object", "properties": {"name": {"const": name}}, "required": ["name"]}
     return {
         "if": {"properties": {"method": method}, "required": ["method"], "not": {"required": ["extends"]}},
         "then": {
-            "properties": {KINDS[kind].table: False for kind in TAKEN_BY_METHODS if kind not in asked},
-            "required": [KINDS[kind].table for kind in TAKEN_BY_METHODS if asked.get(kind)],
+            "properties": {KINDS[kind].table: False for kind in TAKEN_BY_METHODS if kind not in taken},
+            "required": [KINDS[kind].table for kind in TAKEN_BY_METHODS if taken.get(kind)],
         },
     }

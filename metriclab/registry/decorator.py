@@ -13,11 +13,9 @@ from typing import Any, TypeVar
 from weakref import WeakSet
 
 from metriclab.errors import PluginError, RecipeError
-from metriclab.registry.definition import Definition
+from metriclab.registry.definition import Definition, define
 from metriclab.registry.entry import ComponentEntry, installed, plugins_are_off, refusal
-from metriclab.registry.registry import declared, definitions, import_failure, refused
-from metriclab.registry.signature import define
-from metriclab.registry.slow import noticing_slowness
+from metriclab.registry.registry import declared, definitions, import_failure, noticing_slowness, refused
 
 C = TypeVar("C")
 

@@ -1,23 +1,21 @@
-"""What `metriclab show` takes from a component's docstring."""
+"""What `metriclab show` and `metriclab list` take from a component's docstring; the latter without importing it."""
 
 from __future__ import annotations
 
+import ast
+import importlib.util
 import inspect
 import re
 from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
 
 _ARGUMENT = re.compile(r"(?P<names>\w+(?:, \w+)*)(?: \([^)]*\))?: *(?P<text>.*)")
 
 
 @dataclass(frozen=True, slots=True)
 class Docstring:
-    """The parts that are shown.
-
-    Attributes:
-        summary: the first paragraph, on one line.
-        paper: the paragraph that begins with `Paper:`, without that word.
-        arguments: the text of each parameter in the Google-style section `Args:`.
-    """
+    """The first paragraph, the one that begins with `Paper:`, and the text of each argument."""
 
     summary: str = ""
     paper: str = ""
@@ -50,3 +48,50 @@ def _arguments(paragraph: str) -> dict[str, str]:
 
 def _one_line(paragraph: str) -> str:
     return " ".join(paragraph.split())
+
+
+def source_docstring(module: str, attribute: str, *, exported: bool = False) -> str | None:
+    """That of a class or function, also where the module imports it from another one, as packages do to export it."""
+    file = _file(module)
+    tree = None if file is None else _parsed(file)
+    if file is None or tree is None:
+        return None
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == attribute:
+            return ast.get_docstring(node)
+        if isinstance(node, ast.ImportFrom) and not exported:
+            package = module if file.name == "__init__.py" else module.rpartition(".")[0]
+            for name in node.names:
+                if (name.asname or name.name) == attribute:
+                    return source_docstring(_absolute(node, package), name.name, exported=True)
+    return None
+
+
+def _absolute(node: ast.ImportFrom, package: str) -> str:
+    parts = package.split(".")
+    around = parts[: len(parts) - node.level + 1] if node.level else []
+    return ".".join([*around, *([node.module] if node.module else [])])
+
+
+def _file(module: str) -> Path | None:
+    """The file of a module. The import system is asked for its top package alone: asked for more, it would import."""
+    top, *inner = module.split(".")
+    try:
+        spec = importlib.util.find_spec(top)
+    except (ImportError, ValueError):
+        return None
+    if spec is None:
+        return None
+    if not inner:
+        return None if spec.origin is None else Path(spec.origin)
+    places = [Path(place, *inner) for place in spec.submodule_search_locations or ()]
+    files = (file for place in places for file in (place / "__init__.py", place.with_name(f"{place.name}.py")))
+    return next((file for file in files if file.is_file()), None)
+
+
+@lru_cache(maxsize=1024)
+def _parsed(file: Path) -> ast.Module | None:
+    try:
+        return ast.parse(file.read_bytes())
+    except (OSError, ValueError, SyntaxError, RecursionError):
+        return None

@@ -1,15 +1,21 @@
-"""Parameters: the plain values a recipe may set, and how their types read."""
+"""Parameters: the plain values a recipe may set, how their types read, and what can be wrong with them."""
 
 from __future__ import annotations
 
+import difflib
 import functools
 import operator
+import re
 import types
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 
 import annotated_types
+
+from metriclab.registry.kinds import KINDS
+from metriclab.registry.toml import show
 
 
 class Required(Enum):
@@ -20,6 +26,7 @@ class Required(Enum):
 
 REQUIRED: Final = Required.REQUIRED
 
+_UNQUOTED = re.compile(r"true|false|[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")  # what TOML writes without quotes
 _SCALARS = (int, float, bool, str, type(None))
 _SIGNS: dict[type, tuple[str, str]] = {
     annotated_types.Gt: ("gt", "> {}"),
@@ -92,13 +99,7 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class ComponentParameter:
-    """A component that a method asks for by a keyword-only parameter.
-
-    Attributes:
-        name: the parameter.
-        kind: "loss", "miner" or "memory".
-        required: whether a recipe must have its table.
-    """
+    """A component that a method asks for by a keyword-only parameter."""
 
     name: str
     kind: str
@@ -169,3 +170,71 @@ def _literals(annotation: Any) -> tuple[Any, ...]:
     if get_origin(annotation) is Literal:
         return get_args(annotation)
     return tuple(value for argument in get_args(annotation) for value in _literals(argument))
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterProblem:
+    """One thing that is wrong with a component's parameters.
+
+    Attributes:
+        parameter: the key.
+        message: what is wrong, naming component and key.
+        help: how to repair it, where that can be told.
+        unknown: whether there is no such key.
+    """
+
+    parameter: str
+    message: str
+    help: str | None = None
+    unknown: bool = False
+
+    def __str__(self) -> str:
+        return self.message if self.help is None else f"{self.message}\n  help: {self.help}"
+
+
+def unknown(
+    component: object, key: str, known: Mapping[str, Parameter], components: Mapping[str, ComponentParameter]
+) -> ParameterProblem:
+    """The key of a table that its component does not have."""
+    message = f"{component} has no parameter '{key}'"
+    if key in components:
+        header = KINDS[components[key].kind].header
+        return ParameterProblem(
+            key, message, f"it takes its {components[key].kind} from the table {header}", unknown=True
+        )
+    those = f"it has {', '.join(known)}" if known else "it has no parameters"
+    return ParameterProblem(key, message, suggest(key, known) or those, unknown=True)
+
+
+def missing(component: object, parameter: Parameter) -> ParameterProblem:
+    """A parameter without default that was not given."""
+    return ParameterProblem(
+        parameter.name,
+        f"{component} needs {parameter.name} ({parameter.type_text})",
+        f"{parameter.name}: {parameter.help}" if parameter.help else f"add {parameter.name} = ...",
+    )
+
+
+def wrong(component: object, parameter: Parameter, value: object) -> ParameterProblem:
+    """A value of the wrong type or out of range."""
+    message = f"{parameter.name} of {component} must be {parameter.type_text}, not {show(value)}"
+    return ParameterProblem(parameter.name, message, _repair(parameter, value))
+
+
+def suggest(word: str, words: Iterable[str]) -> str | None:
+    """`did you mean 'x'?` for the nearest of the words, if one is near."""
+    near = difflib.get_close_matches(word, list(words), n=1)
+    return f"did you mean '{near[0]}'?" if near else None
+
+
+def _repair(parameter: Parameter, value: object) -> str | None:
+    if isinstance(value, str):
+        if near := suggest(value, parameter.choices):
+            return near
+        if not parameter.choices and re.fullmatch(
+            r"true|false|[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", value, re.IGNORECASE
+        ):
+            return f"write it without quotes: {parameter.name} = {value}"
+    if parameter.default is REQUIRED:
+        return f"{parameter.name}: {parameter.help}" if parameter.help else None
+    return "leave it out" if parameter.default is None else f"leave it out for its default, {show(parameter.default)}"

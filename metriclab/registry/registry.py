@@ -6,12 +6,17 @@ Names come from the metadata of installed distributions, so listing imports noth
 from __future__ import annotations
 
 import importlib
+import logging
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from time import monotonic
 from typing import Any
 
 from metriclab.errors import PluginError, RecipeError
 from metriclab.registry.api_version import API_VERSION, import_help
-from metriclab.registry.definition import Definition
+from metriclab.registry.definition import Definition, define
+from metriclab.registry.docstring import parse_docstring, source_docstring
 from metriclab.registry.entry import (
     ComponentEntry,
     installed,
@@ -22,12 +27,27 @@ from metriclab.registry.entry import (
     switched_off,
 )
 from metriclab.registry.kinds import KINDS
-from metriclab.registry.problems import suggest
-from metriclab.registry.signature import define
-from metriclab.registry.slow import noticing_slowness
+from metriclab.registry.params import suggest
+
+SLOW_SECONDS = 5.0
+
+
+@contextmanager
+def noticing_slowness(what: str) -> Iterator[None]:
+    """Warns if what happens inside takes longer than `SLOW_SECONDS`, without torch, which every plugin imports."""
+    importlib.import_module("torch")
+    start = monotonic()
+    yield
+    seconds = monotonic() - start
+    if seconds > SLOW_SECONDS:
+        logging.getLogger("metriclab").warning(
+            "%s took %.0f s to import: its author may import what is heavy where it is used", what, seconds
+        )
+
 
 _QUALIFIED = re.compile(r"(?:(?P<package>[A-Za-z0-9][A-Za-z0-9._-]*):)?(?P<name>[a-z0-9-]+)")
 
+_SENTENCE = re.compile(r"(?<=[.!?]) (?=[A-Z])")
 _LONGEST_NAME = 80  # that a message repeats whole
 
 declared: dict[tuple[str, str, str], ComponentEntry] = {}
@@ -84,6 +104,15 @@ def load_entry(entry: ComponentEntry) -> Definition:
         if entry not in definitions:  # its decorator may just have put it there
             definitions[entry] = define(entry, component)
     return definitions[entry]
+
+
+def summary(entry: ComponentEntry) -> str:
+    """The first sentence of a component's docstring, read from its source; "" where that cannot be read."""
+    if entry in definitions:  # of a plugin file, or of code that runs
+        text = definitions[entry].summary
+    else:
+        text = parse_docstring(source_docstring(entry.module, entry.attribute)).summary
+    return _SENTENCE.split(text)[0]
 
 
 def build(kind: str, name: str, /, *given: Any, **params: Any) -> Any:

@@ -26,12 +26,7 @@ _TILE = 256
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """The images that a run was measured on.
-
-    Attributes:
-        queries: the test split.
-        gallery: the same object for leave-one-out, else the training split.
-    """
+    """The images that a run was measured on: its test split, and the gallery, the same object for leave-one-out."""
 
     queries: Dataset
     gallery: Dataset
@@ -157,12 +152,7 @@ def count_confusions(embedded: Embedded, most: int) -> list[Confusion]:
 
 
 class Plane(NamedTuple):
-    """Rows seen in their first two principal components.
-
-    Attributes:
-        points: of each row.
-        share: of the variance that each of the two holds.
-    """
+    """Rows seen in their first two principal components, and the share of the variance that each of these holds."""
 
     points: Float[np.ndarray, "n 2"]
     share: tuple[float, float]

@@ -17,8 +17,7 @@ from metriclab import __version__
 from metriclab.comparison.finished import find_runs
 from metriclab.errors import RecipeError, StorageError
 from metriclab.report.blocks import Opening, Section
-from metriclab.report.one_run import OneRun
-from metriclab.report.several_runs import SeveralRuns
+from metriclab.report.contents import OneRun, SeveralRuns
 from metriclab.report.thumbnails import LADDER, LAST, Sizes
 from metriclab.runs.files import write_atomic
 

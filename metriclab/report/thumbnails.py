@@ -74,13 +74,7 @@ def _encode(image: Image.Image, quality: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Sheet:
-    """Many images as one, row by row.
-
-    Attributes:
-        uri: of the whole.
-        cell: side of an image.
-        columns: images in a row.
-    """
+    """Many images as one, row by row."""
 
     uri: str
     cell: int

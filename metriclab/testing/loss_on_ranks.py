@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from metriclab.core.apply_loss import apply_loss
+from metriclab.core.call_loss import apply_loss
 from metriclab.core.protocols import Loss
 from metriclab.distributed import average_gradients, gather, mean
 from metriclab.testing.cases import Case, case, fresh, plain

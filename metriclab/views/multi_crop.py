@@ -11,6 +11,7 @@ from torch import Tensor
 
 from metriclab.core.batch import Images
 from metriclab.core.random import RandomKeys
+from metriclab.core.settings import keep_settings, repr_settings
 from metriclab.registry import register
 from metriclab.views.augmentation import (
     AreaShare,
@@ -55,6 +56,8 @@ class MultiCropViews:
         RecipeError: where a smallest area is above the largest.
     """
 
+    __repr__ = repr_settings
+
     def __init__(
         self,
         *,
@@ -73,6 +76,7 @@ class MultiCropViews:
         blur: Probability = 0.5,
         solarize: Probability = 0.0,
     ) -> None:
+        keep_settings(self, locals())
         check_areas("multi-crop", ("min_area", min_area), ("max_area", max_area))
         check_areas("multi-crop", ("small_min_area", small_min_area), ("small_max_area", small_max_area))
         self.count = count + small_count

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from metriclab.core.batch import Images
 from metriclab.core.random import RandomKeys
+from metriclab.core.settings import repr_settings
 from metriclab.registry import register
 from metriclab.views.augmentation import ViewSize
 from metriclab.views.geometry import central_view
@@ -23,6 +24,8 @@ class PlainViews:
         size: height and width of a view, in pixels.
         count: number of training views of an image, all the same.
     """
+
+    __repr__ = repr_settings
 
     def __init__(self, *, size: ViewSize = 32, count: Annotated[int, Ge(1)] = 1) -> None:
         self.size = size

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from metriclab.core.batch import Images
 from metriclab.core.random import RandomKeys
+from metriclab.core.settings import keep_settings, repr_settings
 from metriclab.registry import register
 from metriclab.views.augmentation import (
     AreaShare,
@@ -48,6 +49,8 @@ class SimCLRViews:
         RecipeError: where `min_area` is above `max_area`.
     """
 
+    __repr__ = repr_settings
+
     def __init__(
         self,
         *,
@@ -62,6 +65,7 @@ class SimCLRViews:
         blur: Probability = 0.5,
         solarize: Probability = 0.0,
     ) -> None:
+        keep_settings(self, locals())
         check_areas("simclr", ("min_area", min_area), ("max_area", max_area))
         self.count = count
         self.augmentation = Augmentation(size, min_area, max_area, flip, rotation, colour, grayscale, blur, solarize)

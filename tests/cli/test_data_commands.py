@@ -12,8 +12,8 @@ from click.testing import CliRunner
 from PIL import Image
 
 from metriclab.cli import main
+from metriclab.images.cache_files import alone
 from metriclab.images.caches import find_caches
-from metriclab.images.lock import alone
 
 RECIPE = """
 [data]

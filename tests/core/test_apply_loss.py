@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from metriclab.core.apply_loss import takes_miner
+from metriclab.core.call_loss import takes_miner
 from metriclab.registry import build
 
 

@@ -18,10 +18,10 @@ from PIL import Image
 
 from metriclab.errors import DataError, RecipeError, StorageError
 from metriclab.images import build as image_build
+from metriclab.images.cache_files import alone
 from metriclab.images.decode import Decoded, decode
 from metriclab.images.files import ImageFiles
-from metriclab.images.lock import alone
-from metriclab.images.pixels import PixelStore
+from metriclab.images.index import PixelStore
 from tests.support.pictures import fill, picture
 
 N = 40

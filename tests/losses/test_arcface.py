@@ -10,7 +10,7 @@ import torch
 from pytorch_metric_learning.losses import ArcFaceLoss
 
 from metriclab.core.rows import rows
-from metriclab.losses.arcface import widened
+from metriclab.losses.class_softmax import widened
 from metriclab.registry import build
 from metriclab.testing import check_loss
 from tests.support.class_losses import (

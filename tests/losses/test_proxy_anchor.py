@@ -8,7 +8,7 @@ import pytest
 import torch
 from pytorch_metric_learning.losses import ProxyAnchorLoss
 
-from metriclab.core.apply_loss import apply_loss, check_miner_fits
+from metriclab.core.call_loss import apply_loss, check_miner_fits
 from metriclab.core.rows import rows
 from metriclab.distributed import average_gradients, gather
 from metriclab.distributed import mean as mean_over_ranks

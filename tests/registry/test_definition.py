@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from metriclab.core.protocols import Loss, Memory, Miner
 from metriclab.errors import PluginError, RecipeError
 from metriclab.registry import REQUIRED, ComponentEntry, TableOf, build, load_component, register
-from metriclab.registry.signature import define
+from metriclab.registry.definition import define
 from metriclab.registry.toml import toml_value
 
 
@@ -137,30 +137,37 @@ def test_a_filled_default_is_not_the_signatures_own_list():
     assert definition.check({"root": "x"})[0]["k"] == [1, 5]
 
 
+USUAL = "leave it out for its default, "
+
+
 @pytest.mark.parametrize(
     ("values", "message", "help"),
     [
-        ({"temperature": 0}, "temperature of loss 'mine' must be float > 0 and <= 1, not 0", None),
-        ({"temperature": math.inf}, "temperature of loss 'mine' must be float > 0 and <= 1, not inf", None),
+        ({"temperature": 0}, "temperature of loss 'mine' must be float > 0 and <= 1, not 0", USUAL + "0.1"),
+        ({"temperature": math.inf}, "temperature of loss 'mine' must be float > 0 and <= 1, not inf", USUAL + "0.1"),
         (
             {"temperature": "0.1"},
             "temperature of loss 'mine' must be float > 0 and <= 1, not \"0.1\"",
             "write it without quotes: temperature = 0.1",
         ),
-        ({"temperature": True}, "temperature of loss 'mine' must be float > 0 and <= 1, not true", None),
-        ({"unset": True}, "unset of loss 'mine' must be int, not true", None),
-        ({"unset": 1.0}, "unset of loss 'mine' must be int, not 1.0", None),
-        ({"copy": 1}, "copy of loss 'mine' must be bool, not 1", None),
+        ({"temperature": True}, "temperature of loss 'mine' must be float > 0 and <= 1, not true", USUAL + "0.1"),
+        ({"unset": True}, "unset of loss 'mine' must be int, not true", "leave it out"),
+        ({"unset": 1.0}, "unset of loss 'mine' must be int, not 1.0", "leave it out"),
+        ({"copy": 1}, "copy of loss 'mine' must be bool, not 1", USUAL + "false"),
         ({"copy": "true"}, "copy of loss 'mine' must be bool, not \"true\"", "write it without quotes: copy = true"),
-        ({"k": [1, 0]}, "k of loss 'mine' must be list[int >= 1] with at least 1 entries, not [1, 0]", None),
-        ({"k": 1}, "k of loss 'mine' must be list[int >= 1] with at least 1 entries, not 1", None),
-        ({"area": [0.1]}, "area of loss 'mine' must be tuple[float, float], not [0.1]", None),
+        (
+            {"k": [1, 0]},
+            "k of loss 'mine' must be list[int >= 1] with at least 1 entries, not [1, 0]",
+            USUAL + "[1, 5]",
+        ),
+        ({"k": 1}, "k of loss 'mine' must be list[int >= 1] with at least 1 entries, not 1", USUAL + "[1, 5]"),
+        ({"area": [0.1]}, "area of loss 'mine' must be tuple[float, float], not [0.1]", USUAL + "[0.08, 1.0]"),
         (
             {"mode": "hradest"},
             'mode of loss \'mine\' must be "all" | "hardest", not "hradest"',
             "did you mean 'hardest'?",
         ),
-        ({"names": {"a": "b"}}, "names of loss 'mine' must be dict[str, float], not { a = \"b\" }", None),
+        ({"names": {"a": "b"}}, "names of loss 'mine' must be dict[str, float], not { a = \"b\" }", "leave it out"),
         ({"temprature": 0.1}, "loss 'mine' has no parameter 'temprature'", "did you mean 'temperature'?"),
         (
             {"xyz": 0.1},

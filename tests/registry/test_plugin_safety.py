@@ -12,7 +12,7 @@ from metriclab.api import API_VERSION
 from metriclab.cli import main
 from metriclab.errors import PluginError, RecipeError
 from metriclab.recipe import read
-from metriclab.registry import UnknownName, api_version, entries, load_component, load_plugin_file, slow
+from metriclab.registry import UnknownName, api_version, entries, load_component, load_plugin_file, registry
 from metriclab.registry.entry import NO_PLUGINS, is_builtin
 from metriclab.registry.registry import candidates
 from tests.support.tiny import TINY
@@ -173,8 +173,8 @@ def test_every_change_of_the_api_is_told():
 
 
 def test_a_plugin_that_is_slow_to_import_is_named(install, tmp_path, monkeypatch, caplog):
-    times = iter([0.0, 7.4, 10.0, 10.0 + slow.SLOW_SECONDS, 20.0, 26.0])
-    monkeypatch.setattr(slow, "monotonic", lambda: next(times))
+    times = iter([0.0, 7.4, 10.0, 10.0 + registry.SLOW_SECONDS, 20.0, 26.0])
+    monkeypatch.setattr(registry, "monotonic", lambda: next(times))
     install("heavy", "[metriclab.loss]\nheavy = heavy_module:ellipse\n", heavy_module=ELLIPSE)
     install("my-ellipse", POINTS, my_ellipse=ELLIPSE)
     plugin = tmp_path / "mine.py"

@@ -5,8 +5,7 @@ import sys
 import pytest
 
 from metriclab.registry import entries, load_component
-from metriclab.registry.registry import definitions
-from metriclab.registry.summary import summary
+from metriclab.registry.registry import definitions, summary
 
 SOURCE = """
 raise RuntimeError("imported")

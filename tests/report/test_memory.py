@@ -12,8 +12,7 @@ from click.testing import CliRunner
 
 from metriclab.cli import main
 from metriclab.comparison.finished import group, read_run
-from metriclab.report.curves import read_curves
-from metriclab.report.memory import collect_numbers, memory_section, memory_size
+from metriclab.report.curves import collect_numbers, memory_section, memory_size, read_curves
 from metriclab.report.page import draw, write_report
 from tests.support.tiny import run, tiny
 

@@ -19,9 +19,8 @@ from metriclab.errors import DataError, RecipeError, StorageError
 from metriclab.report import blocks
 from metriclab.report.blocks import Notes
 from metriclab.report.charts import Point, Range, Series, draw_forest, draw_lines, draw_scatter, make_legend
-from metriclab.report.gallery import Answer, Answers, EntryAnswer
+from metriclab.report.gallery import Answer, Answers, Chooser, EntryAnswer
 from metriclab.report.page import BUDGET, draw, within_budget, write_report
-from metriclab.report.side_by_side import Chooser
 from metriclab.report.summary import robustness_sections
 from tests.support.chromium import Chromium
 from tests.support.tiny import run, tiny
@@ -234,7 +233,7 @@ def test_data_that_are_gone_or_changed_are_named(runs, pictures, tmp_path):
 
 def test_a_page_that_cannot_fit_is_refused(runs):
     from metriclab.comparison.finished import find_runs
-    from metriclab.report.one_run import OneRun
+    from metriclab.report.contents import OneRun
 
     found, _ = find_runs(runs[:1])
     with pytest.raises(RecipeError, match=r"more than the 10,000 that it may be"):

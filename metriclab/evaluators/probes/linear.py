@@ -61,8 +61,9 @@ class LinearProbe:
         iterations: most steps of L-BFGS for one penalty.
 
     Example:
-        >>> scores = LinearProbe()(z, labels, gallery, gallery_labels)  # fitted to the gallery
-        >>> scores["accuracy"].value
+        >>> z, labels = torch.eye(3).repeat(2, 1), [0, 1, 2, 0, 1, 2]
+        >>> LinearProbe()(z, labels, torch.eye(3).repeat(4, 1), [0, 1, 2] * 4)["accuracy"].value
+        1.0
     """
 
     labels: Annotated[float, Gt(0), Le(1)] = 1.0

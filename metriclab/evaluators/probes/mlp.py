@@ -47,8 +47,9 @@ class MLPProbe:
         rounds: most passes over the fitting rows, a pass being at least 25 steps.
 
     Example:
-        >>> scores = MLPProbe()(z, labels, gallery, gallery_labels)  # fitted to the gallery
-        >>> scores["accuracy"].value
+        >>> z, labels = torch.eye(3).repeat(2, 1), [0, 1, 2, 0, 1, 2]
+        >>> MLPProbe()(z, labels, torch.eye(3).repeat(4, 1), [0, 1, 2] * 4)["accuracy"].value
+        1.0
     """
 
     labels: Annotated[float, Gt(0), Le(1)] = 1.0

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metriclab.recipe import scan
+from metriclab.recipe import syntax
 from metriclab.registry.toml import toml_string
 
 NAMES = st.one_of(
@@ -73,7 +73,7 @@ def documents(draw: st.DrawFn) -> str:
     return "\n".join(lines)
 
 
-def paths(value: Any, path: scan.Path = ()) -> Iterator[scan.Path]:
+def paths(value: Any, path: syntax.KeyPath = ()) -> Iterator[syntax.KeyPath]:
     parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for name, part in parts:
         yield (*path, name)
@@ -83,13 +83,13 @@ def paths(value: Any, path: scan.Path = ()) -> Iterator[scan.Path]:
 @settings(max_examples=300, deadline=None)
 @given(documents())
 def test_every_key_has_a_place_that_points_at_its_text(text: str) -> None:
-    found = scan.scan(text)
+    found = syntax.scan(text)
     assert {place.path for place in found} == set(paths(tomllib.loads(text)))
     for place in found:
         name = place.path[-1]
         if isinstance(name, str):
             rest = text[place.key :]
-            quoted = scan._KEY.match(rest)
+            quoted = syntax._KEY.match(rest)
             assert quoted is not None
             assert tomllib.loads(f"{quoted[0]} = 0") == {name: 0}
 
@@ -102,7 +102,7 @@ def test_a_value_starts_where_its_text_starts(text: str, value: str) -> None:
         tomllib.loads(text)
     except tomllib.TOMLDecodeError:
         return
-    (place,) = (found for found in scan.scan(text) if found.path == ("the", "last", "table", "key"))
+    (place,) = (found for found in syntax.scan(text) if found.path == ("the", "last", "table", "key"))
     assert text[place.value :] == f"{value}\n"
 
 
@@ -118,6 +118,6 @@ def test_a_value_starts_where_its_text_starts(text: str, value: str) -> None:
         ("\"a b\".'c d' = 1", ("a b", "c d"), "'c d' = 1"),
     ],
 )
-def test_places(text: str, path: scan.Path, rest: str) -> None:
-    place = next(place for place in scan.scan(text) if place.path == path and place.stated)
+def test_places(text: str, path: syntax.KeyPath, rest: str) -> None:
+    place = next(place for place in syntax.scan(text) if place.path == path and place.stated)
     assert text[place.key :] == rest
