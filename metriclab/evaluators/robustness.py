@@ -53,13 +53,13 @@ class Robustness:
         self.measured = f"{metric} of {evaluator}"
 
     @torch.no_grad()
-    def __call__(self, subject: EvaluatedEncoder, /) -> dict[str, Score]:
+    def __call__(self, encoder: EvaluatedEncoder, /) -> dict[str, Score]:
         """`<corruption>_<severity>` for each case, `clean`, `corrupted` (their mean) and `relative_drop`.
 
         Raises:
             DivergedError: where an embedding is not finite.
         """
-        everything, gallery = subject.queries, subject.gallery
+        everything, gallery = encoder.queries, encoder.gallery
         kept, asked = divide(everything, gallery)
         gallery = gallery[kept]
         chosen = asked.nonzero().squeeze(1)
@@ -67,7 +67,7 @@ class Robustness:
         found = {}
         for name, severity in self.cases:
             change = partial(CORRUPTIONS[name], severity=severity)
-            queries = subject.embed_changed(change, chosen) if len(chosen) else everything[chosen]
+            queries = encoder.embed_changed(change, chosen) if len(chosen) else everything[chosen]
             found[name, severity] = self._measure(queries, gallery)
         mean = sum(score.value for score in found.values()) / len(found)
         drop = (clean.value - mean) / clean.value if clean.value else math.nan

@@ -5,6 +5,7 @@ manifest.json       versions, plugins, hardware, threads, fingerprint of the dat
 metrics.jsonl       one line a logged step
 checkpoints/        state, by step
 scores.safetensors  what every query of the test split scored, written at the end
+diverged.json       the images of the step in which a run diverged, where one did
 result.json         what was measured, written last: a folder that has it is finished
 """
 
@@ -40,6 +41,7 @@ class RunFolder:
         self.metrics_file = path / "metrics.jsonl"
         self.result_file = path / "result.json"
         self.scores_file = path / "scores.safetensors"
+        self.diverged_file = path / "diverged.json"
 
     def refuse_existing(self) -> None:
         """Checks that a new run may use the folder.

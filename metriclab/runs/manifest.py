@@ -5,28 +5,36 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from typing import Any
 
 import torch
 
 from metriclab import distributed
-from metriclab.assembly.splits import Splits, benchmark
 from metriclab.errors import DataError
 from metriclab.recipe import Recipe
 from metriclab.runs.folder import RunFolder
 
 
-def manifest_of(recipe: Recipe, splits: Splits) -> dict[str, Any]:
-    """Versions, plugins, hardware, threads, data, and what may be compared with this run."""
+def manifest_of(
+    recipe: Recipe, *, data: Mapping[str, str], classes: list[int], benchmark: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Versions, plugins, hardware, threads, data, and what may be compared with this run.
+
+    Args:
+        recipe: of the run.
+        data: fingerprint of each split.
+        classes: sorted training labels.
+        benchmark: what runs must share to be compared.
+    """
     chosen = [*recipe.components.values(), *recipe.evaluators, *recipe.trackers]
     return {
         **environment(),
         "plugins": {part.definition.entry.package: part.definition.entry.version for part in chosen},
-        "data": splits.fingerprints(),
-        "classes": splits.classes(),
-        "benchmark": benchmark(recipe, splits),
+        "data": dict(data),
+        "classes": classes,
+        "benchmark": dict(benchmark),
     }
 
 
