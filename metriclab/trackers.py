@@ -16,6 +16,9 @@ from metriclab.registry import register
 
 __all__ = ["Console", "JsonLines"]
 
+METRICS_FILE = "metrics.jsonl"
+"""Where a run's logged lines are, in its folder."""
+
 
 @register("tracker", "jsonl")
 class JsonLines:
@@ -32,7 +35,7 @@ class JsonLines:
     """
 
     def __init__(self, folder: Path, /) -> None:
-        self.path = folder / "metrics.jsonl"
+        self.path = folder / METRICS_FILE
         self._append("")
 
     def log(self, step: int, values: Mapping[str, float], /) -> None:

@@ -16,6 +16,7 @@ from metriclab.comparison.statistics import sum_by_class
 from metriclab.errors import MetriclabError, RecipeError, StorageError
 from metriclab.recipe.problems import show
 from metriclab.registry import REQUIRED, load_component, suggest
+from metriclab.runs.folder import RunFolder
 
 
 def require_metric(run: FinishedRun, metric: str) -> None:
@@ -35,7 +36,7 @@ def require_metric(run: FinishedRun, metric: str) -> None:
         reason = f"none of its {without:,.0f} test queries of known class has another image of its class to find"
     raise RecipeError(
         f"{run.path} has no value of {metric}: {reason} (of {run.result['items']['test']:,} images)",
-        help=f"see `metriclab check {shlex.quote(str(run.path / 'recipe.toml'))} --data`, and run it again",
+        help=f"see `metriclab check {shlex.quote(str(RunFolder(run.path).recipe_file))} --data`, and run it again",
     )
 
 

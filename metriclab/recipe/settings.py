@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt
 from pydantic import BaseModel, ConfigDict
 
+from metriclab.registry import RunStep
+
 Count = Annotated[int, Ge(1)]
 
 
@@ -41,19 +43,19 @@ class Train(BaseModel):
     learning_rate_scaling: Literal["none", "linear", "sqrt"] = "none"
     """Multiplies the learning rate by batch / 256 (linear) or by the square root of the batch (sqrt)."""
 
-    evaluate_every: Count | None = None
+    evaluate_every: Annotated[Count | None, RunStep("val is measured at the end alone", "epochs", every=True)] = None
     """Epochs between evaluations on val; by default only at the end."""
 
-    checkpoint_every: Count | None = None
+    checkpoint_every: Annotated[Count | None, RunStep("only the end is saved", every=True)] = None
     """Steps between checkpoints; an epoch by default."""
 
-    log_every: Count = 10
+    log_every: Annotated[Count, RunStep("only the last step is logged", every=True)] = 10
     """Steps between logged lines."""
 
     drift_images: Count | None = None
     """Images of val, spread over it, whose drift is logged: how far their z moved in 10, 100 and 1000 steps."""
 
-    drift_every: Count = 100
+    drift_every: Annotated[Count, RunStep("no drift is measured", every=True, beside="drift_images")] = 100
     """Steps between logged drifts; at 100 they cost two embeddings of the images in 100 steps."""
 
     channels_last: bool = True

@@ -6,7 +6,7 @@ from metriclab.registry.decorator import load_plugin_file, register
 from metriclab.registry.definition import Definition
 from metriclab.registry.entry import ComponentEntry
 from metriclab.registry.kinds import KINDS, Kind
-from metriclab.registry.params import REQUIRED, ComponentParameter, Parameter, TableOf
+from metriclab.registry.params import REQUIRED, ComponentParameter, Parameter, RunStep, TableOf
 from metriclab.registry.problems import ParameterProblem, suggest
 from metriclab.registry.registry import UnknownName, build, entries, load_component
 
@@ -19,6 +19,7 @@ __all__ = [
     "Kind",
     "Parameter",
     "ParameterProblem",
+    "RunStep",
     "TableOf",
     "UnknownName",
     "build",

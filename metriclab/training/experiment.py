@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
@@ -22,12 +23,12 @@ from metriclab.runs import checkpoint as checkpoints
 from metriclab.runs.files import write_json
 from metriclab.runs.folder import RunFolder
 from metriclab.runs.manifest import changes, manifest_of
+from metriclab.training.agreement import require_same, require_same_recipe
 from metriclab.training.alarms import logged, stop_if_diverged, warnings_of
-from metriclab.training.batches import coverage
-from metriclab.training.chunks import batch_statistics
 from metriclab.training.drift import drift_of, embed_followed
 from metriclab.training.features import with_features
 from metriclab.training.fit import StepResult, fit
+from metriclab.training.notices import notices
 from metriclab.training.status import RunNumbers, RunStatus
 
 T = TypeVar("T")
@@ -56,11 +57,12 @@ def experiment(
     Raises:
         Interrupted, MetriclabError: see their texts; what was saved before stays.
     """
+    require_same_recipe(recipe)
     if resume:
-        folder.reopen(recipe)
+        distributed.on_every_rank(lambda: folder.reopen(recipe))
     else:
         distributed.on_first_rank(folder.refuse_existing)
-    if resume and folder.result_file.exists():
+    if resume and distributed.broadcast_object(folder.result_file.exists()):
         yield RunStatus("finished", 0, 0, message=f"{folder.path} is finished already; nothing was run")
         return
     run = yield from _begin(recipe, folder, resume=resume)
@@ -83,10 +85,13 @@ def experiment(
 
 def _begin(recipe: Recipe, folder: RunFolder, *, resume: bool) -> Generator[RunStatus, None, _Run]:
     """Loads and builds everything, says what the user should know, and writes the run folder's first files."""
-    splits = load_splits(recipe)
-    saved, faults = checkpoints.read_newest_checkpoint(folder.checkpoints) if resume else (None, [])
+    splits = distributed.on_every_rank(lambda: load_splits(recipe))
+    newest = partial(checkpoints.read_newest_checkpoint, folder.checkpoints)
+    saved, faults = distributed.on_every_rank(newest) if resume else (None, [])
+    at_start = {"data": splits.fingerprints(), "checkpoint": saved and saved.step}
+    require_same(at_start, help="let all ranks read the same files: the data, and the run folder where one is resumed")
     training = assemble(recipe, splits.train, initial=saved is None)
-    evaluators = build_evaluators(recipe)
+    evaluators = distributed.on_every_rank(lambda: build_evaluators(recipe))
     fingerprint = benchmark(recipe, splits, evaluators)
     now = manifest_of(recipe, data=splits.fingerprints(), classes=splits.classes(), benchmark=fingerprint)
     run = _Run(recipe, folder, training, splits, evaluators, fingerprint)
@@ -97,11 +102,7 @@ def _begin(recipe: Recipe, folder: RunFolder, *, resume: bool) -> Generator[RunS
             yield RunStatus("train", 0, training.steps, message=change)
     # Not before everything is built: a recipe that cannot run leaves no folder behind.
     distributed.on_first_rank(lambda: _write_down(folder, recipe, now, resume))
-    for text in (coverage(training), batch_statistics(training)):
-        if text is not None:
-            yield RunStatus("train", 0, training.steps, message=text)
-    if not has_labels(splits.test):
-        text = "the test split has no labels: the run trains and saves its encoder, but nothing can be measured"
+    for text in notices(recipe, run.training, splits):
         yield RunStatus("train", 0, training.steps, message=text)
     if saved is not None:
         run.restore(saved)
