@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 from torch.optim import Optimizer
 
 from metriclab import distributed
@@ -20,6 +21,9 @@ from metriclab.core.random import RandomKeys
 from metriclab.distributed.batch_norm import synchronize_batch_norm
 from metriclab.errors import RecipeError
 from metriclab.recipe import Recipe, Train
+
+LARGE = 256
+"""Pixels of a side that are enough for any encoder which takes more than one size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +105,24 @@ def try_one_image(method: nn.Module, views: Views, data: Dataset, device: torch.
                 help='choose a smaller encoder, or train.device = "cpu"; or is the device in use by another process?',
             ) from error
         except (RuntimeError, AssertionError) as error:  # timm asserts what sizes fit
+            size = f"{view.shape[2]} x {view.shape[3]} pixels"
+            if takes_large_images(method, view):
+                help = "set a larger size in [views]"
+                raise RecipeError(f"the encoder cannot take images of {size}: {error}", help=help) from error
             raise RecipeError(
-                f"the encoder fails on an image of {view.shape[2]} x {view.shape[3]} pixels: {error}",
-                help="if the size is meant, set another one in [views]; if not, the fault is the encoder's",
+                f"the encoder fails on an image of {size}, and on larger ones: {error}",
+                help="if it was built for one size, set that in [views]; if not, the fault is the encoder's",
             ) from error
     method.train()
+
+
+def takes_large_images(method: nn.Module, view: Float[Tensor, "1 c h w"]) -> bool:
+    """Whether an image fails for its size alone."""
+    try:
+        embedding_function(method)(interpolate(view, size=(LARGE, LARGE)))
+    except (RuntimeError, AssertionError):
+        return False
+    return True
 
 
 def require_finite(method: nn.Module, recipe: Recipe) -> None:

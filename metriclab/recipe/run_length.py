@@ -10,7 +10,7 @@ from metriclab.recipe.recipe import Recipe
 from metriclab.registry.kinds import KINDS
 
 
-def without_effect(recipe: Recipe, steps: int | None, epochs: float | None) -> Iterator[str]:
+def without_effect(recipe: Recipe, steps: int | None, epochs: float | int | None) -> Iterator[str]:
     """A sentence for each parameter that is a step of the run (`RunStep`) and that the run does not reach.
 
     Only what is measured by a known length is looked at. Of a run of no steps there is nothing to say, nor of an

@@ -75,7 +75,7 @@ class RunStep:
     every: bool = False
     beside: str | None = None
 
-    def is_missed(self, value: float, length: float) -> bool:
+    def is_missed(self, value: float | int, length: float | int) -> bool:
         """Whether a run of so many steps, or epochs, has no use for the value."""
         if self.unit == "share":
             return value > 0 and round(value * length) == 0
