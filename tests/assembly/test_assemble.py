@@ -85,5 +85,5 @@ def test_a_component_that_starts_with_nan_is_named_by_its_parameter(tmp_path):
             return h * self.scale
 
     register("head", "test-nan")(Head)
-    with pytest.raises(RecipeError, match="before the first step: network.head.scale\n  help: the component that"):
+    with pytest.raises(RecipeError, match=r"before the first step: network.head.scale\n  help: the component that"):
         run(tiny(tmp_path, "head.name=test-nan"), tmp_path / "run")
