@@ -19,7 +19,7 @@ from metriclab.registry import register
 from metriclab.report.summary import costs_section
 from metriclab.runs.folder import RunFolder
 from metriclab.training.experiment import Interrupted
-from metriclab.views import Plain
+from metriclab.views import PlainViews
 from tests.support.tiny import TINY, outcome, run, tiny
 
 ATTENTION_POOLING = ("encoder.model=test_vit", "encoder.global_pool=map", "encoder.image_size=32", "views.size=32")
@@ -169,25 +169,28 @@ def test_views_are_made_in_float32_whatever_the_precision(tmp_path):
     class Mixing:
         count = 2
 
-        def __init__(self) -> None:
-            self.plain = Plain(size=8, count=1)
+        def __init__(self, *, size: int) -> None:
+            self.plain = PlainViews(size=size)
 
         def test(self, images, /):
             seen.append(torch.is_autocast_enabled("cpu"))
             view = self.plain.test(images)
-            mixed = torch.eye(8) @ view  # a matrix product, which autocast would make in bfloat16
+            mixed = torch.eye(view.shape[2]) @ view  # a matrix product, which autocast would make in bfloat16
             assert mixed.dtype == torch.float32
             assert torch.equal(mixed, view)
             return mixed
 
         def __call__(self, images, random_keys, /):
-            return (self.test(images),) * 2
+            view = self.test(images)
+            return view, 1 - view
 
     path = tmp_path / "mixing.toml"
     more = '\n[[evaluate]]\nname = "robustness"\ncorruptions = ["noise"]\nseverities = [1]\n'
-    path.write_text(TINY.replace('[views]\nname = "simclr"\nsize = 8', '[views]\nname = "test-mixing"') + more)
+    path.write_text(
+        TINY.replace('[views]\nname = "simclr"\nsize = 8', '[views]\nname = "test-mixing"\nsize = 32') + more
+    )
     for number, more in enumerate((["train.chunk=5"], [])):
-        recipe = read(path, ["train.precision=bfloat16", "train.steps=2", *more])
+        recipe = read(path, ["train.precision=bfloat16", "train.steps=1", *more])
         run(recipe, tmp_path / f"run-{number}")
     assert seen
     assert not any(seen)
