@@ -50,7 +50,7 @@ class Clock:
 def ours(recipe, data, seconds: float):
     """A network trained by metriclab, and how many steps there was time for."""
     from metriclab.assembly.assemble import assemble
-    from metriclab.evaluation.evaluate import evaluating
+    from metriclab.evaluation.embed import evaluating
     from metriclab.training.fit import fit
 
     training, done = assemble(recipe, data), 0
@@ -90,11 +90,13 @@ def one(side: str, recipe, seconds: float, workers: int, probe: float) -> dict[s
     """Trains one side and measures it."""
     from metriclab.api import build
     from metriclab.assembly.splits import load_splits
-    from metriclab.evaluation.evaluate import EmbeddingSettings, embed_splits, pixels, run_evaluators, score_values
+    from metriclab.evaluation.baselines import raw_pixels
+    from metriclab.evaluation.embed import EmbeddingSettings, embed_splits
+    from metriclab.evaluation.evaluate import run_evaluators, score_values
 
     splits = load_splits(recipe)
     if side == "raw pixels":
-        encode, steps = pixels, 0
+        encode, steps = raw_pixels, 0
     elif side.startswith("lightly"):
         encode, steps = theirs(recipe, splits.train, seconds, workers, "RGB" if side.endswith("RGB") else "L")
     else:

@@ -25,7 +25,7 @@ from metriclab.assembly.assemble import assemble
 from metriclab.assembly.splits import load_splits
 from metriclab.core.network import embedding_function
 from metriclab.core.rows import Rows
-from metriclab.evaluation.evaluate import embed, embedding_settings
+from metriclab.evaluation.embed import embed, embedding_settings
 from metriclab.methods import sxbm
 from metriclab.methods.neighbours import Neighbours, nearest
 from metriclab.recipe import read

@@ -8,13 +8,15 @@ from typing import Annotated
 
 from annotated_types import Ge, Le
 
-from metriclab.registry import register
+from metriclab.registry import RunStep, register
 
 __all__ = ["Constant", "Cosine"]
 
+Warmup = Annotated[float, Ge(0), Le(1), RunStep("there is no warm-up", "share")]
+
 
 @register("schedule", "constant")
-def Constant(total_steps: int, /, *, warmup: Annotated[float, Ge(0), Le(1)] = 0.0) -> Callable[[int], float]:
+def Constant(total_steps: int, /, *, warmup: Warmup = 0.0) -> Callable[[int], float]:
     """A constant rate, after a linear warm-up.
 
     Args:
@@ -34,7 +36,7 @@ def Cosine(
     total_steps: int,
     /,
     *,
-    warmup: Annotated[float, Ge(0), Le(1)] = 0.0,
+    warmup: Warmup = 0.0,
     final: Annotated[float, Ge(0), Le(1)] = 0.0,
 ) -> Callable[[int], float]:
     """Half a cosine from the full rate down, after a linear warm-up.

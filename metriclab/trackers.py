@@ -17,6 +17,9 @@ from metriclab.registry import register
 
 __all__ = ["Console", "JsonLines"]
 
+METRICS_FILE = "metrics.jsonl"
+"""Where a run's logged lines are, in its folder."""
+
 
 @register("tracker", "jsonl")
 class JsonLines:
@@ -35,7 +38,7 @@ class JsonLines:
     __repr__ = repr_settings
 
     def __init__(self, folder: Path, /) -> None:
-        self.path = folder / "metrics.jsonl"
+        self.path = folder / METRICS_FILE
         self._append("")
 
     def log(self, step: int, values: Mapping[str, float], /) -> None:

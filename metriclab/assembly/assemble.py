@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 from torch.optim import Optimizer
 
 from metriclab import distributed
@@ -20,6 +21,9 @@ from metriclab.core.random import RandomKeys
 from metriclab.distributed.batch_norm import synchronize_batch_norm
 from metriclab.errors import RecipeError
 from metriclab.recipe import Recipe, Train
+
+LARGE = 256
+"""Pixels of a side that are enough for any encoder which takes more than one size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +52,19 @@ class Training:
 def assemble(recipe: Recipe, data: Dataset, *, initial: bool = True) -> Training:
     """Builds everything that training needs, on this rank's device, the same on every rank.
 
+    Where one rank cannot, all fail.
+
     Args:
         recipe: a checked recipe.
         data: the training split.
         initial: whether to fetch the initial weights that the recipe names; a checkpoint makes them needless.
     """
+    training = distributed.on_every_rank(lambda: _assembled(recipe, data, initial))
+    distributed.broadcast_module(training.method)
+    return training
+
+
+def _assembled(recipe: Recipe, data: Dataset, initial: bool) -> Training:
     settings, device = recipe.train, choose_device(recipe.train.device)
     set_up_torch(settings)
     sampler: Sampler | None = None if settings.steps == 0 else recipe.components["sampler"].build(data.labels)
@@ -62,13 +74,13 @@ def assemble(recipe: Recipe, data: Dataset, *, initial: bool = True) -> Training
         method.to(memory_format=torch.channels_last)
     if settings.synchronize_batch_norm and distributed.world_size() > 1:
         method = synchronize_batch_norm(method)
-    distributed.broadcast_module(method)
     optimizer = None
     if sampler is not None:
         optimizer = recipe.components["optimizer"].build(optimized_modules(method))
         scale_learning_rate(optimizer, settings.learning_rate_scaling, sampler.batch_size)
     schedule = recipe.components["schedule"].build(max(steps, 1))
     views: Views = recipe.components["views"].build()
+    require_finite(method, recipe)
     try_one_image(method, views, data, device)
     if settings.compile:
         method.get_submodule("network.encoder").compile()
@@ -87,12 +99,52 @@ def try_one_image(method: nn.Module, views: Views, data: Dataset, device: torch.
     for view in sizes.values():
         try:
             embedding_function(method.eval())(view)
-        except RuntimeError as error:
+        except torch.OutOfMemoryError as error:
             raise RecipeError(
-                f"the encoder cannot take images of {view.shape[2]} x {view.shape[3]} pixels: {error}",
-                help="set a larger size in [views]",
+                f"one image does not fit the memory of the device beside the encoder: {str(error).splitlines()[0]}",
+                help='choose a smaller encoder, or train.device = "cpu"; or is the device in use by another process?',
+            ) from error
+        except (RuntimeError, AssertionError) as error:  # timm asserts what sizes fit
+            size = f"{view.shape[2]} x {view.shape[3]} pixels"
+            if takes_large_images(method, view):
+                help = "set a larger size in [views]"
+                raise RecipeError(f"the encoder cannot take images of {size}: {error}", help=help) from error
+            raise RecipeError(
+                f"the encoder fails on an image of {size}, and on larger ones: {error}",
+                help="if it was built for one size, set that in [views]; if not, the fault is the encoder's",
             ) from error
     method.train()
+
+
+def takes_large_images(method: nn.Module, view: Float[Tensor, "1 c h w"]) -> bool:
+    """Whether an image fails for its size alone."""
+    try:
+        embedding_function(method)(interpolate(view, size=(LARGE, LARGE)))
+    except (RuntimeError, AssertionError):
+        return False
+    return True
+
+
+def require_finite(method: nn.Module, recipe: Recipe) -> None:
+    """Checks the weights that training starts from: nothing later could tell them from a learning rate too high.
+
+    Raises:
+        RecipeError: where one is not finite, naming it and where it comes from.
+    """
+    named = [*method.named_parameters(), *method.get_submodule("network").named_buffers(prefix="network")]
+    floats = [(name, tensor) for name, tensor in named if tensor.is_floating_point()]
+    finite = torch.stack([tensor.isfinite().all() for _, tensor in floats]).tolist() if floats else []
+    broken = [name for (name, _), fine in zip(floats, finite, strict=True) if not fine]
+    if not broken:
+        return
+    source = next((key for key in ("weights", "pretrained") if recipe.components["encoder"].params.get(key)), None)
+    ours = source if source is not None and broken[0].startswith("network.encoder.") else None
+    raise RecipeError(
+        f"{len(broken)} of {len(floats)} tensors hold NaN or infinity before the first step: {', '.join(broken[:3])}",
+        help=f"encoder.{ours} brings them: choose weights of a training that has not diverged"
+        if ours
+        else "the component that makes them starts them so: report it to its author",
+    )
 
 
 def number_of_steps(settings: Train, sampler: Sampler | None) -> int:

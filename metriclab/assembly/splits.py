@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from metriclab.assembly.assemble import classes_of
-from metriclab.core.protocols import Dataset
+from metriclab.core.protocols import Dataset, Evaluator
+from metriclab.core.splits import build_splits
 from metriclab.recipe import ComponentSpec, Recipe
 from metriclab.runs.files import digest_of
 
@@ -32,30 +33,26 @@ class Splits:
 
 def load_splits(recipe: Recipe) -> Splits:
     """The recipe's data set."""
-    chosen = recipe.components["dataset"]
-    train: Dataset = chosen.build("train")
-    with_split: Callable[[str], Dataset] = getattr(train, "with_split", chosen.build)
-    return Splits(train, with_split("val"), with_split("test"))
+    return Splits(*build_splits(recipe.components["dataset"].build, ("train", "val", "test")))
 
 
-def benchmark(recipe: Recipe, splits: Splits) -> dict[str, Any]:
+def benchmark(recipe: Recipe, splits: Splits, evaluators: Mapping[str, Evaluator]) -> dict[str, Any]:
     """What two runs must share to be compared: the test data, how they are seen, and what is measured."""
     disjoint = is_disjoint(splits.test, splits.train)
     keys = {
         "data": recipe.components["dataset"].name,
         "test": splits.test.fingerprint,
         "gallery": "leave-one-out" if disjoint else splits.train.fingerprint,
-        "evaluate": {chosen.label: _measured(chosen) for chosen in recipe.evaluators},
+        "evaluate": {chosen.label: _measured(chosen, evaluators[chosen.label]) for chosen in recipe.evaluators},
     }
     return {**keys, "digest": digest_of(keys)}
 
 
-def _measured(chosen: ComponentSpec) -> dict[str, Any]:
+def _measured(chosen: ComponentSpec, evaluator: Evaluator) -> dict[str, Any]:
     """What an evaluator measures: its parameters, its name where it is called otherwise, the data it brings."""
     name = {} if chosen.label == chosen.name else {"name": chosen.name}
-    if getattr(chosen.definition.factory, "wants", "rows") == "rows":
-        return {**name, **chosen.params}
-    data = getattr(chosen.build(), "fingerprint", None)
+    wants = getattr(evaluator, "wants", "rows")
+    data = None if wants == "rows" else getattr(evaluator, "fingerprint", None)
     return {**name, **chosen.params, **({} if data is None else {"fingerprint": data})}
 
 

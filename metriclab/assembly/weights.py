@@ -54,9 +54,9 @@ def best_checkpoint(folder: RunFolder) -> checkpoints.Checkpoint | None:
         return checkpoints.read_checkpoint(folder.checkpoints, best) if best else None
     newest, _ = checkpoints.read_newest_checkpoint(folder.checkpoints)
     if newest is None:
-        again = shlex.join(["metriclab", "run", str(folder.recipe_file), "--out", str(folder.path), "--resume"])
         raise StorageError(
-            f"{folder.path} has no checkpoint yet", help=f"let the run reach its first one; continue it with: {again}"
+            f"{folder.path} has no checkpoint yet",
+            help=f"let the run reach its first one; continue it with: {folder.resume_command}",
         )
     return newest
 

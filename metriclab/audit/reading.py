@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 from jaxtyping import Int64
@@ -57,15 +57,17 @@ def open_splits(chosen: ComponentSpec) -> OpenedSplits:
         DataError: where there is another reason.
     """
     opened = OpenedSplits({}, {}, {})
-    attempts = [chosen]
+    attempts: list[Callable[[Split], Any]] = [chosen.build]
     if "on_error" in chosen.params:  # as data sets call it that can leave files out
-        attempts = [replace(chosen, params={**chosen.params, "on_error": choice}) for choice in ("error", "skip")]
+        choices = ({**chosen.params, "on_error": choice} for choice in ("error", "skip"))
+        attempts = [replace(chosen, params=params).build for params in choices]
     for name in get_args(Split):
         # Where one split was refused for its files, they are known: those of all splits are decoded together.
         for attempt in attempts[-1:] if opened.unreadable else attempts:
             try:
-                opened.splits[name] = attempt.build(name)
+                opened.splits[name] = data = attempt(name)
                 opened.refused.pop(name, None)
+                attempts = [data.with_split] if hasattr(data, "with_split") else attempts
                 break
             except DataError as error:
                 if not (error.files or opened.unreadable):

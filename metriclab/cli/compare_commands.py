@@ -19,6 +19,7 @@ from metriclab.comparison.suite import Suite, read_suite
 from metriclab.errors import RecipeError, StorageError
 from metriclab.registry import load_plugin_file
 from metriclab.runs.files import write_json
+from metriclab.runs.folder import RunFolder
 
 
 @click.command()
@@ -114,7 +115,7 @@ def _compare_suite(
     groups, notes = {}, []
     for entry in suite.entries:
         own = [run for run in planned if run.entry is entry]
-        there = [run for run in own if (run.folder / "result.json").is_file()]
+        there = [run for run in own if RunFolder(run.folder).result_file.is_file()]
         notes += [f"{run} has no result and is left out" for run in own if run not in there]
         if there:
             groups[entry.name] = [read_run(run.folder) for run in there]

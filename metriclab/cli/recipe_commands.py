@@ -11,6 +11,7 @@ import click
 from metriclab.cli.options import json_option, plugin_option
 from metriclab.errors import RecipeError
 from metriclab.recipe import Recipe, read
+from metriclab.recipe.run_length import without_effect
 
 
 @click.command()
@@ -31,6 +32,8 @@ def check(recipe: Path, overrides: tuple[str, ...], with_data: bool, as_json: bo
     checked = read(recipe, overrides)
     if not as_json:
         click.echo(f"recipe is fine: {summary(checked)}")
+    for text in without_effect(checked, checked.train.steps, checked.train.epochs):
+        click.echo(f"warning: {text}", err=True)
     if with_data:
         _check_data(checked, as_json)
 

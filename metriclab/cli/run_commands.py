@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
-import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -46,8 +46,8 @@ def run(recipe: Path, overrides: tuple[str, ...], out: Path | None, resume: bool
     """Train and measure what RECIPE describes, on this machine or under torchrun."""
     if quiet:
         logging.getLogger("metriclab").setLevel(logging.WARNING)
-    checked = read(recipe, overrides)
     with distributed.process_group(), stop_on_signals() as stop:
+        checked = distributed.on_every_rank(lambda: read(recipe, overrides))
         place = distributed.broadcast_object(str(out or _default_folder(recipe, resume)))
         folder = RunFolder(Path(place))
         first = distributed.rank() == 0
@@ -57,9 +57,7 @@ def run(recipe: Path, overrides: tuple[str, ...], out: Path | None, resume: bool
             _follow(steps, console, Console(stderr=True, quiet=not first))
         except Interrupted:
             if first:
-                # The folder's own recipe is complete: what --set changed is in it.
-                again = shlex.join(["metriclab", "run", str(folder.recipe_file), "--out", place, "--resume"])
-                click.echo(f"stopped and saved; continue with: {again}", err=True)
+                click.echo(f"stopped and saved; continue with: {folder.resume_command}", err=True)
             sys.exit(INTERRUPTED)
     if not first:
         return
@@ -89,7 +87,8 @@ def stop_on_signals() -> Iterator[Callable[[], bool]]:
         if asked:
             raise KeyboardInterrupt
         asked.append(number)
-        click.echo("stopping at the next step; once more stops at once", err=True)
+        # A handler may interrupt whoever is writing to standard error: past its buffer, nobody is met.
+        os.write(2, b"stopping after this step, or this part of the evaluation; once more stops at once\n")
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -122,11 +121,11 @@ def _follow(steps: Iterator[Any], console: Console, warnings: Console) -> None:
 def _show(result: dict[str, Any], folder: Path) -> None:
     """The trained encoder beside its baselines."""
     out = Console()
-    columns = {"raw pixels": result["baselines"]["raw_pixels"]}
-    if "untrained" in result["baselines"]:
-        columns["untrained"] = result["baselines"]["untrained"]
-    columns["trained"] = result["metrics"]
-    suffix, other = ("-h", "trained, without head") if result["output"] == "z" else ("-z", "trained, with head")
+    shown = {"raw pixels": "raw_pixels", "untrained": "untrained"}
+    columns = {name: result["baselines"][key] for name, key in shown.items() if key in result["baselines"]}
+    own = "trained" if result["steps"] else "not trained"  # a run of no steps measures a network as it is
+    columns[own] = result["metrics"]
+    suffix, other = ("-h", f"{own}, without head") if result["output"] == "z" else ("-z", f"{own}, with head")
     of_other = {name.removesuffix(suffix): part for name, part in result["metrics"].items() if name.endswith(suffix)}
     table = Table(title=f"{result['protocol']}, {result['items']['test']:,} images", title_justify="left")
     table.add_column()
@@ -148,9 +147,10 @@ def _show(result: dict[str, Any], folder: Path) -> None:
         out.print(table)
     cost = result["cost"]
     speed = f"{cost['images_per_second']:,.0f} images/s, " if cost["images_per_second"] else ""
+    memory = "not measured" if cost["peak_memory_mb"] is None else f"{cost['peak_memory_mb']:,.0f} MB"
     out.print(
         f"{result['steps']} steps in {cost['train_seconds']:.0f} s, {speed}{cost['parameters']:,} parameters, "
-        f"peak memory {cost['peak_memory_mb']:,.0f} MB",
+        f"peak memory {memory}",
         highlight=False,
     )
     out.print(f"run folder: {folder}", highlight=False, soft_wrap=True)

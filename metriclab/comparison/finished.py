@@ -21,7 +21,7 @@ from metriclab.recipe.document import read_document
 from metriclab.recipe.problems import show
 from metriclab.recipe.renamed import upgrade
 from metriclab.registry import REQUIRED, load_component, suggest
-from metriclab.runs.folder import RunFolder
+from metriclab.runs.folder import RECIPE_FILE, RunFolder
 
 _OF_TRAINING = ("sampler", "optimizer", "schedule")
 _BOOKKEEPING = {"train.seed", "train.threads", "train.log_every", "train.checkpoint_every"}
@@ -77,21 +77,20 @@ def find_runs(paths: Sequence[Path]) -> tuple[list[FinishedRun], list[str]]:
     """
     folders = list(dict.fromkeys(folder for path in paths for folder in _run_folders(path)))
     unfinished = [path for path in folders if not RunFolder(path).result_file.is_file()]
-    notes = [f"{path} is not finished and is left out; finish it with: {_resume_command(path)}" for path in unfinished]
+    notes = [
+        f"{path} is not finished and is left out; finish it with: {RunFolder(path).resume_command}"
+        for path in unfinished
+    ]
     runs = [read_run(path) for path in folders if path not in unfinished]
     if not runs:
-        again = f"finish one with: {_resume_command(unfinished[0])}"
+        again = f"finish one with: {RunFolder(unfinished[0]).resume_command}"
         raise StorageError(f"no finished run among {', '.join(map(str, unfinished))}", help=again)
     return runs, notes
 
 
-def _resume_command(path: Path) -> str:
-    return shlex.join(["metriclab", "run", str(path / "recipe.toml"), "--out", str(path), "--resume"])
-
-
 def _run_folders(path: Path) -> list[Path]:
     for depth in (("",), ("*/", "*/*/")):
-        if recipes := sorted(file for level in depth for file in path.glob(f"{level}recipe.toml")):
+        if recipes := sorted(file for level in depth for file in path.glob(f"{level}{RECIPE_FILE}")):
             return [recipe.parent for recipe in recipes]
     raise StorageError(f"{path} is no run folder, and holds none", help="name folders that `metriclab run` wrote")
 
@@ -164,7 +163,7 @@ def require_metric(run: FinishedRun, metric: str) -> None:
         reason = f"none of its {without:,.0f} test queries of known class has another image of its class to find"
     raise RecipeError(
         f"{run.path} has no value of {metric}: {reason} (of {run.result['items']['test']:,} images)",
-        help=f"see `metriclab check {shlex.quote(str(run.path / 'recipe.toml'))} --data`, and run it again",
+        help=f"see `metriclab check {shlex.quote(str(RunFolder(run.path).recipe_file))} --data`, and run it again",
     )
 
 

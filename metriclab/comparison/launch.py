@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from metriclab.comparison.suite import Suite, SuiteEntry
+from metriclab.core.cores import usable_cores
 from metriclab.errors import StorageError
 from metriclab.runs.folder import RunFolder
 
@@ -95,7 +96,7 @@ def launch(
         while under_way or (waiting and not stopping):
             while waiting and len(under_way) < jobs and not stopping:
                 run = waiting.pop(0)
-                process = _start(run, plugins, max(1, _cores() // jobs))
+                process = _start(run, plugins, max(1, usable_cores() // jobs))
                 if process is None:
                     yield Event(run, "failed", f"another process is at it: wait for its end, see {run.log}")
                 else:
@@ -147,7 +148,3 @@ def _ended(run: SuiteRun, code: int, stopping: bool) -> Event:
     lines = run.log.read_text("utf-8", "replace").splitlines()
     end = "\n".join(lines[-5:])
     return Event(run, "failed", f"exit code {code}, see {run.log}, which ends:\n{end}")
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

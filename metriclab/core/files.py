@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -26,21 +26,19 @@ def replacing(path: Path, *, help: str = "free some space, or write somewhere el
     Raises:
         StorageError: if it cannot be written.
     """
-    partial = None
+    partial: Path | None = None
     try:
-        with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=f".{path.name}.", suffix=".part", delete=False
-        ) as file:
-            partial = file.name
-            yield file  # type: ignore[misc]  # a wrapper that has all the methods of a BinaryIO
+        # Opened as any other file, and not by tempfile, whose files are the owner's alone: the umask says whose it is.
+        with (beside := path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")).open("xb") as file:
+            partial = beside
+            yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(partial, 0o644)  # temporary files are the owner's alone
         os.replace(partial, path)
         _sync_folder(path.parent)
     except BaseException as error:
         if partial is not None:
-            Path(partial).unlink(missing_ok=True)
+            partial.unlink(missing_ok=True)
         if isinstance(error, OSError):
             raise StorageError(f"{path}: cannot be written ({error.strerror})", help=help) from error
         raise

@@ -53,6 +53,30 @@ def on_first_rank(action: Callable[[], None]) -> None:
         raise error
 
 
+def on_every_rank(action: Callable[[], T]) -> T:
+    """Lets each rank act alone; where one fails, all do, so that none is left waiting for it.
+
+    Args:
+        action: in which ranks do not meet.
+
+    Raises:
+        MetriclabError: this rank's own, or that another rank failed, with what it said.
+        Exception: this rank's own, whatever it is.
+    """
+    own: Exception | None = None
+    try:
+        value = action()
+    except Exception as error:
+        own = error
+    texts = gather_objects(None if own is None else str(own) or type(own).__name__)
+    if own is not None:
+        raise own
+    for other, text in enumerate(texts):
+        if text is not None:
+            raise MetriclabError(f"rank {other} failed, so this one stops too: {text}")
+    return value
+
+
 def gather_objects(value: T) -> list[T]:
     """Every rank's value, in rank order, on every rank."""
     if world_size() == 1:

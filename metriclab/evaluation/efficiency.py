@@ -5,17 +5,45 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from metriclab import distributed
 from metriclab.assembly.assemble import Training
-from metriclab.evaluation.evaluate import EmbeddingSettings, Encode
+from metriclab.errors import MetriclabError
+from metriclab.evaluation.embed import Encode, embedding_settings
+
+T = TypeVar("T")
 
 
-def cost_of(training: Training, seconds: float, peaks: Peaks, flops: int, embedding: float) -> dict[str, Any]:
+def measured_beside(missing: dict[str, str], name: str, measure: Callable[[], T]) -> T | None:
+    """What is measured beside a run. Where that fails on any rank, it is missing, and the run keeps its result.
+
+    Args:
+        missing: where the reason goes, under the name.
+        name: of what is measured.
+        measure: measures it; what fails in it after ranks have met there must fail on all of them.
+    """
+    value, reason = None, None
+    try:
+        value = measure()
+    except Exception as error:
+        text = error.message if isinstance(error, MetriclabError) else f"{type(error).__name__}: {error}"
+        reason = " ".join(text.split())
+    reasons = [reason for reason in distributed.gather_objects(reason) if reason is not None]
+    if not reasons:
+        return value
+    missing[name] = reasons[0]
+    return None
+
+
+def cost_of(
+    training: Training, seconds: float, peaks: Peaks | None, flops: int | None, embedded_per_second: float | None
+) -> dict[str, Any]:
     """The costs of a run, None where there is nothing to measure.
 
     Args:
@@ -23,17 +51,17 @@ def cost_of(training: Training, seconds: float, peaks: Peaks, flops: int, embedd
         seconds: spent in training steps.
         peaks: of the memory, when training was over.
         flops: of `flops_per_image`.
-        embedding: images embedded in a second, from reading them to their embeddings, over all ranks.
+        embedded_per_second: images, from reading them to their embeddings, over all ranks.
     """
     images = images_seen(training)
     return {
         "train_seconds": seconds,
         "images_per_second": images / seconds if seconds > 0 else None,
-        "peak_memory_mb": peaks.process,
-        "peak_gpu_memory_mb": peaks.gpu,
+        "peak_memory_mb": peaks and peaks.process,
+        "peak_gpu_memory_mb": peaks and peaks.gpu,
         "parameters": sum(parameter.numel() for parameter in training.method.parameters()),
         "flops_per_image": flops,
-        "embedded_per_second": embedding,
+        "embedded_per_second": embedded_per_second,
     }
 
 
@@ -42,14 +70,23 @@ def images_seen(training: Training) -> int:
     return training.steps * (training.sampler.batch_size if training.sampler else 0)
 
 
-def flops_per_image(encode: Encode, training: Training, reading: EmbeddingSettings) -> int:
+def flops_per_image(encode: Encode, training: Training) -> int:
     """Floating-point operations that embed one image of the test view, a multiplication and an addition being two.
 
     They are those of matrix products, convolutions and attention, as torch counts them; others are left out.
     """
-    image = reading.views.test(training.data.images(np.arange(1)).to(reading.device))
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        encode(image)
+    settings = embedding_settings(training)
+    image = settings.views.test(training.data.images(np.arange(1)).to(settings.device))
+    trained = [parameter for parameter in training.method.parameters() if parameter.requires_grad]
+    # torch's counter fails where a parameter that needs a gradient enters a layer as its input (attention pooling).
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            encode(image)
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
     return int(counter.get_total_flops())
 
 

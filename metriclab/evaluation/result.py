@@ -2,143 +2,102 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, Literal
+from collections.abc import Callable, Generator, Mapping
+from typing import Any, TypeVar
 
 import torch
-from jaxtyping import Int64
 from torch import Tensor
 
-from metriclab.assembly.assemble import Training, build_evaluators, build_method, classes_of
-from metriclab.assembly.splits import Splits, benchmark
-from metriclab.core.network import embedding_function
+from metriclab.assembly.assemble import Training, classes_of
+from metriclab.assembly.splits import Splits
+from metriclab.core.protocols import Evaluator
 from metriclab.core.rows import Rows
-from metriclab.evaluation.baselines import pca_of_pixels
-from metriclab.evaluation.efficiency import Peaks, Stopwatch, cost_of, flops_per_image, images_seen
+from metriclab.evaluation.baselines import baselines
+from metriclab.evaluation.efficiency import Peaks, Stopwatch, cost_of, flops_per_image, images_seen, measured_beside
+from metriclab.evaluation.embed import Encode, Output, embedding_settings, evaluating, gallery_of
 from metriclab.evaluation.evaluate import (
-    EmbeddedSplits,
-    EmbeddingSettings,
-    Encode,
-    RunEncoder,
-    Scores,
-    embed_splits,
-    embedding_settings,
-    evaluating,
-    gallery_of,
-    pixels,
+    TestProtocol,
     run_evaluators,
     score_definitions,
     score_values,
+    scores_by_class,
+    scores_by_query,
 )
 from metriclab.recipe import Recipe
 
-Output = Literal["h", "z"]
+T = TypeVar("T")
+
+Pausing = Generator[None, None, T]
+"""Work that pauses between its parts, where whoever runs it may stop it."""
 
 
 def final_result(
-    recipe: Recipe, training: Training, splits: Splits, best_step: int, seconds: float, warned: list[str]
-) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    recipe: Recipe,
+    training: Training,
+    splits: Splits,
+    evaluators: Mapping[str, Evaluator],
+    *,
+    benchmark: Mapping[str, Any],
+    best_step: int,
+    seconds: float,
+    warned: list[str],
+) -> Pausing[tuple[dict[str, Any], dict[str, Tensor]]]:
     """Reads the test split, once, and gives the content of result.json and the scores of every query.
 
-    The peak memory in it is that of training.
+    The peak memory in it is that of training. What is measured beside the run can be missing: `missing` says why.
     """
-    settings, peaks = training.settings, Peaks(training.device)
-    reading = embedding_settings(training)
-    judge = _Judge(recipe, splits, reading)
-    used: Output = settings.output
-    other: Output = "z" if used == "h" else "h"
+    missing: dict[str, str] = {}
+    peaks = measured_beside(missing, "cost.peak_memory_mb", lambda: Peaks(training.device))
+    output: Output = training.settings.output
+    gallery = gallery_of(splits.test, splits.train)
+    protocol = TestProtocol(evaluators, splits.test, gallery, embedding_settings(training), output)
     with evaluating(training.method) as encode:
-        flops = flops_per_image(encode, training, reading)
+        flops = measured_beside(missing, "cost.flops_per_image", lambda: flops_per_image(encode, training))
         with Stopwatch(training.device) as watch:
-            trained = judge.embed(encode)
-        scores = judge.measure(encode, trained, used)
-    queries = trained.queries
+            embedded = protocol.embed(encode)
+        yield
+        scores = protocol.scores(encode, embedded)
+    yield
+    h, z = embedded.queries
     metrics = score_values(scores)
-    if queries.z.z.shape != queries.h.z.shape or not torch.equal(queries.z.z, queries.h.z):
-        of_other = run_evaluators(judge.evaluators, *trained.rows(other))
+    if z.z.shape != h.z.shape or not torch.equal(z.z, h.z):
+        other: Output = "z" if output == "h" else "h"
+        of_other = run_evaluators(evaluators, *embedded.rows(other))
         metrics |= {f"{name}-{other}": part for name, part in score_values(of_other).items()}
-    rows: Rows = getattr(queries, used)
-    alone = judge.gallery is splits.test
-    embedded = len(rows) + (0 if alone else len(trained.gallery.h))
+    queries: Rows = getattr(embedded.queries, output)
+    alone = gallery is splits.test
+    of_baselines = {}
+    for name, build in baselines(recipe, training, queries.embedding_dim):
+        yield
+        measured = _of_baseline(protocol, missing, f"baselines.{name}", build)
+        if measured is not None:
+            of_baselines[name] = measured
+    images = len(queries) + (0 if alone else len(embedded.gallery.h))
     result = {
         "metrics": metrics,
-        "baselines": {
-            name: score_values(judge.measure(encode, judge.embed(encode), used))
-            for name, encode in _baselines(recipe, training, reading, rows.embedding_dim)
-        },
+        "baselines": of_baselines,
         "definitions": score_definitions(scores),
         "protocol": "leave-one-out on the test split" if alone else "test queries against the training split",
-        "fingerprint": benchmark(recipe, splits),
+        "fingerprint": benchmark,
         "steps": training.steps,
         "best_step": best_step,
-        "output": used,
+        "output": output,
         "images_seen": images_seen(training),
         "items": {name: len(getattr(splits, name).labels) for name in ("train", "val", "test")},
         "warnings": warned,
-        "cost": cost_of(training, seconds, peaks, flops, embedded / watch.seconds),
+        "missing": missing,
+        "cost": cost_of(training, seconds, peaks, flops, images / watch.seconds if watch.seconds > 0 else None),
     }
     by_class = scores_by_class(scores, classes_of(splits.test.labels))
-    known = {"labels": rows.labels.cpu(), "items": rows.items.cpu()}
-    return result, {**by_query(scores, len(rows)), **by_class, **known}
+    identity = {"labels": queries.labels.cpu(), "items": queries.items.cpu()}
+    return result, {**scores_by_query(scores, len(queries)), **by_class, **identity}
 
 
-def by_query(scores: Scores, queries: int) -> dict[str, Tensor]:
-    """Every metric that has a value a query, as float32 under "evaluator.metric"."""
-    return {
-        f"{name}.{metric}": score.per_query.detach().cpu().float().contiguous()
-        for name, part in scores.items()
-        for metric, score in part.items()
-        if score.per_query.shape == (queries,)
-    }
-
-
-def scores_by_class(scores: Scores, classes: Int64[Tensor, "c"]) -> dict[str, Tensor]:
-    """Every metric that classes have, as float32 under "evaluator.metric.per_class", in the order of "classes".
-
-    A class without the metric has NaN. "classes" is there where any metric is.
-    """
-    found = {
-        f"{name}.{metric}.per_class": torch.tensor(
-            [score.per_class.get(label, float("nan")) for label in classes.tolist()], dtype=torch.float32
-        )
-        for name, part in scores.items()
-        for metric, score in part.items()
-        if score.per_class
-    }
-    return {**found, "classes": classes} if found else {}
-
-
-def _baselines(
-    recipe: Recipe, training: Training, reading: EmbeddingSettings, width: int
-) -> Iterator[tuple[str, Encode]]:
-    """What the trained encoder has to be better than."""
-    yield "raw_pixels", pixels
-    yield "pca", pca_of_pixels(training.data, reading, width)
-    if training.steps > 0:
-        yield "untrained", _initial(recipe, training)
-
-
-def _initial(recipe: Recipe, training: Training) -> Encode:
-    """The same network before its first step, pretrained weights included where the recipe names some."""
-    method = build_method(recipe, classes_of(training.data.labels)).to(training.device).eval()
-    if training.settings.channels_last:
-        method.to(memory_format=torch.channels_last)
-    return embedding_function(method)
-
-
-class _Judge:
-    """One protocol for everything that is measured in a run."""
-
-    def __init__(self, recipe: Recipe, splits: Splits, reading: EmbeddingSettings) -> None:
-        self.evaluators = build_evaluators(recipe)
-        self.splits, self.reading = splits, reading
-        self.gallery = gallery_of(splits.test, splits.train)
-
-    def embed(self, encode: Encode) -> EmbeddedSplits:
-        return embed_splits(encode, self.splits.test, self.gallery, self.reading)
-
-    def measure(self, encode: Encode, embedded: EmbeddedSplits, output: Output) -> Scores:
-        """All evaluators, also those that want the encoder."""
-        queries, gallery = embedded.rows(output)
-        subject = RunEncoder(queries, gallery, encode, self.splits.test, self.reading, output)
-        return run_evaluators(self.evaluators, queries, gallery, subject)
+def _of_baseline(
+    protocol: TestProtocol, missing: dict[str, str], name: str, build: Callable[[], Encode]
+) -> dict[str, dict[str, float]] | None:
+    """What a baseline scores. It is built first, on each rank alone, as that may fail on one of them."""
+    encode = measured_beside(missing, name, build)
+    if encode is None:
+        return None
+    return measured_beside(missing, name, lambda: score_values(protocol.scores(encode, protocol.embed(encode))))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Annotated
 
 import torch
 
-from metriclab.core.protocols import Dataset, EvaluatedEncoder, Score
+from metriclab.core.protocols import EvaluatedEncoder, Score
 from metriclab.core.settings import keep_settings, repr_settings
+from metriclab.core.splits import build_splits
 from metriclab.errors import RecipeError
 from metriclab.evaluators.inner import InnerParameters, inner_evaluator
 from metriclab.registry import TableOf, build, load_component, register
@@ -40,12 +42,9 @@ class Transfer:
         self.name, self.parameters = _name(data), {key: value for key, value in data.items() if key != "name"}
         load_component("dataset", self.name)
         self.evaluator = inner_evaluator("transfer", evaluator, parameters)
-        self.test, self.train = self._split("test"), self._split("train")
+        open_split = partial(build, "dataset", self.name, **self.parameters)
+        self.test, self.train = build_splits(open_split, ("test", "train"))
         self.fingerprint = {"test": self.test.fingerprint, "train": self.train.fingerprint}
-
-    def _split(self, split: str) -> Dataset:
-        data: Dataset = build("dataset", self.name, split, **self.parameters)
-        return data
 
     def __call__(self, encoder: EvaluatedEncoder, /) -> dict[str, Score]:
         """The evaluator's scores; none has values by query, as those are no queries of the run's own test split.

@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import itertools
 import logging
-import os
 import sys
 import threading
 import time
@@ -19,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64
 
+from metriclab.core.cores import usable_cores
 from metriclab.images.decode import UnreadableImageError, decode_file, giving_reasons
 from metriclab.images.index import PixelStore, Record, pixel_digest
 
@@ -87,10 +87,9 @@ def read_files(
         StorageError: if the store cannot be written.
     """
     started, records = time.monotonic(), list(known)
-    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     read = partial(_read_file, size=size, store=store, room=room)
     # Threads are enough: Pillow decodes and resizes, and hashes are taken, without the interpreter's lock.
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="metriclab-decode")
+    pool = ThreadPoolExecutor(usable_cores(), thread_name_prefix="metriclab-decode")
     try:
         with quiet_pillow(), progress(len(items)) as advance:
             for start in range(0, len(items), _AHEAD):

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Int64, UInt8
 
 from metriclab.core.batch import Images
+from metriclab.core.cores import usable_cores
 from metriclab.errors import DataError, StorageError
 from metriclab.images.build import Room, read_files
 from metriclab.images.cache_files import LIMIT, SKIPPED, alone, bytes_text, cache_folder, room, writing
@@ -89,8 +90,7 @@ class ImageFiles:
         found = [self._cached(item) for item in items.tolist()]
         rest = [row for row, pixels in enumerate(found) if pixels is None]
         if rest:
-            with ThreadPoolExecutor(os.cpu_count()) as pool:
-                decoded = list(pool.map(self._decode, items[rest].tolist()))
+            decoded = _decoding_threads().map(self._decode, items[rest].tolist())
             for row, pixels in zip(rest, decoded, strict=True):
                 found[row] = pixels
         return Images.padded([pixels for pixels in found if pixels is not None])
@@ -221,3 +221,13 @@ def _refuse(paths: Sequence[Path], problems: dict[int, str], on_error: OnError) 
             help='repair or remove them, or set data.on_error = "skip" to go on without them and get a list of them',
             files=files,
         )
+
+
+@functools.cache
+def _decoding_threads() -> ThreadPoolExecutor:
+    """Those of all data sets, kept from batch to batch."""
+    return ThreadPoolExecutor(usable_cores(), thread_name_prefix="metriclab-decode")
+
+
+if hasattr(os, "register_at_fork"):  # threads stay with the parent
+    os.register_at_fork(after_in_child=_decoding_threads.cache_clear)

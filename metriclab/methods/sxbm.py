@@ -127,13 +127,13 @@ class SXBM(nn.Module):
         }
         if self.loss is None:
             loss = _alignment(local, here)
-            lone = (~here).all(1)
+            without_positives = (~here).all(1)
         else:
             references = concatenate([world.rows, _once(world.neighbours, world.rows)])
             loss = apply_loss(self.loss, local.rows, world.rows, references, miner=self.miner)
-            lone = count_positives(world.rows, references) == 0
+            without_positives = count_positives(world.rows, references) == 0
         # Images that teach nothing, in place of those that are alone of their class in the batch; none at the start.
-        metrics["anchors_without_positives"] = (lone & here.any()).float().mean()
+        metrics["anchors_without_positives"] = (without_positives & here.any()).float().mean()
         if self.rank_weight > 0:
             loss = loss + self.rank_weight * self.rank_loss(local.rows, world.rows)
         return Objective(loss, metrics)

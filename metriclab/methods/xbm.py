@@ -13,7 +13,7 @@ from metriclab.core.call_loss import apply_loss, check_miner_fits
 from metriclab.core.network import Network
 from metriclab.core.protocols import Loss, Memory, Miner, Objective
 from metriclab.core.rows import Rows, count_positives
-from metriclab.registry import register
+from metriclab.registry import RunStep, register
 
 
 @register("method", "xbm")
@@ -50,7 +50,7 @@ class XBM(nn.Module):
         memory: Memory,
         miner: Miner | None = None,
         weight: Annotated[float, Ge(0)] = 1.0,
-        start_step: Annotated[int, Ge(0)] = 1000,
+        start_step: Annotated[int, Ge(0), RunStep("the memory never counts, and training is supervised alone")] = 1000,
     ) -> None:
         super().__init__()
         check_miner_fits(loss, miner)
@@ -61,6 +61,8 @@ class XBM(nn.Module):
         self.weight = weight
         self.start_step = start_step
         self.register_buffer("done", torch.tensor(0))  # steps
+        self.memory_counts = start_step == 0  # on the host: to read the buffer in each step would wait for the device
+        self.register_load_state_dict_post_hook(_decide)  # type: ignore[no-untyped-call]  # of torch
 
     def forward(self, batch: Batch) -> Rows:
         embedded = self.network.views(batch.views)
@@ -68,16 +70,15 @@ class XBM(nn.Module):
 
     def objective(self, local: Rows, world: Rows) -> Objective:
         earlier = self.memory.rows()
-        counts = self.done >= self.start_step
         loss = apply_loss(self.loss, local, world, miner=self.miner)
-        if self.weight > 0:
-            recalled = apply_loss(self.loss, local, world, earlier, miner=self.miner)
-            # A choice and no branch: the step is a buffer, and reading it would wait for the device.
-            loss = loss + torch.where(counts, self.weight * recalled, 0 * loss)
-        alike = count_positives(world, world) + counts * count_positives(world, earlier)
+        alike = count_positives(world, world)
+        if self.memory_counts:
+            alike = alike + count_positives(world, earlier)
+            if self.weight > 0:
+                loss = loss + self.weight * apply_loss(self.loss, local, world, earlier, miner=self.miner)
         metrics = {
             "memory_filled": (earlier.labels >= 0).sum() / max(1, len(earlier)),
-            "memory_weight": self.weight * counts,
+            "memory_weight": loss.new_full((), self.weight * self.memory_counts),
             "anchors_without_positives": (alike == 0).float().mean(),  # in place of those that are alone in the batch
         }
         return Objective(loss, metrics)
@@ -85,3 +86,9 @@ class XBM(nn.Module):
     def after_step(self, world: Rows, step: int) -> None:
         self.memory.push(world)
         self.done.fill_(step + 1)
+        self.memory_counts = step + 1 >= self.start_step
+
+
+def _decide(method: XBM, _: object) -> None:
+    """Whether the memory counts in the step after those of a loaded state."""
+    method.memory_counts = bool(method.done >= method.start_step)

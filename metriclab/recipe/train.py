@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from metriclab.recipe.document import Document
 from metriclab.recipe.problems import Problem, show
 from metriclab.registry.definition import check_values
-from metriclab.registry.params import Parameter
+from metriclab.registry.params import Parameter, RunStep
 
 Count = Annotated[int, Ge(1)]
 
@@ -47,19 +47,19 @@ class Train(BaseModel):
     learning_rate_scaling: Literal["none", "linear", "sqrt"] = "none"
     """Multiplies the learning rate by batch / 256 (linear) or by the square root of the batch (sqrt)."""
 
-    evaluate_every: Count | None = None
+    evaluate_every: Annotated[Count | None, RunStep("val is measured at the end alone", "epochs", every=True)] = None
     """Epochs between evaluations on val; by default only at the end."""
 
-    checkpoint_every: Count | None = None
+    checkpoint_every: Annotated[Count | None, RunStep("only the end is saved", every=True)] = None
     """Steps between checkpoints; an epoch by default."""
 
-    log_every: Count = 10
+    log_every: Annotated[Count, RunStep("only the last step is logged", every=True)] = 10
     """Steps between logged lines."""
 
     drift_images: Count | None = None
     """Images of val, spread over it, whose drift is logged: how far their z moved in 10, 100 and 1000 steps."""
 
-    drift_every: Count = 100
+    drift_every: Annotated[Count, RunStep("no drift is measured", every=True, beside="drift_images")] = 100
     """Steps between logged drifts; at 100 they cost two embeddings of the images in 100 steps."""
 
     channels_last: bool = True

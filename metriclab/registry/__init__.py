@@ -6,7 +6,15 @@ from metriclab.registry.decorator import load_plugin_file, register
 from metriclab.registry.definition import Definition
 from metriclab.registry.entry import ComponentEntry
 from metriclab.registry.kinds import KINDS, Kind
-from metriclab.registry.params import REQUIRED, ComponentParameter, Parameter, ParameterProblem, TableOf, suggest
+from metriclab.registry.params import (
+    REQUIRED,
+    ComponentParameter,
+    Parameter,
+    ParameterProblem,
+    RunStep,
+    TableOf,
+    suggest,
+)
 from metriclab.registry.registry import UnknownName, build, entries, load_component
 
 __all__ = [
@@ -18,6 +26,7 @@ __all__ = [
     "Kind",
     "Parameter",
     "ParameterProblem",
+    "RunStep",
     "TableOf",
     "UnknownName",
     "build",

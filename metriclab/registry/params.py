@@ -62,6 +62,34 @@ class TableOf:
 
 
 @dataclass(frozen=True, slots=True)
+class RunStep:
+    """Says, in `Annotated[int, ...]`, that a parameter is a step of the run, from 0, from which on something happens.
+
+    One that a run does not reach is without effect: `metriclab check`, and the run as it starts, tell so.
+
+    Attributes:
+        lost: what becomes of a run that does not reach it, as the end of a sentence: "the memory never counts".
+        unit: what is counted: steps, epochs, or the share of all steps, which says nothing where it is less than one.
+        every: whether it happens every so many, and not from then on.
+        beside: the parameter without which this one says nothing.
+
+    Example:
+        >>> start_step: Annotated[int, Ge(0), RunStep("the memory never counts")] = 1000
+    """
+
+    lost: str
+    unit: Literal["steps", "epochs", "share"] = "steps"
+    every: bool = False
+    beside: str | None = None
+
+    def is_missed(self, value: float | int, length: float | int) -> bool:
+        """Whether a run of so many steps, or epochs, has no use for the value."""
+        if self.unit == "share":
+            return value > 0 and round(value * length) == 0
+        return value > length if self.every else value >= length
+
+
+@dataclass(frozen=True, slots=True)
 class Parameter:
     """One key of a component's table.
 
@@ -90,6 +118,11 @@ class Parameter:
     def table_of(self) -> TableOf | None:
         """The component whose table it is, if it is one."""
         return _table_of(self.annotation)
+
+    @property
+    def run_step(self) -> RunStep | None:
+        """What it says of the steps of a run, if it is one."""
+        return next((one for one in _metadata(self.annotation) if isinstance(one, RunStep)), None)
 
     @property
     def choices(self) -> tuple[str, ...]:
@@ -162,8 +195,11 @@ def _range_text(metadata: tuple[Any, ...]) -> str:
 
 
 def _table_of(annotation: Any) -> TableOf | None:
-    metadata = get_args(annotation)[1:] if get_origin(annotation) is Annotated else ()
-    return next((one for one in metadata if isinstance(one, TableOf)), None)
+    return next((one for one in _metadata(annotation) if isinstance(one, TableOf)), None)
+
+
+def _metadata(annotation: Any) -> tuple[Any, ...]:
+    return get_args(annotation)[1:] if get_origin(annotation) is Annotated else ()
 
 
 def _literals(annotation: Any) -> tuple[Any, ...]:

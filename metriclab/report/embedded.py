@@ -15,8 +15,9 @@ from metriclab.assembly.devices import choose_device
 from metriclab.assembly.embedder import load
 from metriclab.core.protocols import Dataset
 from metriclab.core.rows import Rows
+from metriclab.core.splits import build_splits
 from metriclab.errors import DataError
-from metriclab.evaluation.evaluate import EmbeddingSettings, embed_splits, evaluating, gallery_of
+from metriclab.evaluation.embed import EmbeddingSettings, embed_splits, evaluating, gallery_of
 from metriclab.report.blocks import shorten
 from metriclab.runs.folder import RunFolder
 
@@ -64,7 +65,7 @@ def open_data(path: Path) -> Data:
     recipe, fingerprints = folder.recipe(), folder.manifest()["data"]
     help = "put the data back as they were, or make a report without images with --no-images"
     try:
-        test, train = (recipe.components["dataset"].build(split) for split in ("test", "train"))
+        test, train = build_splits(recipe.components["dataset"].build, ("test", "train"))
         present = {"test": test.fingerprint, "train": train.fingerprint}
     except DataError as error:
         raise DataError(f"the data of {path} cannot be read: {error.message}", help=help) from error

@@ -149,6 +149,10 @@ def costs_section(result: Mapping[str, Any]) -> Section:
         ("steps", f"{result['steps']:,}"),
         ("images seen", format_compact(result["images_seen"])),
         *((label(name), format_cost(name, value).text) for name, value in result["cost"].items() if value is not None),
+        *(
+            (label(name.rpartition(".")[2]), f"not measured: {shorten(reason, 400)}")
+            for name, reason in result.get("missing", {}).items()
+        ),
     ]
     return Section("costs", "Costs", [Facts(rows)])
 

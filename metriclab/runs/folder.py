@@ -5,12 +5,14 @@ manifest.json       versions, plugins, hardware, threads, fingerprint of the dat
 metrics.jsonl       one line a logged step
 checkpoints/        state, by step
 scores.safetensors  what every query of the test split scored, written at the end
+diverged.json       the images of the step in which a run diverged, where one did
 result.json         what was measured, written last: a folder that has it is finished
 """
 
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,9 @@ from metriclab.errors import RecipeError, StorageError
 from metriclab.recipe import Recipe, read
 from metriclab.runs.files import digest, read_json, write_atomic, write_json
 from metriclab.runs.renamed import rename, upgrade
+from metriclab.trackers import METRICS_FILE
+
+RECIPE_FILE = "recipe.toml"
 
 
 class RunFolder:
@@ -35,11 +40,17 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.checkpoints = path / "checkpoints"
-        self.recipe_file = path / "recipe.toml"
+        self.recipe_file = path / RECIPE_FILE
         self.manifest_file = path / "manifest.json"
-        self.metrics_file = path / "metrics.jsonl"
+        self.metrics_file = path / METRICS_FILE
         self.result_file = path / "result.json"
         self.scores_file = path / "scores.safetensors"
+        self.diverged_file = path / "diverged.json"
+
+    @property
+    def resume_command(self) -> str:
+        """What a user types to go on with the run. The folder's own recipe is complete: what --set changed is in it."""
+        return shlex.join(["metriclab", "run", str(self.recipe_file), "--out", str(self.path), "--resume"])
 
     def refuse_existing(self) -> None:
         """Checks that a new run may use the folder.
@@ -91,7 +102,7 @@ class RunFolder:
 
     def differences(self, recipe: Recipe) -> list[str]:
         """Dotted keys in which a recipe differs from the one the run was started with."""
-        return sorted(_differences(read(self.recipe_file).as_dict(), recipe.as_dict()))
+        return sorted(differing_keys(read(self.recipe_file).as_dict(), recipe.as_dict()))
 
     def recipe(self) -> Recipe:
         """The complete recipe the run was started with."""
@@ -159,12 +170,12 @@ def _step_of(line: str) -> float:
         return float("inf")
 
 
-def _differences(old: Any, new: Any, path: str = "") -> list[str]:
+def differing_keys(old: Any, new: Any, path: str = "") -> list[str]:
     """Dotted keys whose values differ. Where a run logs to is no part of what it computes."""
     if isinstance(old, dict) and isinstance(new, dict):
         return [
             key
             for name in {*old, *new} - {"track"}
-            for key in _differences(old.get(name), new.get(name), f"{path}.{name}" if path else str(name))
+            for key in differing_keys(old.get(name), new.get(name), f"{path}.{name}" if path else str(name))
         ]
     return [] if old == new else [path]

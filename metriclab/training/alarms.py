@@ -15,10 +15,10 @@ from metriclab.core.rows import Rows, count_positives
 from metriclab.errors import DivergedError
 from metriclab.runs.files import write_json
 from metriclab.runs.folder import RunFolder
-from metriclab.training.fit import Step
+from metriclab.training.fit import StepResult
 
 COLLAPSED = 0.01
-LONE = 0.5
+MANY = 0.5
 
 
 def health(world: Any) -> dict[str, Tensor]:
@@ -53,7 +53,7 @@ def warnings_of(values: dict[str, float]) -> Iterator[tuple[str, str]]:
             f"the embeddings have collapsed: their spread is {values['spread']:.4f} of at most 1; "
             "lower the learning rate, or look at the loss and its temperature",
         )
-    if values.get("anchors_without_positives", 0.0) > LONE:
+    if values.get("anchors_without_positives", 0.0) > MANY:
         yield (
             "anchors_without_positives",
             f"{values['anchors_without_positives']:.0%} of the anchors have no positive and teach nothing; "
@@ -63,7 +63,7 @@ def warnings_of(values: dict[str, float]) -> Iterator[tuple[str, str]]:
         yield "zero_rows", f"{values['zero_rows']:.1%} of the embeddings are zero and get no gradient"
 
 
-def stop_if_diverged(step: Step, data: Dataset, folder: RunFolder) -> None:
+def stop_if_diverged(step: StepResult, data: Dataset, folder: RunFolder) -> None:
     """Stops a run whose loss or gradient is not finite, after writing down the batch that did it.
 
     Raises:
@@ -74,20 +74,19 @@ def stop_if_diverged(step: Step, data: Dataset, folder: RunFolder) -> None:
         return
     parts = distributed.gather_objects(step.batch.items.tolist())
     items = [item for part in parts for item in part]
-    capture = folder.path / "diverged.json"
     if distributed.rank() == 0:
         names = [data.names[item] for item in items]
         written = {"step": step.done, "loss": str(loss), "gradient_norm": str(norm), "items": items, "names": names}
-        write_json(capture, written)
+        write_json(folder.diverged_file, written)
     what = "loss" if not math.isfinite(loss) else "gradient"
     raise DivergedError(
         f"the {what} of step {step.done} is not finite (loss {loss}, gradient norm {norm})",
-        help=f"{capture} names the images of that step; lower optimizer.learning_rate, set train.clip_gradient, "
-        "or raise loss.temperature",
+        help=f"{folder.diverged_file} names the images of that step; lower optimizer.learning_rate, "
+        "set train.clip_gradient, or raise loss.temperature",
     )
 
 
-def logged(step: Step) -> dict[str, float]:
+def logged(step: StepResult) -> dict[str, float]:
     """The values of a step as plain numbers, the same on every rank. Reads the device: only where it is shown."""
     tensors = {
         "loss": distributed.mean(step.loss),

@@ -22,7 +22,7 @@ NEARLY_ALL = 0.9
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class RankBatch:
     """This rank's slice of one global batch, read and not yet seen by any view.
 
     Attributes:
@@ -51,21 +51,21 @@ class Loaded:
         return replace(batch, views=views)
 
 
-def batches(training: Training, start: int) -> Iterator[Loaded]:
+def batches(training: Training, start: int) -> Iterator[RankBatch]:
     """This rank's slices of the global batches from step `start` on; images are read ahead in a thread.
 
     On every rank the same items are drawn with the same augmentation as in one process. Where the training has the
     features of all items, no image is read.
     """
     assert training.sampler is not None
-    labels, device, known = torch.from_numpy(training.data.labels), training.device, training.features
+    labels, device = torch.from_numpy(training.data.labels), training.device
     for slice_, images in _with_images(training, _slices(training, training.sampler, start)):
         items, drawn = (torch.from_numpy(part) for part in (slice_.items, slice_.repeats))
         on_device, positions = items.to(device), torch.arange(slice_.start, slice_.start + len(items))
-        features = None if known is None else known[on_device]
+        features = None if training.features is None else training.features[on_device]
         batch = Batch((), labels[items].to(device), on_device, positions.to(device), slice_.step, features)
         random_keys = RandomKeys(training.settings.seed, slice_.epoch, on_device, drawn.to(device))
-        yield Loaded(batch, slice_.largest, images, random_keys, training.views, training.settings.channels_last)
+        yield RankBatch(batch, slice_.largest, images, random_keys, training.views, training.settings.channels_last)
 
 
 def _with_images(training: Training, slices: Iterator[_Slice]) -> Iterator[tuple[_Slice, Images | None]]:

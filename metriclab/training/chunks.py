@@ -20,11 +20,11 @@ from metriclab import distributed
 from metriclab.assembly.assemble import Training
 from metriclab.core.protocols import Objective
 from metriclab.distributed.batch_norm import SynchronizedBatchNorm
-from metriclab.training.batches import Loaded
+from metriclab.training.batches import RankBatch
 
 
 def step_in_chunks(
-    method: Any, loaded: Loaded, chunk: int, forward: Callable[[int, int, int], Any], reseed: Callable[[], None]
+    method: Any, rank_batch: RankBatch, chunk: int, forward: Callable[[int, int, int], Any], reseed: Callable[[], None]
 ) -> tuple[Objective, Any]:
     """One step's objective and the outputs of all ranks; gradients are left in the parameters.
 
@@ -33,12 +33,12 @@ def step_in_chunks(
 
     Args:
         method: of the method protocol.
-        loaded: this rank's images.
+        rank_batch: this rank's images.
         chunk: most images that are embedded at a time.
         forward: (index of the chunk, start, stop) -> the method's outputs of these images; equal outputs each time.
         reseed: called before the objective, so that its draws do not depend on the chunks.
     """
-    parts = list(_parts(loaded, chunk))
+    parts = list(_parts(rank_batch, chunk))
     with torch.no_grad():
         cached = [forward(*part) for part in parts]
     local = distributed.map_tensors(_leaf, _joined(cached))
@@ -78,10 +78,10 @@ def batch_statistics(training: Training) -> str | None:
     )
 
 
-def _parts(loaded: Loaded, chunk: int) -> Iterator[tuple[int, int, int]]:
+def _parts(rank_batch: RankBatch, chunk: int) -> Iterator[tuple[int, int, int]]:
     # As many on every rank, as layers and losses may meet there.
-    count = -(-loaded.largest // chunk)
-    edges = [len(loaded) * i // count for i in range(count + 1)]
+    count = -(-rank_batch.largest // chunk)
+    edges = [len(rank_batch) * i // count for i in range(count + 1)]
     return ((i, edges[i], edges[i + 1]) for i in range(count))
 
 

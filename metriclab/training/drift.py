@@ -13,7 +13,7 @@ from metriclab import distributed
 from metriclab.assembly.assemble import Training
 from metriclab.core.protocols import Dataset
 from metriclab.errors import RecipeError
-from metriclab.evaluation.evaluate import embed, embedding_settings, evaluating
+from metriclab.evaluation.embed import embed, embedding_settings, evaluating
 
 LAGS = (10, 100, 1000)
 """Steps back, dt."""
@@ -30,12 +30,12 @@ class Drift(nn.Module):
 
     Args:
         items: the images, as indices in their data set.
-        width: dimensions of an embedding.
+        embedding_dim: dimensions of an embedding.
         every: steps between measurements.
         steps: of the whole run; nothing is kept for a step after its end.
     """
 
-    def __init__(self, items: Int64[np.ndarray, "n"], width: int, *, every: int, steps: int) -> None:
+    def __init__(self, items: Int64[np.ndarray, "n"], embedding_dim: int, *, every: int, steps: int) -> None:
         super().__init__()
         self.items = items
         self.every = every
@@ -43,7 +43,7 @@ class Drift(nn.Module):
         for lag in LAGS:
             # One slot for each measurement that lies ahead by at most the lag: its snapshot waits there.
             slots = -(-lag // every) if lag <= steps else 0
-            self.register_buffer(f"before_{lag}", torch.zeros(slots, len(items), width))
+            self.register_buffer(f"before_{lag}", torch.zeros(slots, len(items), embedding_dim))
 
     def is_due(self, step: int) -> bool:
         """Whether `follow` wants the embeddings after this many steps."""
@@ -96,7 +96,7 @@ def drift_of(training: Training, val: Dataset) -> Drift | None:
     return Drift(items, head.out_features, every=settings.drift_every, steps=training.steps)
 
 
-def probe(drift: Drift, training: Training, val: Dataset) -> Float[Tensor, "n d"]:
-    """The unit embeddings of the drift's images now, the same on every rank. Training does not notice."""
+def embed_followed(drift: Drift, training: Training, val: Dataset) -> Float[Tensor, "n d"]:
+    """The unit embeddings of the images whose drift is followed, the same on every rank. Training does not notice."""
     with evaluating(training.method) as encode:
         return embed(encode, val, embedding_settings(training), drift.items).z.z

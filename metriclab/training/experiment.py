@@ -2,57 +2,40 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
 from metriclab import distributed
 from metriclab.assembly.assemble import Training, assemble, build_evaluators
-from metriclab.assembly.splits import Splits, has_labels, load_splits
-from metriclab.core.protocols import Tracker
+from metriclab.assembly.splits import Splits, benchmark, has_labels, load_splits
+from metriclab.core.protocols import Evaluator, Tracker
 from metriclab.errors import RecipeError, StorageError
-from metriclab.evaluation.evaluate import embed, embedding_settings, evaluating, run_evaluators, score_values
-from metriclab.evaluation.result import final_result
+from metriclab.evaluation.embed import embed, embedding_settings, evaluating
+from metriclab.evaluation.evaluate import run_evaluators, score_values
+from metriclab.evaluation.result import Pausing, final_result
 from metriclab.recipe import Recipe
 from metriclab.registry import suggest
 from metriclab.runs import checkpoint as checkpoints
 from metriclab.runs.files import write_json
 from metriclab.runs.folder import RunFolder
+from metriclab.runs.manifest import changes, manifest_of
+from metriclab.training.agreement import require_same, require_same_recipe
 from metriclab.training.alarms import logged, stop_if_diverged, warnings_of
-from metriclab.training.batches import coverage
-from metriclab.training.chunks import batch_statistics
-from metriclab.training.drift import drift_of, probe
+from metriclab.training.drift import drift_of, embed_followed
 from metriclab.training.features import with_features
-from metriclab.training.fit import Step, fit
-from metriclab.training.manifest import changes, manifest_of
-from metriclab.training.status import RunStatus
+from metriclab.training.fit import StepResult, fit
+from metriclab.training.notices import notices
+from metriclab.training.status import RunNumbers, RunStatus
+
+T = TypeVar("T")
 
 
 class Interrupted(Exception):
     """The run was asked to stop; everything is saved and `--resume` continues it."""
-
-
-@dataclass(slots=True)
-class _Numbers:
-    """The part of a run's state that is no tensor."""
-
-    best_step: int = 0
-    best_value: float = -math.inf
-    seconds: float = 0.0
-    warned: list[str] = field(default_factory=list)
-
-    def stored(self) -> dict[str, Any]:
-        best = self.best_value if math.isfinite(self.best_value) else None
-        return {"best_step": self.best_step, "best_value": best, "seconds": self.seconds, "warned": self.warned}
-
-    @classmethod
-    def restored(cls, stored: Mapping[str, Any]) -> _Numbers:
-        best = stored["best_value"]
-        return cls(stored["best_step"], -math.inf if best is None else best, stored["seconds"], list(stored["warned"]))
 
 
 def experiment(
@@ -74,11 +57,12 @@ def experiment(
     Raises:
         Interrupted, MetriclabError: see their texts; what was saved before stays.
     """
+    require_same_recipe(recipe)
     if resume:
-        folder.reopen(recipe)
+        distributed.on_every_rank(lambda: folder.reopen(recipe))
     else:
         distributed.on_first_rank(folder.refuse_existing)
-    if resume and folder.result_file.exists():
+    if resume and distributed.broadcast_object(folder.result_file.exists()):
         yield RunStatus("finished", 0, 0, message=f"{folder.path} is finished already; nothing was run")
         return
     run = yield from _begin(recipe, folder, resume=resume)
@@ -88,12 +72,11 @@ def experiment(
             run.trackers += _trackers(recipe, folder, quiet)
         yield from run.train(stop)
         yield RunStatus("evaluate", total, total)
-        if stop():
-            raise Interrupted
         yield from run.load_best()
-        numbers = run.numbers
-        measured = final_result(recipe, run.training, run.splits, numbers.best_step, numbers.seconds, numbers.warned)
-        distributed.on_first_rank(lambda: _write_result(folder, *measured))
+        result, scores = _unless_stopped(run.measure(), stop)
+        for name, reason in result["missing"].items():
+            yield RunStatus("evaluate", total, total, message=f"{name} is missing from the result: {reason}")
+        distributed.on_first_rank(lambda: _write_result(folder, result, scores))
         yield RunStatus("finished", total, total)
     finally:
         for tracker in run.trackers:
@@ -102,23 +85,24 @@ def experiment(
 
 def _begin(recipe: Recipe, folder: RunFolder, *, resume: bool) -> Generator[RunStatus, None, _Run]:
     """Loads and builds everything, says what the user should know, and writes the run folder's first files."""
-    splits = load_splits(recipe)
-    saved, faults = checkpoints.read_newest_checkpoint(folder.checkpoints) if resume else (None, [])
+    splits = distributed.on_every_rank(lambda: load_splits(recipe))
+    newest = partial(checkpoints.read_newest_checkpoint, folder.checkpoints)
+    saved, faults = distributed.on_every_rank(newest) if resume else (None, [])
+    at_start = {"data": splits.fingerprints(), "checkpoint": saved and saved.step}
+    require_same(at_start, help="let all ranks read the same files: the data, and the run folder where one is resumed")
     training = assemble(recipe, splits.train, initial=saved is None)
-    run = _Run(recipe, folder, training, splits)
+    evaluators = distributed.on_every_rank(lambda: build_evaluators(recipe))
+    fingerprint = benchmark(recipe, splits, evaluators)
+    now = manifest_of(recipe, data=splits.fingerprints(), classes=splits.classes(), benchmark=fingerprint)
+    run = _Run(recipe, folder, training, splits, evaluators, fingerprint)
     for fault in faults:
         yield RunStatus("train", 0, training.steps, message=f"{fault}; going on from an older one")
-    now = manifest_of(recipe, splits)
     if resume:
         for change in changes(folder, now):
             yield RunStatus("train", 0, training.steps, message=change)
     # Not before everything is built: a recipe that cannot run leaves no folder behind.
     distributed.on_first_rank(lambda: _write_down(folder, recipe, now, resume))
-    for text in (coverage(training), batch_statistics(training)):
-        if text is not None:
-            yield RunStatus("train", 0, training.steps, message=text)
-    if not has_labels(splits.test):
-        text = "the test split has no labels: the run trains and saves its encoder, but nothing can be measured"
+    for text in notices(recipe, run.training, splits):
         yield RunStatus("train", 0, training.steps, message=text)
     if saved is not None:
         run.restore(saved)
@@ -134,6 +118,16 @@ def _write_down(folder: RunFolder, recipe: Recipe, manifest: Mapping[str, Any], 
         write_json(folder.manifest_file, manifest)
 
 
+def _unless_stopped(parts: Pausing[T], stop: Callable[[], bool]) -> T:
+    """What the work gives, unless it is to stop between two of its parts; all that it needs is saved."""
+    while not stop():
+        try:
+            next(parts)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]  # of the generator that was given
+    raise Interrupted
+
+
 def _write_result(folder: RunFolder, result: Mapping[str, Any], scores: Mapping[str, Tensor]) -> None:
     # In this order: a folder with a result is a finished run.
     folder.write_result({**result, "scores_sha256": folder.write_scores(scores)})
@@ -146,13 +140,21 @@ def _trackers(recipe: Recipe, folder: RunFolder, quiet: bool) -> list[Tracker]:
 class _Run:
     """A run under way: what the loop's caller keeps between steps."""
 
-    def __init__(self, recipe: Recipe, folder: RunFolder, training: Training, splits: Splits) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        folder: RunFolder,
+        training: Training,
+        splits: Splits,
+        evaluators: Mapping[str, Evaluator],
+        benchmark: Mapping[str, Any],
+    ) -> None:
         self.recipe, self.folder, self.training, self.splits = recipe, folder, training, splits
+        self.evaluators, self.benchmark = evaluators, benchmark
         self.settings = recipe.train
         self.trackers: list[Tracker] = []
-        self.evaluators = build_evaluators(recipe)
         self.drift = drift_of(training, splits.val)
-        self.numbers = _Numbers()
+        self.numbers = RunNumbers()
         self.start = 0
         self.saved_step = -1
 
@@ -162,7 +164,7 @@ class _Run:
             checkpoints.restore_module(saved, name, module)
         if self.training.optimizer is not None:
             checkpoints.restore_optimizer(saved, self.training.optimizer)
-        self.numbers = _Numbers.restored(saved.numbers)
+        self.numbers = RunNumbers.restored(saved.numbers)
         self.start = self.saved_step = saved.step
 
     def train(self, stop: Callable[[], bool]) -> Iterator[RunStatus]:
@@ -170,7 +172,7 @@ class _Run:
         total = self.training.steps
         yield RunStatus("train", self.start, total)
         if self.start == 0:
-            self._probe(0)
+            self._follow_drift(0)
         clock = time.perf_counter()
         # Looking at a number waits for a GPU, so there it is done only where a number is shown.
         watched = self.training.device.type == "cpu"
@@ -208,23 +210,23 @@ class _Run:
             done == self.training.steps or (every is not None and is_due(done, every * self._epoch()))
         )
 
-    def _is_probed(self, done: int) -> bool:
+    def _is_followed(self, done: int) -> bool:
         return self.drift is not None and self.drift.is_due(done)
 
     def _is_used(self, done: int) -> bool:
-        return self._is_saved(done) or self._is_measured(done) or self._is_probed(done)
+        return self._is_saved(done) or self._is_measured(done) or self._is_followed(done)
 
-    def _evaluate_and_save(self, step: Step) -> None:
-        self._probe(step.done)
+    def _evaluate_and_save(self, step: StepResult) -> None:
+        self._follow_drift(step.done)
         if self._is_measured(step.done):
             self._evaluate(step.done)
         if self._is_saved(step.done) or self.numbers.best_step == step.done:
             self._save(step.done)
 
     def _evaluate(self, done: int) -> None:
-        reading = embedding_settings(self.training)
         with evaluating(self.training.method) as encode:
-            rows = getattr(embed(encode, self.splits.val, reading), self.settings.output)
+            embedded = embed(encode, self.splits.val, embedding_settings(self.training))
+        rows = getattr(embedded, self.settings.output)
         # What is chosen by these numbers has to be chosen alike on every rank.
         numbers = distributed.broadcast_object(score_values(run_evaluators(self.evaluators, rows, rows)))
         flat = {f"val.{name}.{metric}": value for name, part in numbers.items() for metric, value in part.items()}
@@ -239,10 +241,10 @@ class _Run:
         if value > self.numbers.best_value:
             self.numbers.best_step, self.numbers.best_value = done, value
 
-    def _probe(self, done: int) -> None:
-        if self.drift is None or not self._is_probed(done):
+    def _follow_drift(self, done: int) -> None:
+        if self.drift is None or not self._is_followed(done):
             return
-        measured = self.drift.follow(done, probe(self.drift, self.training, self.splits.val))
+        measured = self.drift.follow(done, embed_followed(self.drift, self.training, self.splits.val))
         if measured:
             self._log(done, measured)
 
@@ -277,6 +279,19 @@ class _Run:
                 yield RunStatus("evaluate", last, last, message=f"{error.message}; measuring the last step instead")
                 best = last
         self.numbers.best_step = best
+
+    def measure(self) -> Pausing[tuple[dict[str, Any], dict[str, Tensor]]]:
+        """The result of the run, and the scores of every query."""
+        return final_result(
+            self.recipe,
+            self.training,
+            self.splits,
+            self.evaluators,
+            benchmark=self.benchmark,
+            best_step=self.numbers.best_step,
+            seconds=self.numbers.seconds,
+            warned=self.numbers.warned,
+        )
 
 
 def is_due(done: int, every: int | None) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from metriclab.assembly.assemble import Training
-from metriclab.evaluation.evaluate import embed, embedding_settings, evaluating
+from metriclab.evaluation.embed import embed, embedding_settings, evaluating
 
 
 def with_features(training: Training) -> Training:

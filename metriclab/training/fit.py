@@ -18,13 +18,13 @@ from metriclab.core.batch import Batch
 from metriclab.core.protocols import Objective
 from metriclab.errors import RecipeError
 from metriclab.recipe import Train
-from metriclab.training.batches import Loaded, batches
+from metriclab.training.batches import RankBatch, batches
 from metriclab.training.chunks import step_in_chunks
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """One step done. Tensors stay on the device until somebody reads them.
+class StepResult:
+    """What one training step gave. Tensors stay on the device until somebody reads them.
 
     Attributes:
         done: number of steps done, this one included.
@@ -45,7 +45,7 @@ class Step:
     world: Any
 
 
-def fit(training: Training, start: int = 0) -> Iterator[Step]:
+def fit(training: Training, start: int = 0) -> Iterator[StepResult]:
     """Trains from step `start` to the end.
 
     Raises:
@@ -57,13 +57,13 @@ def fit(training: Training, start: int = 0) -> Iterator[Step]:
         return
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     method.train()
-    for loaded in batches(training, start):
-        number = loaded.batch.step
+    for rank_batch in batches(training, start):
+        number = rank_batch.batch.step
         factor = training.schedule(number)
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
         with telling_of_memory(training.settings, number):
-            objective, world = backward(training, loaded)
+            objective, world = backward(training, rank_batch)
         distributed.average_gradients(parameters)
         norm = clip_gradients(parameters, training.settings.clip_gradient)
         optimizer.step()
@@ -71,32 +71,34 @@ def fit(training: Training, start: int = 0) -> Iterator[Step]:
         seen = distributed.map_tensors(torch.Tensor.detach, world)
         with torch.no_grad():
             method.after_step(seen, number)
-        yield Step(
+        yield StepResult(
             number + 1,
             objective.loss.detach(),
             norm,
             optimizer.param_groups[0]["lr"],
             {name: value.detach() for name, value in objective.metrics.items()},
-            loaded.batch,
+            rank_batch.batch,
             seen,
         )
 
 
-def backward(training: Training, loaded: Loaded) -> tuple[Objective, Any]:
+def backward(training: Training, rank_batch: RankBatch) -> tuple[Objective, Any]:
     """The objective of one step and the outputs of all ranks; gradients are left in the parameters."""
     method: Any = training.method
-    settings, number = training.settings, loaded.batch.step
+    settings, number = training.settings, rank_batch.batch.step
+
+    def embed(batch: Batch) -> Any:  # whose views were made outside of autocast: they are what float32 makes of them
+        with precision(settings.precision, training.device):
+            return method(batch)
 
     def forward(index: int, start: int, stop: int) -> Any:
         seed_step(settings.seed, number, index + 1)
-        with precision(settings.precision, training.device):
-            return method(loaded.part(start, stop))
+        return embed(rank_batch.part(start, stop))
 
-    if settings.chunk is not None and settings.chunk < loaded.largest:
-        return step_in_chunks(method, loaded, settings.chunk, forward, lambda: seed_step(settings.seed, number))
+    if settings.chunk is not None and settings.chunk < rank_batch.largest:
+        return step_in_chunks(method, rank_batch, settings.chunk, forward, lambda: seed_step(settings.seed, number))
     seed_step(settings.seed, number)
-    with precision(settings.precision, training.device):
-        local = method(loaded.part(0, len(loaded)))
+    local = embed(rank_batch.part(0, len(rank_batch)))
     world = distributed.gather(local)
     objective: Objective = method.objective(local, world)
     objective.loss.backward()  # type: ignore[no-untyped-call]

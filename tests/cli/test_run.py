@@ -84,7 +84,7 @@ def test_control_c_saves_and_says_how_to_go_on(recipe, tmp_path):
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert errors.splitlines() == [
-        "stopping at the next step; once more stops at once",
+        "stopping after this step, or this part of the evaluation; once more stops at once",
         "stopped and saved; continue with: metriclab run run/recipe.toml --out run --resume",
     ]
     assert list((tmp_path / "run" / "checkpoints").glob("step-*.json"))

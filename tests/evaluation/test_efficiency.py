@@ -12,14 +12,14 @@ from click.testing import CliRunner
 from sklearn.decomposition import PCA
 from torch import nn
 
-from metriclab.assembly.assemble import assemble
+from metriclab.assembly.assemble import assemble, build_evaluators
 from metriclab.assembly.splits import benchmark, load_splits
 from metriclab.cli import main
 from metriclab.core.network import Embedded
 from metriclab.errors import RecipeError
-from metriclab.evaluation.baselines import pca_of_pixels
+from metriclab.evaluation.baselines import pca_of_pixels, raw_pixels
 from metriclab.evaluation.efficiency import Peaks, Stopwatch, flops_per_image
-from metriclab.evaluation.evaluate import embedding_settings, pixels
+from metriclab.evaluation.embed import embedding_settings
 from metriclab.recipe import read
 from metriclab.recipe.problems import RecipeProblems
 from metriclab.recipe.schema import schema
@@ -69,8 +69,8 @@ def test_operations_are_those_of_the_layers(tmp_path):
         return Embedded(features, features)
 
     expected = 2 * (8 * 8 * 5 * 3 * 9) + 2 * (5 * 64 * 7)
-    assert flops_per_image(encode, training, embedding_settings(training)) == expected
-    assert flops_per_image(pixels, training, embedding_settings(training)) == 0
+    assert flops_per_image(encode, training) == expected
+    assert flops_per_image(raw_pixels, training) == 0
 
 
 def test_a_stopwatch_and_peaks_measure_something():
@@ -82,24 +82,24 @@ def test_a_stopwatch_and_peaks_measure_something():
     assert Peaks(device).process > 1
 
 
-@pytest.mark.parametrize("width", [5, 10_000])
-def test_pca_is_that_of_scikit_learn(tmp_path, width):
+@pytest.mark.parametrize("embedding_dim", [5, 10_000])
+def test_pca_is_that_of_scikit_learn(tmp_path, embedding_dim):
     recipe = tiny(tmp_path, "train.steps=0")
     splits = load_splits(recipe)
     training = assemble(recipe, splits.train)
 
     def raw(split):
         view = training.views.test(split.images(np.arange(len(split.labels))))
-        return view, pixels(view).h.double().numpy()
+        return view, raw_pixels(view).h.double().numpy()
 
     (_, train), (view, test) = raw(splits.train), raw(splits.test)
-    projected = pca_of_pixels(splits.train, embedding_settings(training), width)(view).h
-    model = PCA(min(width, *train.shape)).fit(train)
+    projected = pca_of_pixels(splits.train, embedding_settings(training), embedding_dim)(view).h
+    model = PCA(min(embedding_dim, *train.shape)).fit(train)
     expected = torch.from_numpy(model.transform(test)).float()
     # Up to the sign of each axis, and what no training image has is of no interest.
     shown = projected.flip(1)[:, : expected.shape[1]].abs()
     torch.testing.assert_close(shown[:, :5], expected.abs()[:, :5], rtol=1e-3, atol=1e-3)
-    assert projected.shape[1] == min(width, train.shape[1])
+    assert projected.shape[1] == min(embedding_dim, train.shape[1])
 
 
 def test_the_costs_stand_beside_the_quality(finished):
@@ -154,7 +154,7 @@ def test_other_data_are_part_of_the_fingerprint(tmp_path):
     for seed in (5, 6):
         more = PROBES.replace("seed = 5", f"seed = {seed}")
         recipe = with_probes(tmp_path, more=more)
-        found = benchmark(recipe, load_splits(recipe))
+        found = benchmark(recipe, load_splits(recipe), build_evaluators(recipe))
         digests.add(found["evaluate"]["transfer"]["fingerprint"]["test"])
     assert len(digests) == 2
 

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from metriclab.core.cores import usable_cores
 from metriclab.datasets.folder import Folder
 from metriclab.errors import DataError, StorageError
+from metriclab.images import files as image_files
 from metriclab.images.files import ImageFiles
 from tests.support.pictures import classes, fill
 
@@ -106,3 +110,26 @@ def test_a_cache_that_cannot_be_written(tmp_path, cache, monkeypatch):
     with pytest.raises(StorageError, match=r"cannot be written \(No space left on device\)\n  help: .*METRICLAB_CACHE"):
         ImageFiles(paths, size=32)
     assert not [path for path in (cache / "decoded").rglob("*") if path.is_file()]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system forks no process")
+def test_images_that_are_not_cached_share_one_pool_of_threads(tmp_path, cache, monkeypatch):
+    """From batch to batch and over data sets, as wide as this process may be; and a forked process has its own."""
+    monkeypatch.setenv("METRICLAB_CACHE_LIMIT", "0")
+    paths = [tmp_path / f"{number}.png" for number in range(6)]
+    for number, path in enumerate(paths):
+        Image.new("RGB", (8, 8), (10 * number, 0, 0)).save(path)
+    first, second = (ImageFiles(paths[start : start + 3], size=8) for start in (0, 3))
+    image_files._decoding_threads.cache_clear()
+    first.images(np.arange(3))
+    pool = image_files._decoding_threads()
+    for _ in range(4):
+        first.images(np.arange(3))
+        second.images(np.arange(3))
+    assert image_files._decoding_threads() is pool
+    assert pool._max_workers == usable_cores()
+    child = os.fork()
+    if child == 0:
+        same = image_files._decoding_threads.cache_info().currsize == 0 and len(first.images(np.arange(3))) == 3
+        os._exit(0 if same else 1)
+    assert os.waitpid(child, 0)[1] == 0

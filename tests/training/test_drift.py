@@ -20,7 +20,7 @@ from metriclab.recipe import read
 from metriclab.runs import checkpoint as checkpoints
 from metriclab.runs.folder import RunFolder
 from metriclab.testing import Share, on_ranks
-from metriclab.training.drift import Drift, drift_of, probe
+from metriclab.training.drift import Drift, drift_of, embed_followed
 from metriclab.training.experiment import Interrupted, experiment
 from tests.support.tiny import outcome, run, tiny
 
@@ -159,7 +159,7 @@ def probed(share: Share, folder: Path, images: int) -> torch.Tensor | str:
     except RecipeError as error:
         return str(error)
     assert drift is not None
-    return probe(drift, training, splits.val)
+    return embed_followed(drift, training, splits.val)
 
 
 def test_every_rank_sees_the_embeddings_that_one_process_sees(tmp_path):

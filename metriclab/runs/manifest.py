@@ -5,29 +5,49 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from collections.abc import Iterator
-from importlib import metadata
+from collections.abc import Iterator, Mapping
+from importlib import import_module, metadata
 from typing import Any
 
 import torch
 
 from metriclab import distributed
-from metriclab.assembly.splits import Splits, benchmark
 from metriclab.errors import DataError
 from metriclab.recipe import Recipe
 from metriclab.runs.folder import RunFolder
 
+_LIBRARIES = {
+    **{name: name for name in ("torch", "torchvision", "timm", "numpy", "matplotlib", "safetensors", "scipy")},
+    "pillow": "PIL",
+    "scikit-learn": "sklearn",
+}
+"""Distributions that numbers depend on, and the modules they bring."""
 
-def manifest_of(recipe: Recipe, splits: Splits) -> dict[str, Any]:
-    """Versions, plugins, hardware, threads, data, and what may be compared with this run."""
-    chosen = [*recipe.components.values(), *recipe.evaluators, *recipe.trackers]
+
+def manifest_of(
+    recipe: Recipe, *, data: Mapping[str, str], classes: list[int], benchmark: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Versions, plugins, hardware, threads, data, and what may be compared with this run.
+
+    Args:
+        recipe: of the run.
+        data: fingerprint of each split.
+        classes: sorted training labels.
+        benchmark: what runs must share to be compared.
+    """
     return {
         **environment(),
-        "plugins": {part.definition.entry.package: part.definition.entry.version for part in chosen},
-        "data": splits.fingerprints(),
-        "classes": splits.classes(),
-        "benchmark": benchmark(recipe, splits),
+        "plugins": packages(recipe),
+        "data": dict(data),
+        "classes": classes,
+        "benchmark": dict(benchmark),
     }
+
+
+def packages(recipe: Recipe) -> dict[str, str]:
+    """Versions of the packages that a recipe's components are from."""
+    chosen = [*recipe.components.values(), *recipe.evaluators, *recipe.trackers]
+    return {one.definition.entry.package: one.definition.entry.version for one in chosen}
 
 
 def changes(folder: RunFolder, now: dict[str, Any]) -> Iterator[str]:
@@ -52,7 +72,6 @@ def changes(folder: RunFolder, now: dict[str, Any]) -> Iterator[str]:
 
 def environment() -> dict[str, Any]:
     """What the numbers of a run may depend on besides its recipe."""
-    names = ("torch", "torchvision", "timm", "numpy", "pillow", "matplotlib", "safetensors", "scikit-learn", "scipy")
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -61,6 +80,18 @@ def environment() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "ranks": distributed.world_size(),
-        "versions": {name: metadata.version(name) for name in names},
+        "versions": {name: _version(name, module) for name, module in _LIBRARIES.items()},
         "command": sys.argv[1:],
     }
+
+
+def _version(distribution: str, module: str) -> str | None:
+    """Of an installed library, whoever distributes it (pillow-simd, conda); None where there is none."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        pass
+    try:
+        return str(import_module(module).__version__)
+    except (ImportError, AttributeError):
+        return None

@@ -1,0 +1,134 @@
+"""From images to rows: a split is embedded once, and every evaluator sees the same rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from metriclab import distributed
+from metriclab.assembly.assemble import Training
+from metriclab.assembly.devices import precision
+from metriclab.assembly.splits import is_disjoint
+from metriclab.core.network import Embedded, embedding_function
+from metriclab.core.protocols import Change, Dataset, Views
+from metriclab.core.rows import Rows, rows
+
+Encode = Callable[[Float[Tensor, "n c h w"]], Embedded]
+Output = Literal["h", "z"]
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingSettings:
+    """How images are embedded for evaluation."""
+
+    views: Views
+    device: torch.device
+    batch_size: int
+    precision: str = "float32"
+
+
+def embedding_settings(training: Training) -> EmbeddingSettings:
+    """How a run's images are embedded for evaluation."""
+    train = training.settings
+    return EmbeddingSettings(training.views, training.device, train.evaluation_batch_size, train.precision)
+
+
+class Embeddings(NamedTuple):
+    """A split as rows of encoder features h and of head outputs z."""
+
+    h: Rows
+    z: Rows
+
+
+class EmbeddedSplits(NamedTuple):
+    """Queries and gallery by one encoder; the same object twice means leave-one-out."""
+
+    queries: Embeddings
+    gallery: Embeddings
+
+    def rows(self, output: Output) -> tuple[Rows, Rows]:
+        """One output of both."""
+        return getattr(self.queries, output), getattr(self.gallery, output)
+
+
+def embed(
+    encode: Encode,
+    data: Dataset,
+    settings: EmbeddingSettings,
+    items: np.ndarray | None = None,
+    change: Change | None = None,
+    *,
+    first_item: int = 0,
+) -> Embeddings:
+    """All or some items of a split embedded, on every rank; each rank does its share of the work.
+
+    Args:
+        encode: the network.
+        data: the split.
+        settings: how images are embedded.
+        items: which ones; all by default.
+        change: what becomes of their test views before they are encoded.
+        first_item: of the split in the rows: its items are numbered from there on.
+    """
+    items = np.arange(len(data.labels)) if items is None else items
+    part = distributed.rank_slice(len(items), distributed.rank(), distributed.world_size())
+    h, z = (torch.cat(side) for side in zip(*embed_batches(encode, data, items[part], settings, change), strict=True))
+    h, z = distributed.gather((h, z))
+    if h.device.type == "mps":  # which has no float64, and evaluators count in it
+        h, z = h.cpu(), z.cpu()
+    labels = torch.from_numpy(data.labels[items]).to(h.device)
+    numbers = torch.from_numpy(items + first_item).to(h.device)
+    return Embeddings(rows(h, labels, numbers), rows(z, labels, numbers))
+
+
+def embed_splits(encode: Encode, queries: Dataset, gallery: Dataset, settings: EmbeddingSettings) -> EmbeddedSplits:
+    """Queries and gallery by one encoder. The same data set twice is leave-one-out.
+
+    Equal items are one image, which evaluators leave out: those of a gallery of its own are numbered behind the
+    queries, which keep their indices.
+    """
+    rows_of_queries = embed(encode, queries, settings)
+    if gallery is queries:
+        return EmbeddedSplits(rows_of_queries, rows_of_queries)
+    return EmbeddedSplits(rows_of_queries, embed(encode, gallery, settings, first_item=len(queries.labels)))
+
+
+def gallery_of(test: Dataset, train: Dataset) -> Dataset:
+    """What the queries of a test split are held against: themselves where their classes are not in `train`."""
+    return test if is_disjoint(test, train) else train
+
+
+def embed_batches(
+    encode: Encode, data: Dataset, items: np.ndarray, settings: EmbeddingSettings, change: Change | None = None
+) -> Iterator[Embedded]:
+    """These items' features and embeddings, batch by batch, not normalised; on this rank alone."""
+    for start in range(0, len(items), settings.batch_size):
+        batch = items[start : start + settings.batch_size]
+        images = data.images(batch).to(settings.device)
+        with torch.inference_mode():
+            view = settings.views.test(images)  # outside of autocast, as it is what float32 makes of the image
+            if change is not None:
+                view = change(view, torch.from_numpy(batch).to(settings.device))
+            with precision(settings.precision, settings.device):
+                h, z = encode(view)
+        yield Embedded(h.float(), z.float())
+
+
+class evaluating:
+    """A method in evaluation mode for as long as the `with` lasts."""
+
+    def __init__(self, method: nn.Module) -> None:
+        self.method, self.training = method, method.training
+
+    def __enter__(self) -> Encode:
+        self.method.eval()
+        return embedding_function(self.method)
+
+    def __exit__(self, *error: object) -> None:
+        self.method.train(self.training)
