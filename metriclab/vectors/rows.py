@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ import torch
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
-from metriclab.core.rows import ZERO_NORM, Rows, is_copy, normalize, rows
+from metriclab.core.rows import Rows, is_copy, normalize, rows
 from metriclab.errors import DataError, StorageError
 from metriclab.ranking.candidates import count_matches
 from metriclab.vectors.arrays import Labels, embeddings_of, integers_of, labels_in, labels_of, read_arrays
@@ -144,16 +145,17 @@ def unit(z: Float[Tensor, "n d"], path: Path) -> Float32[Tensor, "n d"]:
     """
     parts = torch.split(z, max(1, _PART // z.shape[1]))
     # Into one place: small results kept between large temporary ones would leave the heap full of holes.
-    norms = torch.empty(len(z), dtype=torch.float64)
-    for part, place in zip(parts, torch.split(norms, len(parts[0])), strict=True):
-        place.copy_(torch.linalg.vector_norm(part, dim=1, dtype=torch.float64))
-    broken = (~norms.isfinite()).nonzero().squeeze(1)
+    norms, largest = torch.empty(len(z), dtype=torch.float64), torch.empty(len(z), dtype=torch.float64)
+    for part, norm, most in zip(parts, norms.split(len(parts[0])), largest.split(len(parts[0])), strict=True):
+        norm.copy_(torch.linalg.vector_norm(part, dim=1, dtype=torch.float64))
+        most.copy_(torch.linalg.vector_norm(part, math.inf, dim=1))  # squares of float64 may leave its range
+    broken = (~largest.isfinite()).nonzero().squeeze(1)
     if len(broken):
         raise DataError(
             f"{path}: {len(broken):,} of {len(z):,} embeddings are not finite, the first is row {int(broken[0])}",
             help="leave out NaN and infinite rows, or look for what made them",
         )
-    zeros = int((norms < ZERO_NORM).sum())
+    zeros = int((largest == 0).sum())
     if zeros:
         _log.warning("%s: %s of %s embeddings are zero: they are alike to nothing", path, f"{zeros:,}", f"{len(z):,}")
     fine = z.dtype == torch.float32 and z.is_contiguous()

@@ -240,6 +240,14 @@ def test_large_rows_of_other_norms_are_normalised_on_the_disk(folder, monkeypatc
         unit(z, Path("z"))
 
 
+@pytest.mark.parametrize(("scale", "dtype"), [(1e-30, "f4"), (1e30, "f4"), (1e-200, "f8"), (1e200, "f8")])
+def test_rows_of_any_length_are_neither_zero_nor_infinite(scale, dtype, folder, caplog):
+    z, labels = drawn()
+    np.savez("scaled.npz", embeddings=(z * np.float64(scale)).astype(dtype), labels=labels)
+    assert measured("scaled.npz")["metrics"]["retrieval"] == pytest.approx(expected(z, labels))
+    assert caplog.messages == []
+
+
 def full_disk(prefix: str):
     return open("/dev/full", "wb", buffering=0)
 
