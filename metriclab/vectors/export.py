@@ -11,7 +11,7 @@ import numpy as np
 import safetensors.numpy
 
 from metriclab.errors import DataError, RecipeError, StorageError
-from metriclab.images.decode import SUFFIXES
+from metriclab.images.decode import image_endings
 from metriclab.runs.files import write_atomic
 
 
@@ -28,13 +28,13 @@ def find_images(places: Sequence[Path]) -> list[Path]:
         found += sorted(path for path in place.rglob("*") if _is_image(path)) if place.is_dir() else [place]
     if not found:
         raise DataError(
-            f"no image in {', '.join(map(str, places))}", help=f"images end in {', '.join(sorted(SUFFIXES))}"
+            f"no image in {', '.join(map(str, places))}", help=f"images end in {', '.join(sorted(image_endings()))}"
         )
     return found
 
 
 def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+    return path.suffix.lower() in image_endings() and not path.name.startswith(".") and path.is_file()
 
 
 def writer_for(path: Path) -> Callable[[np.ndarray, Sequence[str]], None]:

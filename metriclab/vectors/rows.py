@@ -146,7 +146,9 @@ def unit(z: Float[Tensor, "n d"], path: Path) -> Float32[Tensor, "n d"]:
     parts = torch.split(z, max(1, _PART // z.shape[1]))
     # Into one place: small results kept between large temporary ones would leave the heap full of holes.
     norms, largest = torch.empty(len(z), dtype=torch.float64), torch.empty(len(z), dtype=torch.float64)
-    for part, norm, most in zip(parts, norms.split(len(parts[0])), largest.split(len(parts[0])), strict=True):
+    for part, norm, most in zip(
+        parts, *(torch.split(values, len(parts[0])) for values in (norms, largest)), strict=True
+    ):
         norm.copy_(torch.linalg.vector_norm(part, dim=1, dtype=torch.float64))
         most.copy_(torch.linalg.vector_norm(part, math.inf, dim=1))  # squares of float64 may leave its range
     broken = (~largest.isfinite()).nonzero().squeeze(1)
