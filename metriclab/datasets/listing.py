@@ -12,10 +12,11 @@ from metriclab.datasets.tree import Tree, place_of, scan
 from metriclab.errors import DataError
 from metriclab.images.datasets import LabelledFile
 
-_ENDINGS = (
+ENDINGS = (
     "files are taken for images if they end in .bmp .gif .jpeg .jpg .png .tif .webp or otherwise, as far as Pillow "
     "decodes them"
 )
+"""What to tell where no image was found."""
 
 
 class Listing(NamedTuple):
@@ -78,7 +79,7 @@ def _check_classes(root: Path, tree: Tree, prefix: str) -> None:
     loose = [name for name in names if "/" not in name]
     folder = root / prefix
     if not loose and not classes:
-        raise DataError(f"{folder}: the folder holds no image", help=_ENDINGS)
+        raise DataError(f"{folder}: the folder holds no image", help=ENDINGS)
     if loose and classes:
         raise DataError(
             f"{folder}: the image {loose[0]!r} lies beside the class folder {classes[0]!r}",
@@ -87,7 +88,7 @@ def _check_classes(root: Path, tree: Tree, prefix: str) -> None:
     filled = {name.partition("/")[0] for name in names}
     for name in classes:
         if name not in filled:
-            raise DataError(f"{folder / name}: the class folder holds no image", help=f"fill or remove it; {_ENDINGS}")
+            raise DataError(f"{folder / name}: the class folder holds no image", help=f"fill or remove it; {ENDINGS}")
 
 
 def _below(names: list[str], prefix: str) -> Iterator[str]:
