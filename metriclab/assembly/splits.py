@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from metriclab import distributed
 from metriclab.assembly.assemble import classes_of
 from metriclab.core.protocols import Dataset
 from metriclab.recipe import ComponentSpec, Recipe
 from metriclab.runs.files import digest_of
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +29,16 @@ class Splits:
     def fingerprints(self) -> dict[str, str]:
         return {name: getattr(self, name).fingerprint for name in ("train", "val", "test")}
 
+    def sizes(self) -> str:
+        """How many images and classes each has, in words."""
+        splits = [(name, getattr(self, name)) for name in ("train", "val", "test")]
+        total = sum(len(data.labels) for _, data in splits)
+        return ", ".join(
+            f"{name}: {len(data.labels):,} images ({len(data.labels) / total:.0%}) of "
+            f"{len(np.unique(data.labels[data.labels >= 0])):,} classes"
+            for name, data in splits
+        )
+
     def classes(self) -> list[int]:
         labels: list[int] = classes_of(self.train.labels).tolist()
         return labels
@@ -35,7 +49,10 @@ def load_splits(recipe: Recipe) -> Splits:
     chosen = recipe.components["dataset"]
     train: Dataset = chosen.build("train")
     with_split: Callable[[str], Dataset] = getattr(train, "with_split", chosen.build)
-    return Splits(train, with_split("val"), with_split("test"))
+    splits = Splits(train, with_split("val"), with_split("test"))
+    if distributed.rank() == 0:
+        _log.info("%s", splits.sizes())
+    return splits
 
 
 def benchmark(recipe: Recipe, splits: Splits) -> dict[str, Any]:
