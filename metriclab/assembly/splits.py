@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from metriclab import distributed
 from metriclab.assembly.assemble import classes_of
 from metriclab.core.protocols import Dataset, Evaluator
 from metriclab.core.splits import build_splits
 from metriclab.recipe import ComponentSpec, Recipe
 from metriclab.runs.files import digest_of
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +30,16 @@ class Splits:
     def fingerprints(self) -> dict[str, str]:
         return {name: getattr(self, name).fingerprint for name in ("train", "val", "test")}
 
+    def sizes(self) -> str:
+        """How many images and classes each has, in words."""
+        splits = [(name, getattr(self, name)) for name in ("train", "val", "test")]
+        total = sum(len(data.labels) for _, data in splits)
+        return ", ".join(
+            f"{name}: {len(data.labels):,} images ({len(data.labels) / total:.0%}) of "
+            f"{len(np.unique(data.labels[data.labels >= 0])):,} classes"
+            for name, data in splits
+        )
+
     def classes(self) -> list[int]:
         labels: list[int] = classes_of(self.train.labels).tolist()
         return labels
@@ -33,7 +47,10 @@ class Splits:
 
 def load_splits(recipe: Recipe) -> Splits:
     """The recipe's data set."""
-    return Splits(*build_splits(recipe.components["dataset"].build, ("train", "val", "test")))
+    splits = Splits(*build_splits(recipe.components["dataset"].build, ("train", "val", "test")))
+    if distributed.rank() == 0:
+        _log.info("%s", splits.sizes())
+    return splits
 
 
 def benchmark(recipe: Recipe, splits: Splits, evaluators: Mapping[str, Evaluator]) -> dict[str, Any]:

@@ -23,7 +23,8 @@ def check_data(recipe: Recipe) -> DataReport:
 
     Wrong are files that give no image, a split that cannot be loaded, and what reaches over splits: copies;
     look-alikes, unless each such pair has two classes, as different things may look alike; some classes, but not all.
-    Warnings are copies and look-alikes within a split, and classes of one image where it has no other to find.
+    Warnings are copies and look-alikes within a split, classes of one image where it has no other to find, and what the
+    data set has to say of how it found its files, such as those it left out.
 
     Raises:
         DataError: where the data cannot be used for a reason other than files that give no image.
@@ -37,6 +38,7 @@ def check_data(recipe: Recipe) -> DataReport:
     alike, crowded = find_look_alikes(items.signatures, items.split, len(splits), first)
     findings = [
         *_files(unreadable, refused),
+        *_listing(splits),
         *shared_classes(splits),
         *pairs("copies", items, list(splits), copies),
         *pairs("look-alikes", items, list(splits), alike),
@@ -57,6 +59,12 @@ def _files(unreadable: Mapping[str, str], refused: Mapping[str, str]) -> list[Fi
         message = f"{count_of(len(items), 'file')} {'gives' if len(items) == 1 else 'give'} no image"
         findings.insert(0, Finding("unreadable", True, message, items))
     return findings
+
+
+def _listing(splits: Mapping[str, Dataset]) -> list[Finding]:
+    # Only data sets of files have any.
+    notes = dict.fromkeys(note for data in splits.values() for note in getattr(data, "notes", ()))
+    return [Finding("listing", False, note, []) for note in notes]
 
 
 def _summary(data: Dataset, items: Items, number: int) -> SplitSummary:

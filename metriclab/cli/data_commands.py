@@ -74,9 +74,12 @@ def _recipe_opener(path: Path, overrides: tuple[str, ...]) -> Callable[[], Image
 
 def _folder_opener(root: Path, size: int, skip: bool) -> Callable[[], ImageFiles]:
     from metriclab.datasets.listing import list_images
-    from metriclab.images.files import ImageFiles
+    from metriclab.images.files import ImageFiles, say_once
 
-    paths = [file.path for file in list_images(root)]
+    files, notes = list_images(root)
+    for note in notes:
+        say_once(note)
+    paths = [file.path for file in files]
     return lambda: ImageFiles(paths, size=size, on_error="skip" if skip else "error")
 
 

@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from metriclab.audit.check import DataReport, Finding, SplitSummary
+from metriclab.core.reading import printable
 
 _SHOWN = 5  # items named of one finding; unreadable files are all named, as each needs its own repair
 
@@ -23,9 +24,9 @@ def data_text(report: DataReport) -> str:
             out.print(_table(report.splits))
         for finding in report.findings:
             mark = "[bold red]wrong[/]  " if finding.wrong else "[yellow]warning[/]"
-            out.print(f"{mark}  {escape(finding.message)}", highlight=False, soft_wrap=True)
+            out.print(f"{mark}  {escape(printable(finding.message))}", highlight=False, soft_wrap=True)
             for line in _lines(finding):
-                out.print(f"           {escape(line)}", highlight=False, soft_wrap=True)
+                out.print(f"           {escape(printable(line))}", highlight=False, soft_wrap=True)
         for note in report.notes:
             out.print(f"note     {escape(note)}", highlight=False, soft_wrap=True)
         wrong = sum(finding.wrong for finding in report.findings)
@@ -42,7 +43,8 @@ def _table(splits: Mapping[str, SplitSummary]) -> Table:
         if any(cells):
             table.add_row(name, *cells)
 
-    row("images", *(f"{split.images:,}" for split in splits.values()))
+    total = sum(split.images for split in splits.values())
+    row("images", *(_part(split.images, total) for split in splits.values()))
     row("  without a class", *(f"{split.unlabelled:,}" if split.unlabelled else "" for split in splits.values()))
     row("  grey", *(_part(split.grey, split.images) for split in splits.values()))
     row("  without contrast", *(f"{split.flat:,}" if split.flat else "" for split in splits.values()))

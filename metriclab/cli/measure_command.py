@@ -32,12 +32,16 @@ _COUNTS = ("queries_without_matches",)
 
 @click.command()
 @click.argument("embeddings", type=_FILE)
-@click.option("--labels", type=_FILE, help="Labels of EMBEDDINGS: .npy, .npz, .safetensors, or .txt with one a line.")
+@click.option(
+    "--labels", type=_FILE, help="Labels of EMBEDDINGS: .npy, .npz, .parquet, .txt with one a line, or a manifest."
+)
 @click.option("--items", type=_FILE, help="Whole numbers, equal for rows of one thing, which never match each other.")
 @click.option("--gallery", type=_FILE, help="Embeddings to look among; by default each row looks among all others.")
 @click.option("--gallery-labels", type=_FILE, help="Labels of the gallery.")
 @click.option("--gallery-items", type=_FILE, help="Items of the gallery; without any its rows are nobody else's.")
-@click.option("--by-folder", is_flag=True, help="The folder of each image is its label, in files of `metriclab embed`.")
+@click.option(
+    "--by-folder", is_flag=True, help="The class folder of each image is its label, in files of `metriclab embed`."
+)
 @click.option(
     "--evaluator", "names", multiple=True, metavar="NAME", help="What to measure by; retrieval by default. Repeatable."
 )
@@ -66,9 +70,11 @@ def measure(
 ) -> None:
     """Measure EMBEDDINGS that you already have: a .safetensors, .npy, .npz or .parquet file, a row a thing.
 
-    A file with names holds them as "embeddings", and may hold "labels" and "items" too. Labels are whole numbers,
-    negative for unknown, or names. Files of .npy and .safetensors are mapped into memory, and no copy of a large
-    gallery is made there: 10,000 queries against 1,000,000 rows need little more than the file.
+    A file with names holds them as "embeddings", and may hold "labels" and "items" too; columns of .parquet may be
+    called "embedding", "label" and "item". Labels are whole numbers, negative for unknown, or names. With --by-folder
+    they are as in a run: the first folder below the one that has all images, after train, val or test. Files of .npy
+    and .safetensors are mapped into memory, and no copy of a large gallery is made there: 10,000 queries against
+    1,000,000 rows need little more than the file.
     """
     if by_folder and (labels or gallery_labels):
         raise RecipeError("--by-folder and a file of labels exclude each other", help="keep one of them")

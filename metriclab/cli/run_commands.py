@@ -173,7 +173,7 @@ def _number(value: float | None) -> str:
 )
 @plugin_option
 def embed(run_folder: Path, images: tuple[Path, ...], out: Path, output: Literal["h", "z"] | None) -> None:
-    """Embed IMAGES (files or folders) with the trained encoder of RUN."""
+    """Embed IMAGES (files, folders or CSV manifests) with the trained encoder of RUN."""
     write = writer_for(out)
     paths = find_images(images)
     embedder = load(run_folder)

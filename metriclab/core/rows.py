@@ -5,6 +5,7 @@ Batches, batches gathered from other ranks, memories and class proxies all are R
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -20,8 +21,8 @@ from metriclab import distributed
 Labels = Tensor | np.ndarray | Collection[int]
 """One integer a row: a tensor or array of any integer type, or a list. A negative one is unknown."""
 
-ZERO_NORM = 1e-6
-"""A row shorter than this has no direction: it becomes a zero row with zero gradient."""
+_ORDINARY = 2.0**50
+"""Rows whose largest number is beyond this, or below its inverse, are scaled before their squares are summed."""
 
 _STEP_SHIFT, _POSITION_SHIFT = 32, 8
 _RANK_SHIFT = 40
@@ -154,16 +155,21 @@ def _no_integers(dtype: str, way: str) -> ValueError:
 
 
 def normalize(z: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-    """Rows of norm 1, in float32 or better. A row shorter than `ZERO_NORM` becomes zero, with zero gradient."""
+    """Rows of norm 1, in float32 or better, however short or long they are. A zero row stays zero, with zero gradient.
+
+    A row that is not finite becomes NaN, so that divergence is seen and not hidden.
+    """
     z = wide(z)
-    norm = torch.linalg.vector_norm(z.detach(), dim=1, keepdim=True)
-    finite = norm.isfinite()
-    alive = finite & (norm >= ZERO_NORM)
+    largest = torch.linalg.vector_norm(z.detach(), math.inf, dim=1, keepdim=True)
+    alive = largest.isfinite() & (largest > 0)
+    tiny = torch.finfo(z.dtype).tiny
+    extreme = (largest > _ORDINARY) | (largest < 1 / _ORDINARY)
+    # The squares of such a row would leave the range of the numbers. Times 1 the others keep their bits.
+    scale = torch.where(extreme, 1 / largest.clamp(tiny, 1 / tiny), 1.0)
     # Both branches of a `where` are differentiated: the others go in as ones so that none yields a NaN gradient.
-    safe = torch.where(alive, z, torch.ones_like(z))
+    safe = torch.where(alive, z * scale, 1.0)
     unit = safe / torch.linalg.vector_norm(safe, dim=1, keepdim=True)
-    # A row that is not finite, or too long to measure, becomes NaN, so that divergence is seen and not hidden.
-    return torch.where(alive, unit, torch.zeros_like(z).masked_fill(~finite, torch.nan))
+    return torch.where(alive, unit, torch.where(largest == 0, 0.0, torch.nan))
 
 
 def wide(z: Tensor, *others: Tensor) -> Tensor:

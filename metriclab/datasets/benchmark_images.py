@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from metriclab.core.protocols import Split
+from metriclab.core.reading import read_lines
 from metriclab.datasets.splits import carve, require_split
 from metriclab.errors import DataError
 from metriclab.images.datasets import FileDataset, LabelledFile
@@ -67,7 +68,7 @@ class Benchmark(NamedTuple):
     def table(self, path: Path, columns: int, *, head: int = 0) -> list[list[str]]:
         """The lines of a text file as cells between spaces, without its first `head` lines."""
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = read_lines(path)
         except OSError as error:
             raise self.error(f"{path}: {error.strerror}") from error
         except UnicodeDecodeError as error:

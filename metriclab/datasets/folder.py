@@ -6,15 +6,22 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 from annotated_types import Ge, Le, Lt
 
 from metriclab.core.protocols import Split
 from metriclab.datasets.listing import list_images
-from metriclab.datasets.splits import SPLITS, carve, require_split
+from metriclab.datasets.splits import SPLITS, carve, require_split, shares
 from metriclab.errors import DataError
 from metriclab.images.datasets import FileDataset, LabelledFile
 from metriclab.images.files import OnError
 from metriclab.registry import register
+
+_FEWEST_CLASSES = 2
+"""In a split, if there are so many: with one class alone every neighbour would be right."""
+
+_FAR = 1.5
+"""How many times the part that was asked for is told."""
 
 
 @register("dataset", "folder")
@@ -31,18 +38,23 @@ def Folder(
 ) -> FileDataset:
     """A folder of images: one folder a class, or a flat folder without classes, or a CSV manifest.
 
-    `root` may also hold folders `train`, `val` and `test`. A split that is not there is carved out of train: each
-    image, or each class, falls into it by a hash of its own name, so that new files move no others (in small classes
-    one at each border, where a split would get too few). Each class gives at least two images to each split, or stays
-    in train if it has too few for that. Images without a class have label -1; where others have one, they stay in
-    train. Files are decoded once, to upright RGB, into the cache, which `metriclab data` builds ahead, lists and
-    removes. Views are made of what is cached: detail beyond `size` is lost to them, and the log says for how many
-    images.
+    The class of an image is the first folder below `root`, however deep it lies in it. `root` may also hold folders
+    `train`, `val` and `test`, with the classes in them. A split that is not there is carved out of train: each image,
+    or each class, falls into it by a hash of its own name, so that new files move no others, but for one at a border.
+    A class gives two images to a split or none, and stays in train if it is too small to give two to each. Where its
+    part would be less than two, so many classes give two, chosen by their names, that the split gets its part of all
+    images; two classes give some in any case. The log says what each split really has. Images without a class have
+    label -1; where others have one, they stay in train.
+
+    Files count as images by their endings, as far as Pillow decodes them; hidden ones do not. Links to files and
+    folders are followed. The log says what is left out. Files are decoded once, to upright RGB, into the cache, which
+    `metriclab data` builds ahead, lists and removes. Views are made of what is cached: detail beyond `size` is lost to
+    them, and the log says for how many images.
 
     Args:
         split: train, val or test.
         root: folder of images, or a `.csv` file with the columns path, label and perhaps split; paths in it start at
-            its own folder, and a class left empty is unknown.
+            its own folder, and a class left empty is unknown. Blanks around cells do not count.
         size: images are reduced until their short side has this many pixels, never enlarged; choose it a little
             above the size of the crops. Their long side is at most 4 times that.
         val: part of train that becomes val, if there is no val; 0 for none.
@@ -55,26 +67,26 @@ def Folder(
         StorageError: if the cache cannot be written.
     """
     require_split(split)
-    listed = list_images(Path(root))
+    listed, notes = list_images(Path(root))
     if len(classes := {entry.label for entry in listed} - {""}) == 1:
         raise DataError(
             f"{root}: all images are of one class, {min(classes)!r}",
             help="give it two classes or more, or put all images into one folder to train without classes",
         )
-    listed = _carved(listed, {"val": val, "test": test}, disjoint, root)
+    made = {entry.split for entry in listed}
+    wanted = {name: part for name, part in (("val", val), ("test", test)) if name not in made and part > 0}
+    listed = _carved(listed, wanted, disjoint, root)
     _check_singletons(listed, root)
-    return FileDataset(listed, split, size=size, on_error=on_error)
+    return FileDataset(listed, split, size=size, on_error=on_error, notes=[*notes, *_shares_told(listed, wanted, root)])
 
 
 def _carved(listed: list[LabelledFile], fractions: dict[str, float], disjoint: bool, root: str) -> list[LabelledFile]:
-    """The images with the splits that nobody made carved out of train."""
-    made = {entry.split for entry in listed}
-    wanted = {split: fraction for split, fraction in fractions.items() if split not in made and fraction > 0}
+    """The images with these splits carved out of train."""
     train = [entry for entry in listed if entry.split == "train"]
     labelled = [entry for entry in train if entry.label]
-    if not wanted:
+    if not fractions:
         return listed
-    moved = _carve_classes(labelled, wanted, root) if disjoint else _carve_images(labelled or train, wanted, root)
+    moved = _carve_classes(labelled, fractions, root) if disjoint else _carve_images(labelled or train, fractions, root)
     return [entry._replace(split=moved.get(entry.key, entry.split)) for entry in listed]
 
 
@@ -94,17 +106,45 @@ def _carve_images(entries: list[LabelledFile], fractions: dict[str, float], root
     # Two of a class at least, as a query without another has nothing to find. Images without a class can be alone.
     least = 1 if "" in classes else 2
     needed = least * (len(fractions) + 1)
-    large = [keys for keys in classes.values() if len(keys) >= needed]
+    large = {label: keys for label, keys in classes.items() if len(keys) >= needed}
     if not large:
         raise DataError(
             f"{root}: no class has {needed} images, {least} for each of train, {', '.join(fractions)}",
             help="add images, make folders train, val and test, or set data.disjoint = true to carve out whole classes",
         )
-    return {
-        key: split
-        for keys in large
-        for key, split in zip(keys, carve(keys, fractions, least=least, place=root).tolist(), strict=True)
-    }
+    giving = _giving({label: len(keys) for label, keys in large.items()}, fractions, least)
+    moved = dict[str, str]()
+    for label, keys in large.items():
+        mine = {split: fraction for split, fraction in fractions.items() if label in giving[split]}
+        moved.update(zip(keys, carve(keys, mine, least=least, place=root).tolist(), strict=True))
+    return moved
+
+
+def _giving(sizes: dict[str, int], fractions: dict[str, float], least: int) -> dict[str, set[str]]:
+    """The classes that give images to each split: those whose part is `least`, and of smaller ones as many as it takes.
+
+    A class whose part is a third of `least` gives `least` images with a chance of a third, by a hash of its name.
+    """
+    labels, giving = sorted(sizes), {}
+    for split, fraction in fractions.items():
+        chances = np.minimum(1, np.array([sizes[label] for label in labels]) * fraction / least)
+        reached = shares([f"{split}/{label}" for label in labels]) / chances
+        count = max(int((reached < 1).sum()), min(_FEWEST_CLASSES, len(labels)))
+        giving[split] = {labels[place] for place in np.argsort(reached, kind="stable")[:count]}
+    return giving
+
+
+def _shares_told(listed: list[LabelledFile], fractions: dict[str, float], root: str) -> list[str]:
+    """A sentence for each split that has far more or less than was asked for."""
+    counts = Counter(entry.split for entry in listed)
+    carved = sum(counts[split] for split in {"train", *fractions})
+    why = "as a class gives two images or none, and two classes at least give some"
+    return [
+        f"{root}: data.{split} = {fraction:g} gives {counts[split]:,} of {carved:,} images "
+        f"({counts[split] / carved:.0%}), {why}"
+        for split, fraction in fractions.items()
+        if not 1 / _FAR < counts[split] / carved / fraction < _FAR
+    ]
 
 
 def _check_singletons(listed: list[LabelledFile], root: str) -> None:

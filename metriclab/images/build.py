@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from metriclab.core.cores import usable_cores
+from metriclab.core.reading import open_regular
 from metriclab.images.decode import UnreadableImageError, decode_file, giving_reasons
 from metriclab.images.index import PixelStore, Record, pixel_digest
 
@@ -106,7 +107,7 @@ def read_files(
 def _read_file(path: Path, size: int, store: PixelStore, room: Room) -> Record:
     content = Record().content
     try:
-        with giving_reasons(), path.open("rb") as file:
+        with giving_reasons(), open_regular(path) as file:
             content = hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=16)).digest()
             file.seek(0)
             known = store.get(content)

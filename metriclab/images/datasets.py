@@ -18,7 +18,7 @@ from jaxtyping import Int64, UInt8
 from metriclab.core.batch import Images
 from metriclab.core.protocols import Split
 from metriclab.errors import DataError
-from metriclab.images.files import ImageFiles, OnError
+from metriclab.images.files import ImageFiles, OnError, say_once
 
 _log = logging.getLogger(__name__)
 
@@ -93,6 +93,7 @@ class FileDataset:
         size: images are reduced until their short side has this many pixels, never enlarged.
         on_error: "error" to refuse files that give no image, "skip" to leave them out and list them in a file.
         classes: their names in the order of the labels; by default the sorted labels of all files.
+        notes: what a user should know of how the files were found; the log says it, and `metriclab check --data`.
 
     Attributes:
         labels: index into classes, -1 for unknown.
@@ -100,6 +101,7 @@ class FileDataset:
         names: the paths.
         fingerprint: hex digest of images and labels, wherever the files lie.
         files: all images of all splits, see `ImageFiles`.
+        notes: as given.
 
     Raises:
         DataError: naming the files that give no image, or the split that has none.
@@ -124,10 +126,13 @@ class FileDataset:
         size: int = 256,
         on_error: OnError = "error",
         classes: Sequence[str] | None = None,
+        notes: Sequence[str] = (),
     ) -> None:
         if not files:
             raise DataError("the data set has no image file", help="check where it looks for them")
-        self._listed = files
+        self._listed, self.notes = files, notes
+        for note in notes:
+            say_once(note)
         self.classes = sorted({file.label for file in files} - {""}) if classes is None else classes
         self.files = ImageFiles([file.path for file in files], size=size, on_error=on_error)
         self._choose(split)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,19 +12,19 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.ImageFile import StubImageFile
 
-DECODING = 1
+from metriclab.core.reading import open_regular
+
+DECODING = 2
 """Version of the decoding: raise it with every change of what comes out."""
-
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-"""Endings of the files that are taken for images; the content decides on the format."""
 
 MOST_PIXELS = 178_956_970  # half a gibibyte of RGB
 LONGEST = 4
 """The long side is at most this many times the short side asked for."""
 
-# No format that starts another program: Pillow would hand an EPS file, whatever its name, to Ghostscript.
-_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+_REFUSED = frozenset({"EPS", "IPTC", "MPEG"})
+"""Pillow does not decode these itself: EPS goes to Ghostscript, whatever its file is called, as it may out of IPTC."""
 
 
 class UnreadableImageError(Exception):
@@ -37,6 +38,31 @@ class Decoded(NamedTuple):
     original: tuple[int, int]
 
 
+@functools.cache
+def image_formats() -> dict[str, frozenset[str]]:
+    """The formats that Pillow decodes, those that a plugin has brought it included, and how their files end.
+
+    The ending makes a file one to open, its content decides on the format. Formats that are known by their first bytes
+    come before those that are tried.
+    """
+    Image.init()
+    endings: dict[str, set[str]] = {}
+    for ending, name in Image.registered_extensions().items():
+        factory = Image.OPEN[name][0] if name in Image.OPEN else None
+        # A stub hands the file to a handler that somebody else has to bring.
+        stub = factory is None or (isinstance(factory, type) and issubclass(factory, StubImageFile))
+        if name not in _REFUSED and not stub:
+            endings.setdefault(name, set()).add(ending)
+    ordered = sorted(endings, key=lambda name: (Image.OPEN[name][1] is None, Image.ID.index(name)))
+    return {name: frozenset(endings[name]) for name in ordered}
+
+
+@functools.cache
+def image_endings() -> frozenset[str]:
+    """How the names of files end that are taken for images, in lower case."""
+    return frozenset().union(*image_formats().values())
+
+
 def decode(path: Path, size: int) -> UInt8[np.ndarray, "3 h w"]:
     """The first frame of an image file, upright, in RGB.
 
@@ -46,7 +72,7 @@ def decode(path: Path, size: int) -> UInt8[np.ndarray, "3 h w"]:
     Raises:
         UnreadableImageError: for a file that is empty, cut short, damaged, no image, too large or has no known scale.
     """
-    with giving_reasons(), path.open("rb") as file:
+    with giving_reasons(), open_regular(path) as file:
         return decode_file(file, size).pixels
 
 
@@ -72,7 +98,7 @@ def decode_file(file: BinaryIO, size: int) -> Decoded:
     """The same, of a file open at its beginning."""
     if os.fstat(file.fileno()).st_size == 0:
         raise UnreadableImageError("the file is empty")
-    with Image.open(file, formats=_FORMATS) as image:
+    with Image.open(file, formats=list(image_formats())) as image:
         if image.width * image.height > MOST_PIXELS:
             raise UnreadableImageError(f"{image.width} x {image.height} pixels are more than {MOST_PIXELS:,}")
         width, height = image.size

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Int64, UInt8
 
 from metriclab.core.batch import Images
 from metriclab.core.cores import usable_cores
+from metriclab.core.reading import open_regular
 from metriclab.errors import DataError, StorageError
 from metriclab.images.build import Room, read_files
 from metriclab.images.cache_files import LIMIT, SKIPPED, alone, bytes_text, cache_folder, room, writing
@@ -104,7 +105,7 @@ class ImageFiles:
     def _decode(self, item: int) -> UInt8[np.ndarray, "3 h w"]:
         path, problem = self._paths[item], "the file has changed"
         try:
-            with giving_reasons(), path.open("rb") as file:
+            with giving_reasons(), open_regular(path) as file:
                 decoded = decode_file(file, self.size)
         except UnreadableImageError as error:
             problem = str(error)
@@ -197,7 +198,7 @@ def _say_lacking(index: Index, folder: Path) -> None:
     if lacking.any():
         left, bound = room(folder)
         needed = f"{int(lacking.sum()):,} of {len(index):,} images: they need {bytes_text(index.bytes(lacking))}"
-        _say_once(
+        say_once(
             f"no room in the cache for {needed} and {bound} {bytes_text(left)}, so they are decoded anew whenever they "
             f"are read, which is slower; set a smaller data.size, raise {LIMIT}, or remove old caches with "
             "`metriclab data clean`"
@@ -205,7 +206,8 @@ def _say_lacking(index: Index, folder: Path) -> None:
 
 
 @functools.cache
-def _say_once(warning: str) -> None:
+def say_once(warning: str) -> None:
+    """A warning in the log, once a process: data sets are often opened several times."""
     _log.warning("%s", warning)
 
 

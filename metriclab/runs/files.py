@@ -20,7 +20,8 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 def to_json(value: Any) -> str:
     """Readable JSON, always the same text for the same value. NaN and infinity become null: JSON has neither."""
-    return json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    text = json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return text.encode(errors="backslashreplace").decode()  # names of files that are no UTF-8, as JSON escapes them
 
 
 def _finite(value: Any) -> Any:

@@ -1,96 +1,28 @@
-"""Arrays of embeddings, labels and items from the files that people keep them in."""
+"""Embeddings, labels and items out of the arrays of files."""
 
 from __future__ import annotations
 
-import json
-import zipfile
-from collections.abc import Callable, Mapping
+import logging
+import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int64, Shaped
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from metriclab.errors import DataError, RecipeError
+from metriclab.core.reading import is_missing, read_lines
+from metriclab.datasets.manifest import read_manifest
+from metriclab.errors import DataError
+from metriclab.vectors.formats import HOW_TO_SAVE, Array, read_arrays
 
-Array = np.ndarray | Tensor
+_INTEGER = re.compile(r"[+-]?[0-9]{1,18}")  # as many digits as int64 has in any case
+
+_log = logging.getLogger(__name__)
+
 Labels = Shaped[np.ndarray, "n"]
 """int64, negative for unknown; or names, empty for unknown."""
-
-
-class Arrays(NamedTuple):
-    """What a file holds.
-
-    Attributes:
-        arrays: by name; the one of a file that has no names is called "".
-        paths: of the embedded images, where `metriclab embed` wrote the file.
-    """
-
-    arrays: Mapping[str, Array]
-    paths: list[str] | None
-
-
-def read_arrays(path: Path) -> Arrays:
-    """The arrays of a file; those of `.npy` and `.safetensors` stay on the disk until they are looked at.
-
-    Raises:
-        DataError: where there is no such file, it is damaged, or its ending names no format.
-        RecipeError: where `.parquet` lacks its extra.
-    """
-    if path.suffix not in FORMATS:
-        raise DataError(f"{path} has no format metriclab can read", help=f"end it in {', '.join(FORMATS)}")
-    if not path.is_file():
-        raise DataError(f"{path} is not there")
-    try:
-        return FORMATS[path.suffix](path)
-    except RecipeError:
-        raise
-    except (OSError, ValueError, SafetensorError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} cannot be read: {error}", help="is it whole, and is its ending right?") from error
-
-
-def _npy(path: Path) -> Arrays:
-    # Mapped copy-on-write: torch wants memory that may be written to.
-    array = np.load(path, mmap_mode="c", allow_pickle=False)
-    names = path.with_suffix(".paths.txt")
-    return Arrays({"": array}, names.read_text("utf-8").splitlines() if names.is_file() else None)
-
-
-def _npz(path: Path) -> Arrays:
-    with np.load(path, allow_pickle=False) as archive:
-        return Arrays(dict(archive), None)
-
-
-def _safetensors(path: Path) -> Arrays:
-    with safe_open(path, framework="pt") as file:
-        paths = (file.metadata() or {}).get("paths")
-        return Arrays({name: file.get_tensor(name) for name in file.keys()}, paths and json.loads(paths))  # noqa: SIM118
-
-
-def _parquet(path: Path) -> Arrays:
-    try:
-        import pyarrow.parquet
-    except ImportError as error:
-        raise RecipeError("reading .parquet needs pyarrow", help="pip install 'metriclab-toolkit[parquet]'") from error
-    table = pyarrow.parquet.read_table(path)
-    found = {name: table.column(name) for name in table.column_names}
-    embeddings = found["embedding"].combine_chunks()
-    flat = embeddings.flatten().to_numpy(zero_copy_only=False)
-    arrays = {"embeddings": np.array(flat).reshape(len(embeddings), -1)}
-    arrays |= {f"{name}s": np.array(found[name].to_pylist()) for name in ("label", "item") if name in found}
-    return Arrays(arrays, found["path"].to_pylist() if "path" in found else None)
-
-
-FORMATS: dict[str, Callable[[Path], Arrays]] = {
-    ".npy": _npy,
-    ".npz": _npz,
-    ".safetensors": _safetensors,
-    ".parquet": _parquet,
-}
-"""How files of each ending are read."""
 
 
 def embeddings_of(path: Path, arrays: Mapping[str, Array]) -> Float[Tensor, "n d"]:
@@ -118,21 +50,43 @@ def labels_in(path: Path, arrays: Mapping[str, Array]) -> Labels | None:
 def labels_of(path: Path, name: str = "labels") -> Labels:
     """The labels of a file of their own: of its array of that name, or of a text file (`.txt`) with one a line.
 
-    Lines that are all whole numbers are numbers, else they are names.
+    Lines that are all whole numbers are numbers, else they are names. Of a manifest (`.csv`) they are its labels.
 
     Raises:
         DataError: where they are no list of whole numbers or names.
     """
+    if path.suffix == ".csv":
+        files, notes = read_manifest(path)
+        for note in notes:
+            _log.warning("%s", note)
+        return np.array([file.label for file in files])
     if path.suffix != ".txt":
         return _labels(path, _chosen(path, read_arrays(path).arrays, name, 1))
-    try:
-        lines = [line.strip() for line in path.read_text("utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
-    try:
+    lines = _stripped_lines(path)
+    for number, line in enumerate(lines, 1):
+        if is_missing(line):
+            raise _no_class(f"{path}:{number}: {line!r}")
+    if all(_INTEGER.fullmatch(line) for line in lines if line):
         return np.array([int(line) if line else -1 for line in lines], dtype=np.int64)
-    except (ValueError, OverflowError):
-        return np.array(lines)
+    return np.array(lines)
+
+
+def _stripped_lines(path: Path) -> list[str]:
+    try:
+        written = read_lines(path)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}", help="name a file of labels") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} cannot be read: {error}", help="save it as text in UTF-8") from error
+    lines = [line.strip() for line in written]
+    changed = sum(line != stripped for line, stripped in zip(written, lines, strict=True))
+    if changed:
+        _log.warning("%s: left out the blanks around %s of %s labels", path, f"{changed:,}", f"{len(lines):,}")
+    return lines
+
+
+def _no_class(what: str) -> DataError:
+    return DataError(f"{what} is a missing value and no class", help="leave it empty where the class is unknown")
 
 
 def integers_of(path: Path, arrays: Mapping[str, Array] | None, name: str) -> Int64[np.ndarray, "n"] | None:
@@ -155,10 +109,13 @@ def _labels(path: Path, array: Array) -> Labels:
         if values.dtype.kind in "iu" and (values.dtype != np.uint64 or not (values >= 2**63).any()):
             return np.ascontiguousarray(values, dtype=np.int64)
         if values.dtype.kind == "U":
+            for missing in filter(is_missing, set(values.tolist())):
+                row = int(np.flatnonzero(values == missing)[0])
+                raise _no_class(f"{path}: the label {missing!r} of row {row}")
             return np.ascontiguousarray(values)
     raise DataError(
         f"{path}: labels are {_type(array)} of shape {tuple(array.shape)}, expected whole numbers or names, one a row",
-        help="store them as int64; negative ones are unknown",
+        help=f"{HOW_TO_SAVE}; negative numbers and empty names are unknown",
     )
 
 

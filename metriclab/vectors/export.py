@@ -2,51 +2,75 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import os
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import safetensors.numpy
 
+from metriclab.core.files import replacing
+from metriclab.core.reading import name_to_line, require_regular
+from metriclab.datasets.listing import ENDINGS, is_manifest
+from metriclab.datasets.manifest import read_manifest
+from metriclab.datasets.tree import scan
 from metriclab.errors import DataError, RecipeError, StorageError
-from metriclab.images.decode import SUFFIXES
-from metriclab.runs.files import write_atomic
+from metriclab.images.files import say_once
+from metriclab.vectors.formats import PATHS
 
 
 def find_images(places: Sequence[Path]) -> list[Path]:
-    """Image files among the places: files as given, folders searched through and sorted by path.
+    """Image files among the places: files as given, those of a manifest, and folders searched through as a run does.
 
     Raises:
-        DataError: where a place is missing, or there is no image at all.
+        DataError: where a place is missing or neither file nor folder, or there is no image at all.
     """
     found: list[Path] = []
     for place in places:
-        if not place.exists():
-            raise DataError(f"{place} is not there")
-        found += sorted(path for path in place.rglob("*") if _is_image(path)) if place.is_dir() else [place]
+        if is_manifest(place):
+            files, notes = read_manifest(place)
+            found += [file.path for file in files]
+        elif place.is_dir():
+            tree = scan(place)
+            notes = tree.notes
+            found += [place / name for name in tree.names]
+        else:
+            notes = []
+            found.append(_regular(place))
+        for note in notes:
+            say_once(note)
     if not found:
-        raise DataError(
-            f"no image in {', '.join(map(str, places))}", help=f"images end in {', '.join(sorted(SUFFIXES))}"
-        )
+        raise DataError(f"no image in {', '.join(map(str, places))}", help=ENDINGS)
     return found
 
 
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+def _regular(place: Path) -> Path:
+    try:
+        require_regular(place)
+    except FileNotFoundError as error:
+        dangling = ": it is a link to nothing" if place.is_symlink() else ""
+        raise DataError(f"{place} is not there{dangling}") from error
+    except OSError as error:
+        raise DataError(f"{place} cannot be read: {error.strerror}", help="name images, or folders of them") from error
+    return place
 
 
 def writer_for(path: Path) -> Callable[[np.ndarray, Sequence[str]], None]:
     """What writes embeddings (n, d) and their n paths in the format that the file's ending names.
 
-    `.npy` has no room for paths: they go line by line into a `.paths.txt` beside it. `.safetensors` holds a tensor
-    "embeddings" and the paths as JSON in its metadata; `.parquet` a column "path" and a column "embedding".
+    `.npy` has no room for paths: they go into a `.paths.txt` beside it, a line each; where one file cannot be written,
+    neither is. `.safetensors` holds a tensor "embeddings" and the paths as JSON in its metadata; `.parquet` a column
+    "path" and a column "embedding". Any name of a file comes back from them: see `name_to_line`.
 
     Raises:
         RecipeError: for another ending, or where `.parquet` lacks its extra.
+        StorageError: where there cannot be such a file.
     """
-    writers: dict[str, Callable[[np.ndarray, Sequence[str]], bytes]] = {
+    writers: dict[str, Callable[[np.ndarray, Sequence[str]], list[bytes]]] = {
         ".npy": _npy,
         ".safetensors": _safetensors,
         ".parquet": _parquet,
@@ -55,29 +79,45 @@ def writer_for(path: Path) -> Callable[[np.ndarray, Sequence[str]], None]:
         raise RecipeError(f"{path} has no format metriclab can write", help=f"end it in {', '.join(writers)}")
     if path.suffix == ".parquet":
         _pyarrow()
-
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"cannot make the folder {path.parent}: {error.strerror}") from error
+    targets = [path, path.with_suffix(PATHS)] if path.suffix == ".npy" else [path]
+    for target in targets:
+        _require_writable(target)
 
     def write(embeddings: np.ndarray, paths: Sequence[str]) -> None:
-        write_atomic(path, writers[path.suffix](embeddings, paths))
-        if path.suffix == ".npy":
-            write_atomic(path.with_suffix(".paths.txt"), "".join(f"{name}\n" for name in paths).encode())
+        assert len(embeddings) == len(paths)
+        contents = writers[path.suffix](embeddings, paths)
+        with contextlib.ExitStack() as stack:
+            for target, content in zip(targets, contents, strict=True):
+                file = stack.enter_context(replacing(target))
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())  # what a full disk refuses, it refuses before any file gets its name
 
     return write
 
 
-def _npy(embeddings: np.ndarray, paths: Sequence[str]) -> bytes:
+def _require_writable(target: Path) -> None:
+    """Looks before the work begins at whether there can be such a file after it."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists():
+            require_regular(target)
+        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", suffix=".part"):
+            pass
+    except OSError as error:
+        raise StorageError(
+            f"{target}: cannot be written ({error.strerror})", help="name a file in a folder that you may write to"
+        ) from error
+
+
+def _npy(embeddings: np.ndarray, paths: Sequence[str]) -> list[bytes]:
     buffer = io.BytesIO()
     np.save(buffer, embeddings, allow_pickle=False)
-    return buffer.getvalue()
+    return [buffer.getvalue(), "".join(f"{name_to_line(name)}\n" for name in paths).encode()]
 
 
-def _safetensors(embeddings: np.ndarray, paths: Sequence[str]) -> bytes:
-    content: bytes = safetensors.numpy.save({"embeddings": embeddings}, metadata={"paths": json.dumps(list(paths))})
-    return content
+def _safetensors(embeddings: np.ndarray, paths: Sequence[str]) -> list[bytes]:
+    return [safetensors.numpy.save({"embeddings": embeddings}, metadata={"paths": json.dumps(list(paths))})]
 
 
 def _pyarrow() -> None:
@@ -87,11 +127,11 @@ def _pyarrow() -> None:
         raise RecipeError("writing .parquet needs pyarrow", help="pip install 'metriclab-toolkit[parquet]'") from error
 
 
-def _parquet(embeddings: np.ndarray, paths: Sequence[str]) -> bytes:
+def _parquet(embeddings: np.ndarray, paths: Sequence[str]) -> list[bytes]:
     import pyarrow
     import pyarrow.parquet
 
     rows = pyarrow.FixedSizeListArray.from_arrays(embeddings.reshape(-1), embeddings.shape[1])
     buffer = io.BytesIO()
-    pyarrow.parquet.write_table(pyarrow.table({"path": list(paths), "embedding": rows}), buffer)
-    return buffer.getvalue()
+    pyarrow.parquet.write_table(pyarrow.table({"path": list(map(name_to_line, paths)), "embedding": rows}), buffer)
+    return [buffer.getvalue()]

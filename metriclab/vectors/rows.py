@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,10 +15,12 @@ import torch
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
-from metriclab.core.rows import ZERO_NORM, Rows, is_copy, normalize, rows
+from metriclab.core.rows import Rows, is_copy, normalize, rows
+from metriclab.datasets.tree import folder_classes
 from metriclab.errors import DataError, StorageError
 from metriclab.ranking.candidates import count_matches
-from metriclab.vectors.arrays import Labels, embeddings_of, integers_of, labels_in, labels_of, read_arrays
+from metriclab.vectors.arrays import Labels, embeddings_of, integers_of, labels_in, labels_of
+from metriclab.vectors.formats import read_arrays
 
 _PART = 2**20
 """Numbers that are looked at, or written, at a time."""
@@ -36,10 +39,11 @@ class Source:
     """Where one side's embeddings are, and what is known of them.
 
     Attributes:
-        embeddings: a file of one of `arrays.FORMATS`.
+        embeddings: a file of one of `formats.FORMATS`.
         labels: a file of labels; else those in the file of the embeddings are taken, if there are any.
         items: a file of integers, equal for rows of one thing; else those in the file of the embeddings, else none are.
-        by_folder: whether the label of a row is the folder of its image, by the paths that `metriclab embed` wrote.
+        by_folder: whether the label of a row is the class folder of its image, by the paths that `metriclab embed`
+            wrote: see `folder_classes`.
     """
 
     embeddings: Path
@@ -118,11 +122,7 @@ def _read(source: Source) -> _Side:
     arrays, paths = read_arrays(path)
     z = embeddings_of(path, arrays)
     if source.by_folder:
-        if paths is None:
-            raise DataError(
-                f"{path} has no paths to take folders from", help="`metriclab embed` writes them; else give --labels"
-            )
-        labels: Labels | None = np.array([Path(name).parent.name for name in paths])
+        labels: Labels | None = _by_folder(path, paths, len(z))
     else:
         labels = labels_in(path, arrays) if source.labels is None else labels_of(source.labels)
     items = integers_of(path, arrays, "items") if source.items is None else integers_of(source.items, None, "items")
@@ -135,6 +135,26 @@ def _read(source: Source) -> _Side:
     return _Side(source, unit(z, path), labels, None if items is None else torch.from_numpy(items))
 
 
+def _by_folder(path: Path, paths: Sequence[str] | None, count: int) -> Labels:
+    if paths is None:
+        raise DataError(
+            f"{path} has no paths to take folders from", help="`metriclab embed` writes them; else give --labels"
+        )
+    if len(paths) != count:
+        raise DataError(
+            f"there are {len(paths):,} paths for the {count:,} embeddings of {path}", help="embed the images again"
+        )
+    labels = folder_classes(paths)
+    if not any(labels):
+        raise DataError(
+            f"{path}: all of its images lie in one folder, and the class is the first folder below that",
+            help="embed the folder that has the folders of the classes, or give --labels",
+        )
+    if lone := labels.count(""):
+        _log.warning("%s: %s of %s images lie in no class folder: their label is unknown", path, lone, count)
+    return np.array(labels)
+
+
 def unit(z: Float[Tensor, "n d"], path: Path) -> Float32[Tensor, "n d"]:
     """The rows with norm 1 in float32: themselves where they have it, else a copy; a row of zeros stays zero.
 
@@ -144,16 +164,19 @@ def unit(z: Float[Tensor, "n d"], path: Path) -> Float32[Tensor, "n d"]:
     """
     parts = torch.split(z, max(1, _PART // z.shape[1]))
     # Into one place: small results kept between large temporary ones would leave the heap full of holes.
-    norms = torch.empty(len(z), dtype=torch.float64)
-    for part, place in zip(parts, torch.split(norms, len(parts[0])), strict=True):
-        place.copy_(torch.linalg.vector_norm(part, dim=1, dtype=torch.float64))
-    broken = (~norms.isfinite()).nonzero().squeeze(1)
+    norms, largest = torch.empty(len(z), dtype=torch.float64), torch.empty(len(z), dtype=torch.float64)
+    for part, norm, most in zip(
+        parts, *(torch.split(values, len(parts[0])) for values in (norms, largest)), strict=True
+    ):
+        norm.copy_(torch.linalg.vector_norm(part, dim=1, dtype=torch.float64))
+        most.copy_(torch.linalg.vector_norm(part, math.inf, dim=1))  # squares of float64 may leave its range
+    broken = (~largest.isfinite()).nonzero().squeeze(1)
     if len(broken):
         raise DataError(
             f"{path}: {len(broken):,} of {len(z):,} embeddings are not finite, the first is row {int(broken[0])}",
             help="leave out NaN and infinite rows, or look for what made them",
         )
-    zeros = int((norms < ZERO_NORM).sum())
+    zeros = int((largest == 0).sum())
     if zeros:
         _log.warning("%s: %s of %s embeddings are zero: they are alike to nothing", path, f"{zeros:,}", f"{len(z):,}")
     fine = z.dtype == torch.float32 and z.is_contiguous()

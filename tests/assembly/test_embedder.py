@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from PIL import Image
 from metriclab.api import DataError, RecipeError, StorageError, load
 from metriclab.cli.run_commands import embed
 from metriclab.vectors.export import find_images, writer_for
+from metriclab.vectors.formats import read_arrays
+from tests.support.pictures import classes, fill, picture
 from tests.support.tiny import run, tiny
 
 
@@ -99,6 +102,79 @@ def test_missing_and_empty_places_are_named(tmp_path):
         find_images([tmp_path / "nowhere"])
     with pytest.raises(DataError, match="no image in"):
         find_images([tmp_path])
+
+
+def test_images_are_found_as_a_run_finds_them(tmp_path, caplog):
+    classes(tmp_path / "pets", cats=2)
+    fill(tmp_path / "store", 1)
+    (tmp_path / "pets" / "dogs").symlink_to(tmp_path / "store")
+    (tmp_path / "pets" / "dogs" / "note.txt").touch()
+    (tmp_path / "pets" / "gone.png").symlink_to("nowhere")
+    manifest = tmp_path / "all.csv"
+    manifest.write_text("path,label\npets/cats/001.png,cat\npets//cats/000.png,cat\n")
+    found = find_images([tmp_path / "pets", manifest, tmp_path / "store" / "000.png"])
+    assert [path.relative_to(tmp_path).as_posix() for path in found] == [
+        "pets/cats/000.png", "pets/cats/001.png", "pets/dogs/000.png",
+        "pets/cats/001.png", "pets/cats/000.png", "store/000.png",
+    ]  # fmt: skip
+    assert [message.replace(str(tmp_path), "ROOT") for message in caplog.messages] == [
+        "ROOT/pets: left out 1 file (1 .txt): dogs/note.txt",
+        "ROOT/pets: left out 1 link to nothing that can be read: gone.png",
+    ]
+
+
+def test_what_is_no_file_is_refused_before_any_work(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "link.png").symlink_to("nowhere")
+    with pytest.raises(DataError, match=r"pipe\.png cannot be read: It is a named pipe, not a regular file"):
+        find_images([tmp_path / "pipe.png"])
+    with pytest.raises(DataError, match=r"link\.png is not there: it is a link to nothing"):
+        find_images([tmp_path / "link.png"])
+
+
+def test_what_cannot_be_written_is_refused_before_any_work(tmp_path):
+    (tmp_path / "a.paths.txt").mkdir()
+    os.mkfifo(tmp_path / "b.npy")
+    (tmp_path / "file").touch()
+    for name, reason in (
+        ("a.npy", r"a\.paths\.txt: cannot be written \(Is a directory\)"),
+        ("b.npy", r"b\.npy: cannot be written \(It is a named pipe, not a regular file\)"),
+        ("file/z.npy", r"z\.npy: cannot be written \((File exists|Not a directory)\)"),
+        (f"{'z' * 240}.npy", r"cannot be written \(File name too long\)"),
+    ):
+        with pytest.raises(StorageError, match=reason):
+            writer_for(tmp_path / name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.paths.txt", "b.npy", "file"]
+
+
+@pytest.mark.parametrize("failing", [1, 2])
+def test_a_failing_write_leaves_both_files_as_they_were(failing, tmp_path, monkeypatch):
+    write = writer_for(tmp_path / "z.npy")
+    write(np.zeros((2, 3), np.float32), ["a", "b"])
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    calls, sync = [], os.fsync
+
+    def full(descriptor):
+        calls.append(descriptor)
+        if len(calls) == failing:
+            raise OSError(28, "No space left on device")
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageError, match="No space left on device"):
+        write(np.ones((3, 3), np.float32), ["a", "b", "c"])
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".safetensors", ".parquet"])
+def test_images_of_any_name_are_embedded(suffix, folder, tmp_path):
+    names = sorted(map(os.fsdecode, (b"caf\xe9.png", "a\u2028.png".encode(), b"a\n.png", "a\u0085.png".encode())))
+    for number, name in enumerate(names):
+        picture(number).save(tmp_path / name)
+    out = tmp_path / f"rows{suffix}"
+    outcome = CliRunner().invoke(embed, [str(folder), str(tmp_path), "-o", str(out)], catch_exceptions=False)
+    assert outcome.exit_code == 0
+    assert read_arrays(out).paths == [str(tmp_path / name) for name in names]
 
 
 def test_a_corrupt_image_is_named(folder, tmp_path):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -102,6 +104,39 @@ def test_every_unreadable_file_is_named_and_the_rest_still_checked(sound, on_err
     )
     assert [split.images for split in report.splits.values()] == [6, 4, 7]
     assert all(name in data_text(report) for name in names)
+
+
+def test_what_was_left_out_is_told_and_each_split_has_its_share(sound):
+    (sound / "train/ash/note.heic").touch()
+    (sound / "train/ash/gone.png").symlink_to("nowhere")
+    strange = sound / os.fsdecode(b"train/ash/caf\xe9.npy")
+    strange.touch()
+    report = found(sound)
+    assert report.fine
+    assert told(report) == [
+        (
+            "listing",
+            False,
+            f"{sound}: left out 2 files (1 .npy, 1 .heic): train/ash/caf\\udce9.npy, train/ash/note.heic",
+        ),
+        ("listing", False, f"{sound}: left out 1 link to nothing that can be read: train/ash/gone.png"),
+    ]
+    text = data_text(report)
+    assert "data are fine, 2 to look at" in text
+    assert re.search(r"images .* 6 \(38%\) .* 4 \(25%\) .* 6 \(38%\)", text)
+
+
+def test_names_that_are_no_text_reach_the_terminal_and_json(sound):
+    name = os.fsdecode(b"caf\xe9\n.png")
+    photo(11).save(sound / "train/ash" / name)
+    (sound / "train/ash" / f"bad{name}").write_text("no picture")
+    path = recipe_of(sound)
+    plain = command("check", path, "--data")
+    assert (plain.exit_code, plain.exception.__class__) == (1, SystemExit)
+    assert "caf\\udce9\\n.png" in plain.stdout
+    done = command("check", path, "--data", "--json")
+    items = [item for finding in json.loads(done.stdout)["findings"] for item in finding["items"]]
+    assert str(sound / "train/ash" / f"bad{name}") in [item.get("file") for item in items]
 
 
 def test_a_split_of_which_no_file_can_be_read(sound):

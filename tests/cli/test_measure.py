@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
 import json
+import os
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 import safetensors.numpy
 import safetensors.torch
@@ -21,6 +25,7 @@ from metriclab.evaluators.knn import KNN
 from metriclab.evaluators.retrieval import Retrieval
 from metriclab.vectors import rows as stored
 from metriclab.vectors.export import writer_for
+from metriclab.vectors.formats import read_arrays
 from metriclab.vectors.rows import Source, read_rows, unit
 
 N, CLASSES = 60, 5
@@ -88,6 +93,170 @@ def test_what_embed_writes_is_measured_by_the_folders_of_its_images(suffix, fold
     z, labels = drawn()
     writer_for(Path(f"z{suffix}"))(z, [f"photos/class {label}/{i}.jpg" for i, label in enumerate(labels)])
     assert measured(f"z{suffix}", "--by-folder")["metrics"]["retrieval"] == pytest.approx(expected(z, labels))
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".safetensors", ".parquet"])
+@pytest.mark.parametrize(
+    "name", [b"caf\xe9", "a\u2028b".encode(), "a\u0085b".encode(), b"a\nb", b"a\rb", b'"q"', b" c "]
+)
+def test_any_name_of_a_file_comes_back(suffix, name, folder):
+    z, labels = drawn()
+    paths = [f"photos/{os.fsdecode(name)}{label}/{i}.jpg" for i, label in enumerate(labels)]
+    writer_for(Path(f"z{suffix}"))(z, paths)
+    assert read_arrays(Path(f"z{suffix}")).paths == paths
+    assert measured(f"z{suffix}", "--by-folder")["metrics"]["retrieval"] == pytest.approx(expected(z, labels))
+
+
+def test_paths_of_older_files_are_read(folder):
+    np.save("z.npy", drawn(8)[0])
+    paths = ["a/\u2028.png", "a/\u0085.png", 'a/"x".png', '"a"/1.png', "a/ .png", "a/é.png", "b/7.png", '"b.png']
+    Path("z.paths.txt").write_text("".join(f"{path}\n" for path in paths))
+    assert read_arrays(Path("z.npy")).paths == paths
+
+
+def test_the_class_folder_is_the_first_below_the_one_that_has_all_images(folder):
+    z, _ = drawn(8)
+    paths = [f"all/{colour}/{year}/{i}.png" for colour in ("red", "blue") for year in (2020, 2021) for i in (0, 1)]
+    writer_for(Path("z.npy"))(z, paths)
+    want = expected(z, np.repeat([0, 1], 4))
+    assert measured("z.npy", "--by-folder")["metrics"]["retrieval"] == pytest.approx(want)
+    writer_for(Path("z.npy"))(z, [path.replace("all", "all/train" if "2020" in path else "all/test") for path in paths])
+    assert measured("z.npy", "--by-folder")["metrics"]["retrieval"] == pytest.approx(want)
+    writer_for(Path("z.npy"))(z, [path.replace("/", "_") for path in paths])
+    assert "z.npy: all of its images lie in one folder, and the class is the first folder" in refused(
+        "z.npy", "--by-folder"
+    )
+    Path("z.paths.txt").write_text("a/1.png\nb/1.png\n")
+    assert "there are 2 paths for the 8 embeddings of z.npy" in refused("z.npy", "--by-folder")
+
+
+@pytest.mark.parametrize("names", [("embedding", "label", "item"), ("embeddings", "labels", "items")])
+@pytest.mark.parametrize("kind", ["list", "fixed", "large"])
+def test_columns_are_called_by_one_row_or_by_all(names, kind, folder):
+    z, labels = drawn()
+    types = {"list": pa.list_(pa.float32()), "fixed": pa.list_(pa.float32(), 6), "large": pa.large_list(pa.float64())}
+    table = dict(zip(names, (pa.array(z.tolist(), types[kind]), labels, np.arange(N) // 2), strict=True))
+    Path("seed=1").mkdir()
+    pyarrow.parquet.write_table(pa.table({**table, "note": ["x"] * N}), "seed=1/z.parquet")
+    both = rows(torch.from_numpy(z), torch.from_numpy(labels), torch.arange(N) // 2)
+    want = {name: score.value for name, score in Retrieval()(both, both).items()}
+    assert measured("seed=1/z.parquet")["metrics"]["retrieval"] == pytest.approx(want)
+
+
+def test_columns_of_text_and_without_values(folder, caplog):
+    z, labels = drawn()
+    names = [None if label == 3 else f"c{label}" for label in labels]
+    want = expected(z, np.where(labels == 3, -1, labels))
+    for column in (
+        pa.array(names),
+        pa.array(names).dictionary_encode(),
+        pa.array(names, pa.large_string()),
+        pa.array([None if label == 3 else label for label in labels.tolist()], pa.int32()),
+    ):
+        pyarrow.parquet.write_table(pa.table({"embedding": z.tolist(), "label": column}), "z.parquet")
+        assert measured("z.parquet")["metrics"]["retrieval"] == pytest.approx(want)
+        assert caplog.messages.pop() == "z.parquet: the column 'label' has 12 cells without a value: they are unknown"
+        caplog.clear()
+
+
+@pytest.mark.parametrize(
+    ("columns", "text"),
+    [
+        ({"embedding": [[1.0], [2.0]], "embeddings": [[1.0], [2.0]]}, "there are the columns embedding and embeddings"),
+        ({"vector": [[1.0], [2.0]]}, "z.parquet has no column 'embeddings'; it holds vector"),
+        ({"embedding": [[1.0], [2.0, 3.0]]}, "the column 'embedding' has rows of 1 and 2 numbers"),
+        ({"embedding": [[1.0], None]}, "the column 'embedding' has rows of 1 and no numbers"),
+        ({"embedding": ["a", "b"]}, "the column 'embedding' is string, expected lists of numbers"),
+        ({"embedding": [[1], [2]]}, "embeddings are int64, not floating-point numbers"),
+        ({"embedding": [["a"], ["b"]]}, "embeddings are object, not floating-point numbers"),
+        ({"embedding": [[1.0, None], [1.0, 2.0]]}, "1 of 2 embeddings are not finite"),
+        (
+            {"embedding": [[1.0], [2.0]], "label": [0.5, 1.5]},
+            "labels are float64 of shape (2,), expected whole numbers",
+        ),
+    ],
+)
+def test_what_is_wrong_with_columns_is_told(columns, text, folder):
+    pyarrow.parquet.write_table(pa.table(columns), "z.parquet")
+    assert text in refused("z.parquet")
+
+
+def test_labels_in_text_of_any_unicode_with_blanks_around(folder, caplog):
+    z, labels = drawn()
+    np.save("z.npy", z)
+    want = expected(z, labels)
+    for content in (
+        codecs.BOM_UTF8 + "".join(f"{label}\r\n" for label in labels).encode(),
+        "".join(f"cläss\u2028{label}\n" for label in labels).encode("utf-16"),
+        codecs.BOM_UTF8 + "".join(f"c{label}\n" for label in labels).encode().removesuffix(b"\n"),
+    ):
+        Path("labels.txt").write_bytes(content)
+        found = measured("z.npy", "--labels", "labels.txt")
+        assert (found["metrics"]["retrieval"], found["classes"]) == (pytest.approx(want), CLASSES)
+    assert caplog.messages == []
+    Path("labels.txt").write_text("".join(f"{' ' * (i % 2)}c{label}\n" for i, label in enumerate(labels)))
+    assert measured("z.npy", "--labels", "labels.txt")["classes"] == CLASSES
+    assert caplog.messages == ["labels.txt: left out the blanks around 30 of 60 labels"]
+
+
+def test_labels_of_a_manifest(folder):
+    z, labels = drawn()
+    np.save("z.npy", z)
+    for i in range(N):
+        Path(f"{i}.png").touch()
+    Path("all.csv").write_text("path,label\n" + "".join(f"{i}.png,c{label}\n" for i, label in enumerate(labels)))
+    assert measured("z.npy", "--labels", "all.csv")["metrics"]["retrieval"] == pytest.approx(expected(z, labels))
+
+
+def test_missing_values_are_no_classes(folder):
+    z, _ = drawn()
+    np.save("z.npy", z)
+    Path("labels.txt").write_text("1\n2\nnan\n" * 20)
+    assert "labels.txt:3: 'nan' is a missing value and no class" in refused("z.npy", "--labels", "labels.txt")
+    text = "x.npz: the label 'nan' of row 2 is a missing value and no class\n  help: leave it empty where the class is"
+    assert text in refused(save(labels=np.array(["a", "b", "nan"] * 20)))
+
+
+@pytest.mark.parametrize("kind", [".npy", ".npz"])
+def test_python_objects_as_labels_are_told_with_how_to_save_them(kind, folder):
+    z, labels = drawn()
+    objects = np.array([f"c{label}" for label in labels], dtype=object)
+    help = "help: labels are whole numbers or text: np.save(path, labels.astype(str)) saves names"
+    if kind == ".npy":
+        np.save("z.npy", z)
+        np.save("labels.npy", objects)
+        said = refused("z.npy", "--labels", "labels.npy")
+        assert said == f"labels.npy cannot be read: it holds Python objects\n  {help}\n"
+    else:
+        np.savez("z.npz", embeddings=z, labels=objects)
+        assert refused("z.npz") == f"z.npz: its array 'labels' cannot be read: it holds Python objects\n  {help}\n"
+
+
+def test_objects_that_nobody_asks_for_are_told_and_left(folder, caplog):
+    z, labels = drawn()
+    save(meta=np.array({"by": "me"}, dtype=object))
+    assert measured("x.npz")["metrics"]["retrieval"] == pytest.approx(expected(z, labels))
+    assert caplog.messages == ["x.npz: not read, as they are no arrays of numbers or text: meta"]
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".safetensors", ".parquet", ".txt", ".csv"])
+def test_pipes_are_not_opened(suffix, folder):
+    np.save("z.npy", drawn()[0])
+    os.mkfifo(f"pipe{suffix}")
+    text = f"pipe{suffix} cannot be read: It is a named pipe, not a regular file"
+    if suffix == ".csv":
+        text = "pipe.csv: It is a named pipe, not a regular file"
+    assert text in refused("z.npy", "--labels", f"pipe{suffix}")
+
+
+def test_files_of_other_content_than_their_ending_says(folder):
+    z, _ = drawn()
+    with open("z.npy", "wb") as file:
+        np.savez(file, embeddings=z)
+    assert "z.npy cannot be read: it is an archive of arrays" in refused("z.npy")
+    with open("z.npz", "wb") as file:
+        np.save(file, z)
+    assert "z.npz cannot be read: File is not a zip file" in refused("z.npz")
 
 
 def test_queries_look_among_a_gallery_and_names_mean_the_same_on_both_sides(folder):
@@ -238,6 +407,14 @@ def test_large_rows_of_other_norms_are_normalised_on_the_disk(folder, monkeypatc
     monkeypatch.setattr("tempfile.TemporaryFile", full_disk)
     with pytest.raises(StorageError, match="no room for the normalised embeddings"):
         unit(z, Path("z"))
+
+
+@pytest.mark.parametrize(("scale", "dtype"), [(1e-30, "f4"), (1e30, "f4"), (1e-200, "f8"), (1e200, "f8")])
+def test_rows_of_any_length_are_neither_zero_nor_infinite(scale, dtype, folder, caplog):
+    z, labels = drawn()
+    np.savez("scaled.npz", embeddings=(z * np.float64(scale)).astype(dtype), labels=labels)
+    assert measured("scaled.npz")["metrics"]["retrieval"] == pytest.approx(expected(z, labels))
+    assert caplog.messages == []
 
 
 def full_disk(prefix: str):

@@ -39,10 +39,9 @@ def test_the_gradient_of_normalize_is_that_of_its_value():
     assert torch.autograd.gradcheck(normalize, z)
 
 
-@pytest.mark.parametrize("length", [0.0, 1e-30, 9e-7])
-def test_a_row_without_direction_is_zero_with_zero_gradient(length):
+def test_a_zero_row_stays_zero_with_zero_gradient():
     z = torch.randn(3, 4)
-    z[1] *= length / z[1].norm()
+    z[1] = 0
     z.requires_grad_()
     unit = normalize(z)
     unit.sin().sum().backward()
@@ -52,7 +51,32 @@ def test_a_row_without_direction_is_zero_with_zero_gradient(length):
     assert z.grad[[0, 2]].any(1).all()
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, 1e30])
+@pytest.mark.parametrize("scale", [1e-44, 1e-38, 1e-30, 1e-15, 9e-7, 1e15, 1e30, 1e37])
+def test_rows_of_any_length_have_their_direction_and_its_gradient(scale):
+    z = torch.randn(3, 4)
+    z[1] = (z[1].double() * scale).float()  # as far as float32 has it: few digits are left of 1e-44
+    z.requires_grad_()
+    exact = z.detach().double().requires_grad_()
+    unit, expected = normalize(z), exact / exact.norm(dim=1, keepdim=True)
+    torch.testing.assert_close(unit.double(), expected, rtol=0, atol=1e-6)
+    (gradient,), (reference,) = (torch.autograd.grad(u.sin().sum(), x) for u, x in ((unit, z), (expected, exact)))
+    fine = reference.abs() < 1e36  # beyond it float32 ends
+    torch.testing.assert_close(gradient.double()[fine], reference[fine], rtol=1e-4, atol=1e-38)
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-200, 1e200, 1e300])
+def test_rows_of_any_length_in_float64(scale):
+    z = torch.randn(3, 4, dtype=torch.float64)
+    torch.testing.assert_close(normalize(z * scale), normalize(z), rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rows_of_ordinary_length_are_divided_by_their_norm_to_the_last_bit(dtype):
+    z = torch.randn(200, 16, dtype=dtype) * torch.logspace(-6, 12, 200, dtype=dtype)[:, None]
+    assert torch.equal(normalize(z), z / torch.linalg.vector_norm(z, dim=1, keepdim=True))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_row_that_is_not_finite_shows(value):
     z = torch.randn(3, 4)
     z[1, 2] = value

@@ -249,6 +249,29 @@ def test_small_classes_stay_in_train_and_others_give_two_images_or_more_to_each_
     assert min(counts[split][birds] for split in SPLITS) >= 2
 
 
+def test_small_classes_take_turns_so_that_each_split_has_its_part(root):
+    classes(root, **{f"c{number}": 6 for number in range(60)})
+    splits = open_all(root)
+    parts = {split: len(data.labels) / 360 for split, data in splits.items()}
+    assert parts["val"] == pytest.approx(0.1, abs=0.04)
+    assert parts["test"] == pytest.approx(0.2, abs=0.05)
+    for data in splits.values():
+        assert min(Counter(data.labels.tolist()).values()) >= 2
+    assert not any("gives" in note for note in splits["train"].notes)
+
+
+def test_a_split_that_is_far_from_its_part_is_told(root, caplog):
+    classes(root, cats=6, dogs=6)
+    data = Folder("val", root=str(root))
+    assert Counter(data.labels.tolist()) == {0: 2, 1: 2}
+    assert [note.replace(str(root), "ROOT") for note in data.notes] == [
+        f"ROOT: data.{split} = {fraction} gives 4 of 12 images (33%), as a class gives two images or none, and two "
+        "classes at least give some"
+        for split, fraction in (("val", 0.1), ("test", 0.2))
+    ]
+    assert caplog.messages == data.notes
+
+
 def test_too_few_classes_to_keep_apart(root):
     classes(root, a=3, b=3, c=3, d=3, e=3)
     assert error_of(root, disjoint=True).startswith("ROOT: 5 classes are too few to make 3 splits of at least 2\n")
@@ -296,12 +319,42 @@ def test_a_split_switched_off(root):
         ("path,label,split\n000.png,a,dev\n", "ROOT:2: there is no split 'dev'"),
         ("path,label\n000.png,a\n000.png,b\n", "ROOT:3: '000.png' is already in line 2"),
         ('path,label\n"000.png"x,b\n', "ROOT: this is no CSV file in UTF-8"),
+        ("path,label\n000.png,a\n./000.png,b\n", "ROOT:3: '000.png' is already in line 2, with the label 'a' and not"),
+        ("path,label\n000.png,a\nx/..//000.png,a\n", "ROOT:3: '000.png' is already in line 2\n  help: list each"),
+        ("path,label\n000.png, a\n 000.png,a\n", "ROOT:3: '000.png' is already in line 2\n"),
+        ("path,label\n000.png,nan\n", "ROOT:2: the cell 'nan' of the column 'label' is a missing value and no class"),
+        ("path,label\n000.png,a\n001.png, None\n", "ROOT:3: the cell 'None' of the column 'label' is a missing"),
+        ("path,label\n,a\n", "ROOT:2: the cell of the column 'path' is empty"),
+        ("path,label,split\n000.png,a,\n", "ROOT:2: there is no split ''"),
+        ("path,label,label\n000.png,a,b\n", "ROOT:1: there are two columns 'label'"),
+        ("path,label\n.,a\n", "ROOT:2: '.' cannot be used: Is a directory"),
+        ("path,label\npipe.png,a\n", "ROOT:2: 'pipe.png' cannot be used: It is a named pipe, not a regular file"),
     ],
 )
 def test_manifests_that_cannot_be_used(root, text, message):
     fill(root, 2)
+    os.mkfifo(root / "pipe.png")
     (root / "all.csv").write_text(text)
     assert error_of(root / "all.csv").startswith(message)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_blanks_marks_and_ends_of_lines_in_a_manifest_change_nothing(root, encoding, caplog):
+    paths = fill(root / "im", 4)
+    lines = [
+        "path , label,  note",
+        *(f"./im//{path.name}\t,{label},x" for path, label in zip(paths, (" cat", "cat", "dög", " dög "), strict=True)),
+    ]
+    (root / "all.csv").write_bytes("\r\n".join(lines).encode(encoding))
+    data = Folder("train", root=str(root / "all.csv"), val=0.0, test=0.0)
+    assert data.classes == ["cat", "dög"]
+    assert data.labels.tolist() == [0, 0, 1, 1]
+    assert data.names == [str(path) for path in paths]
+    assert [note.replace(str(root), "ROOT") for note in data.notes] == [
+        "ROOT/all.csv: left out the blanks around cells of 4 lines",
+        "ROOT/all.csv: of its columns path, label, split are read, and not 'note'",
+    ]
+    assert caplog.messages == data.notes
 
 
 def test_a_manifest_in_another_encoding(root):
