@@ -20,7 +20,7 @@ from metriclab.recipe.renamed import upgrade
 from metriclab.runs.folder import RunFolder
 
 _OF_TRAINING = ("sampler", "optimizer", "schedule")
-_BOOKKEEPING = {"train.seed", "train.threads", "train.log_every", "train.checkpoint_every"}
+_BOOKKEEPING = {"train.seed", "train.threads", "train.log_every", "train.checkpoint_every", "train.keep_checkpoints"}
 _DISAGREE = 1e-4  # between a metric and the float32 mean of its queries
 
 

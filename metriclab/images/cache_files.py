@@ -98,7 +98,7 @@ def bytes_text(count: int) -> str:
 
 def writing(path: Path) -> contextlib.AbstractContextManager[BinaryIO]:
     """A file of the cache that becomes `path`, whole, when the block ends; see `replacing`."""
-    return replacing(path, help=NO_ROOM)
+    return replacing(path, elsewhere=NO_ROOM)
 
 
 def save_arrays(path: Path, arrays: Mapping[str, Shaped[np.ndarray, "..."]]) -> None:

@@ -47,6 +47,9 @@ class Train(BaseModel):
     checkpoint_every: Count | None = None
     """Steps between checkpoints; an epoch by default."""
 
+    keep_checkpoints: bool = False
+    """Keep all that resuming needs after the run's end too; by default the weights of the best step alone."""
+
     log_every: Count = 10
     """Steps between logged lines."""
 

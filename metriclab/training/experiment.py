@@ -74,8 +74,19 @@ def experiment(
     Raises:
         Interrupted, MetriclabError: see their texts; what was saved before stays.
     """
+    try:
+        yield from _experiment(recipe, folder, resume, stop, quiet)
+    finally:
+        folder.release()
+
+
+def _experiment(
+    recipe: Recipe, folder: RunFolder, resume: bool, stop: Callable[[], bool], quiet: bool
+) -> Iterator[RunStatus]:
     if resume:
         folder.reopen(recipe)
+        if not folder.result_file.exists():
+            distributed.on_first_rank(folder.take)
     else:
         distributed.on_first_rank(folder.refuse_existing)
     if resume and folder.result_file.exists():
@@ -94,6 +105,7 @@ def experiment(
         numbers = run.numbers
         measured = final_result(recipe, run.training, run.splits, numbers.best_step, numbers.seconds, numbers.warned)
         distributed.on_first_rank(lambda: _write_result(folder, *measured))
+        yield from _tidy(recipe, folder, total, run.numbers.best_step)
         yield RunStatus("finished", total, total)
     finally:
         for tracker in run.trackers:
@@ -129,6 +141,7 @@ def _begin(recipe: Recipe, folder: RunFolder, *, resume: bool) -> Generator[RunS
 
 def _write_down(folder: RunFolder, recipe: Recipe, manifest: Mapping[str, Any], resume: bool) -> None:
     if not resume:
+        folder.take()
         folder.create(recipe)
     if not folder.manifest_file.exists():
         write_json(folder.manifest_file, manifest)
@@ -137,6 +150,15 @@ def _write_down(folder: RunFolder, recipe: Recipe, manifest: Mapping[str, Any], 
 def _write_result(folder: RunFolder, result: Mapping[str, Any], scores: Mapping[str, Tensor]) -> None:
     # In this order: a folder with a result is a finished run.
     folder.write_result({**result, "scores_sha256": folder.write_scores(scores)})
+
+
+def _tidy(recipe: Recipe, folder: RunFolder, total: int, best: int) -> Iterator[RunStatus]:
+    """Leaves the best weights alone, unless the recipe keeps what resuming needs."""
+    if best and not recipe.train.keep_checkpoints:
+        try:
+            distributed.on_first_rank(lambda: checkpoints.keep_weights(folder.checkpoints, best))
+        except StorageError as error:  # the result is there, and the checkpoints are only larger than they need be
+            yield RunStatus("evaluate", total, total, message=f"the checkpoints stay as they are: {error.message}")
 
 
 def _trackers(recipe: Recipe, folder: RunFolder, quiet: bool) -> list[Tracker]:
