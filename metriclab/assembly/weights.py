@@ -49,7 +49,7 @@ def best_checkpoint(folder: RunFolder) -> checkpoints.Checkpoint | None:
         StorageError: where it is damaged, or the run has none yet.
     """
     if folder.result_file.exists():
-        best = folder.result().get("best_step")
+        best = folder.result()["best_step"]
         # A run of no steps has nothing to save: its network is what the recipe builds.
         return checkpoints.read_checkpoint(folder.checkpoints, best) if best else None
     newest, _ = checkpoints.read_newest_checkpoint(folder.checkpoints)

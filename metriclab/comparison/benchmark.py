@@ -34,7 +34,7 @@ def require_metric(run: FinishedRun, metric: str) -> None:
     if without := run.metrics.get(f"{evaluator}.queries_without_matches"):
         reason = f"none of its {without:,.0f} test queries of known class has another image of its class to find"
     raise RecipeError(
-        f"{run.path} has no value of {metric}: {reason} (of {run.result['items']['test']:,} images)",
+        f"{run.path} has no value of {metric}: {reason} (of {run.result['items'].get('test', 0):,} images)",
         help=f"see `metriclab check {shlex.quote(str(run.path / 'recipe.toml'))} --data`, and run it again",
     )
 
@@ -92,7 +92,7 @@ def _has_default(run: FinishedRun, key: str, value: Any) -> bool:
     if table != "evaluate" or evaluator is None:
         return False
     try:
-        parameters = load_component("evaluator", evaluator.get("name", label)).parameters
+        parameters = load_component("evaluator", str(evaluator.get("name", label))).parameters
     except MetriclabError:
         return False
     defaults = [one.default for one in parameters if one.name == name and one.default is not REQUIRED]

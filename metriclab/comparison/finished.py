@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os.path import commonprefix
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float64, Int64
+from torch import Tensor
 
 from metriclab.errors import RecipeError, StorageError
 from metriclab.recipe.document import read_document
@@ -49,13 +50,12 @@ class FinishedRun:
         """The metric of each query, NaN where it is left out, and the labels.
 
         Raises:
-            RecipeError: for a metric that is no mean over queries.
+            RecipeError: for a metric that no single query has.
             StorageError: where the scores of the queries are missing or damaged.
         """
         scores = RunFolder(self.path).scores()
         values = scores[metric].double().numpy() if metric in scores else np.empty(0)
-        counted = values[np.isfinite(values)]
-        if not len(counted) or abs(counted.mean() - self.metrics[metric]) > _DISAGREE:
+        if not np.isfinite(values).any():
             names = [name for name in scores if "." in name and not name.endswith("queries_without_matches")]
             example = names[0] if names and "retrieval.map_at_r" not in names else "retrieval.map_at_r"
             raise RecipeError(
@@ -63,6 +63,38 @@ class FinishedRun:
                 help=f"compare by another metric, for example {example}; --also shows this one",
             )
         return values, scores["labels"].numpy()
+
+    def check(self, metric: str | None, others: Iterable[str]) -> list[str]:
+        """Holds metrics against the scores of their queries, where they have such.
+
+        Args:
+            metric: that all else is about, which has to be their mean.
+            others: further ones, of which it is only told where they are not.
+
+        Raises:
+            StorageError: with both numbers, where the metric is another one; or where the scores are damaged.
+        """
+        folder = RunFolder(self.path)
+        if not folder.scores_file.exists():
+            return [f"{folder.scores_file} is not there, so no metric of {self.path} could be checked by it"]
+        scores = folder.scores()
+        names = [name for name in dict.fromkeys((metric, *others)) if name in scores and name in self.metrics]
+        told = {name: differs for name in names if (differs := self._disagreement(name, scores))}
+        if metric in told:
+            raise StorageError(
+                f"{self.path}: {told[metric]}",
+                help="put back what the run wrote, or run it again; where a metric is no mean, choose another one",
+            )
+        return [f"{self.path}: {differs}" for differs in told.values()]
+
+    def _disagreement(self, metric: str, scores: Mapping[str, Tensor]) -> str | None:
+        """Where a metric is not the mean of its queries' scores, or their sum as a count is: what both are."""
+        counted, told = scores[metric].double(), self.metrics[metric]
+        counted = counted[counted.isfinite()]
+        scored = float(counted.sum() if metric.endswith("queries_without_matches") else counted.mean())
+        if not len(counted) or abs(scored - told) <= _DISAGREE * max(1.0, abs(told)):
+            return None
+        return f"{metric} is {told:.4f} in result.json, and {scored:.4f} by the scores of its queries"
 
 
 def find_runs(paths: Sequence[Path]) -> tuple[list[FinishedRun], list[str]]:
@@ -72,7 +104,7 @@ def find_runs(paths: Sequence[Path]) -> tuple[list[FinishedRun], list[str]]:
         StorageError: where a folder holds no run, or none is finished.
     """
     folders = list(dict.fromkeys(folder for path in paths for folder in _run_folders(path)))
-    unfinished = [path for path in folders if not RunFolder(path).result_file.is_file()]
+    unfinished = [path for path in folders if not RunFolder(path).result_file.exists()]
     notes = [f"{path} is not finished and is left out; finish it with: {_resume_command(path)}" for path in unfinished]
     runs = [read_run(path) for path in folders if path not in unfinished]
     if not runs:
@@ -105,9 +137,12 @@ def read_run(path: Path) -> FinishedRun:
     idle = ("track", "evaluate", *(_OF_TRAINING if result["steps"] == 0 else ()))
     settings = dict(flatten({table: value for table, value in tables.items() if table not in idle}))
     metrics = dict(flatten(result["metrics"]))
+    seed = settings.get("train.seed")
+    if not isinstance(seed, int):
+        raise StorageError(f"{folder.recipe_file} has no seed in [train]", help="put back what the run wrote")
     return FinishedRun(
         path=path,
-        seed=settings["train.seed"],
+        seed=seed,
         settings={key: value for key, value in settings.items() if key not in _BOOKKEEPING},
         metrics={name: value for name, value in metrics.items() if isinstance(value, int | float)},
         result=result,

@@ -66,7 +66,7 @@ def room(folder: Path) -> tuple[int, str]:
     Raises:
         RecipeError: where the limit is no size.
     """
-    on_disk = max(0, shutil.disk_usage(folder).free - _SPARE), "the disk has"
+    on_disk = max(0, shutil.disk_usage(folder).free - _SPARE), f"beyond {bytes_text(_SPARE)} kept free the disk has"
     text = os.environ.get(LIMIT, "").strip()
     if not text:
         return on_disk

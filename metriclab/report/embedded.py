@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ from metriclab.core.protocols import Dataset
 from metriclab.core.rows import Rows
 from metriclab.errors import DataError
 from metriclab.evaluation.evaluate import EmbeddingSettings, embed_splits, evaluating, gallery_of
+from metriclab.recipe import ComponentSpec
 from metriclab.report.blocks import shorten
 from metriclab.runs.folder import RunFolder
 
@@ -69,16 +70,21 @@ def open_data(path: Path) -> Data:
     recipe, fingerprints = folder.recipe(), folder.manifest()["data"]
     help = "put the data back as they were, or make a report without images with --no-images"
     try:
-        test, train = (recipe.components["dataset"].build(split) for split in ("test", "train"))
+        test, train = (_without_download(recipe.components["dataset"]).build(split) for split in ("test", "train"))
         present = {"test": test.fingerprint, "train": train.fingerprint}
     except DataError as error:
         raise DataError(f"the data of {path} cannot be read: {error.message}", help=help) from error
     for split, fingerprint in present.items():
-        if fingerprint != fingerprints[split]:
+        if fingerprint != fingerprints.get(split):
             raise DataError(
                 f"the data of {path} have changed since it ran: the {split} split is another one", help=help
             )
     return Data(test, gallery_of(test, train))
+
+
+def _without_download(chosen: ComponentSpec) -> ComponentSpec:
+    """The data set as it is here: whatever a run folder from elsewhere says, a report fetches nothing."""
+    return replace(chosen, params={**chosen.params, **({"download": False} if "download" in chosen.params else {})})
 
 
 def embed_run(path: Path, data: Data) -> Embedded:

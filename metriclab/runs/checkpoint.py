@@ -19,9 +19,10 @@ from metriclab.core.files import read_regular, repair
 from metriclab.errors import StorageError
 from metriclab.recipe.document import read_tables
 from metriclab.runs.files import digest, digest_of, read_json, write_atomic, write_json
-from metriclab.runs.shapes import StoredCheckpoint
+from metriclab.runs.shapes import Manifest, StoredCheckpoint
 from metriclab.runs.tensors import parse_tensors
 
+_BOOKKEEPING = {"threads", "device", "log_every", "checkpoint_every", "keep_checkpoints", "evaluation_batch_size"}
 _NAME = re.compile(r"step-(\d{10})\.json")
 
 
@@ -111,7 +112,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: Iterable[int]) -
     The JSON file is written last and holds the hash of the tensors: without it there is no checkpoint.
 
     Args:
-        folder: `checkpoints` of a run folder, whose recipe goes into it by its digest.
+        folder: `checkpoints` of a run folder, whose recipe goes into it as a digest.
         checkpoint: to write.
         keep: steps.
     """
@@ -124,8 +125,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: Iterable[int]) -
     content = safetensors.torch.save(checkpoint.tensors)
     write_atomic(tensors_file(folder, checkpoint.step), content)
     body = {"step": checkpoint.step, "tensors_sha256": digest(content), "numbers": checkpoint.numbers}
-    run = _run_of(folder)
-    _write_body(folder, body if run is None else {**body, "run": run})
+    _write_body(folder, {**body, "run": _run_of(folder)})
     known = checkpoint_steps(folder)
     # Later ones were damaged: this run has gone on from before them.
     newest = sorted(step for step in known if step <= checkpoint.step)[-2:]
@@ -187,15 +187,23 @@ def _numbers_file(folder: Path, step: int) -> Path:
     return tensors_file(folder, step).with_suffix(".json")
 
 
-def _run_of(folder: Path) -> str | None:
-    """By what its checkpoints know a run: the digest of its stored recipe, without where it logs to; None without one.
+def _run_of(folder: Path) -> dict[str, str]:
+    """By what its checkpoints know a run, as far as its folder says it: what it trains, and on what.
 
-    Of the stored text's values, as they stand: what a later version makes of them may have more keys.
+    The recipe's values as they were stored, as a later version may add keys to them. Where the data lie, what is
+    measured and how it is logged may be changed by hand.
     """
-    recipe = folder.parent / "recipe.toml"
-    if not recipe.is_file():
-        return None
-    return digest_of({table: values for table, values in read_tables(recipe).values.items() if table != "track"})
+    of_run, run = {}, folder.parent
+    if (run / "recipe.toml").is_file():
+        tables = read_tables(run / "recipe.toml").values
+        trained = {table: values for table, values in tables.items() if table not in ("data", "evaluate", "track")}
+        settings = trained.get("train")
+        if isinstance(settings, Mapping):
+            trained["train"] = {key: value for key, value in settings.items() if key not in _BOOKKEEPING}
+        of_run["recipe"] = digest_of(trained)
+    if (run / "manifest.json").is_file():
+        of_run["data"] = read_json(run / "manifest.json", Manifest)["data"]["train"]
+    return of_run
 
 
 def read_checkpoint(folder: Path, step: int) -> Checkpoint:
@@ -218,9 +226,10 @@ def read_checkpoint(folder: Path, step: int) -> Checkpoint:
         raise damaged
     if body["step"] != step:
         raise StorageError(f"checkpoint {stem} is that of step {body['step']}, under another name")
-    if "run" in body and body["run"] != _run_of(folder):
+    own, its = _run_of(folder), body.get("run", {})
+    if other := [part for part in own if its.get(part, own[part]) != own[part]]:
         raise ForeignCheckpointError(
-            f"checkpoint {stem} is of another run: its recipe is not that of {folder.parent}",
+            f"checkpoint {stem} is of another run: it has not the {' and '.join(other)} of {folder.parent}",
             help="move it back to the run that wrote it; without it this one goes on from its own",
         )
     return Checkpoint(step, parse_tensors(content, str(stem)), body["numbers"], resumable=not weights)

@@ -29,6 +29,8 @@ from metriclab.runs.renamed import rename, upgrade
 from metriclab.runs.shapes import Line, Manifest, Result
 from metriclab.runs.tensors import parse_tensors
 
+_UNSAID: Mapping[str, Any] = {"baselines": {}, "best_step": 0, "items": {}, "warnings": []}  # by old results
+
 
 class RunFolder:
     """Paths and files of one run.
@@ -64,11 +66,10 @@ class RunFolder:
                 f"run folder {self.path} exists already, and {what}", help="choose another folder with --out"
             ) from error
         if present:
-            resume = (
-                "add --resume to continue that run" if self.recipe_file in present else "empty it, as it holds no run"
-            )
+            begun = self.recipe_file in present
+            first = "add --resume to continue that run" if begun else "empty it, as it holds no run"
             raise StorageError(
-                f"run folder {self.path} exists already", help=f"{resume}, or choose another folder with --out"
+                f"run folder {self.path} exists already", help=f"{first}, or choose another folder with --out"
             )
 
     def take(self) -> None:
@@ -109,10 +110,10 @@ class RunFolder:
             RecipeError: where the recipe differs, naming the keys.
         """
         if not self.recipe_file.is_file():
-            help = (
-                f"name a run folder with --out{'' if self.path.exists() else ', or leave --resume away to start one'}"
+            raise StorageError(
+                f"{self.path} holds no run to resume",
+                help="name a run folder with --out, or leave --resume away to start a run",
             )
-            raise StorageError(f"{self.path} holds no run to resume", help=help)
         changed = self.differences(recipe)
         if changed:
             raise RecipeError(
@@ -135,8 +136,7 @@ class RunFolder:
         return value
 
     def result(self) -> dict[str, Any]:
-        value: dict[str, Any] = upgrade(read_json(self.result_file, Result))
-        return value
+        return {**_UNSAID, **upgrade(read_json(self.result_file, Result))}
 
     def logged(self) -> Iterator[dict[str, Any]]:
         """What was logged, step by step; nothing where no tracker wrote it. A last line cut short is left out.
@@ -183,7 +183,7 @@ class RunFolder:
         scores = {rename(name): values for name, values in parse_tensors(content, str(self.scores_file)).items()}
         if not _is_table(scores):
             raise StorageError(
-                f"{self.scores_file} does not hold what a run writes there: labels, items, and scores of as many queries",
+                f"{self.scores_file} does not hold labels, items, and scores of as many queries",
                 help="put back what the run wrote, or run it again in another folder",
             )
         return scores

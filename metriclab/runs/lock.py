@@ -153,7 +153,7 @@ class RunLock:
         folder = self.path.parent
         if holder is not None and holder.elsewhere:
             return StorageError(
-                f"run folder {folder} is in use by {holder}; from this machine it cannot be seen whether that run goes on",
+                f"run folder {folder} is in use by {holder}; whether it still is cannot be seen from this machine",
                 help=f"wait for its end; if it has ended, take the folder over: {shlex.join(['rm', str(self.path)])}",
             )
         who = "another process" if holder is None else str(holder)

@@ -1,4 +1,4 @@
-"""What the JSON files of a run folder have to hold for anyone to go on with them; what else is in them is left alone."""
+"""What the JSON files of a run folder have to hold for anyone to go on with them; more may be in them."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Body(Shape):
     step: Count
     tensors_sha256: str
     weights_sha256: str = ""
-    run: str = ""
+    run: dict[str, str] = {}
     numbers: Numbers
 
 

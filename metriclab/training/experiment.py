@@ -250,6 +250,7 @@ class _Run:
         # What is chosen by these numbers has to be chosen alike on every rank.
         numbers = distributed.broadcast_object(score_values(run_evaluators(self.evaluators, rows, rows)))
         flat = {f"val.{name}.{metric}": value for name, part in numbers.items() for metric, value in part.items()}
+        flat = dict(sorted(flat.items(), key=lambda part: part[0] != f"val.{self.settings.select}"))  # it comes first
         self._log(done, flat)
         if f"val.{self.settings.select}" not in flat:
             names = [name.removeprefix("val.") for name in flat]

@@ -99,7 +99,7 @@ def test_of_another_machine_it_is_said_how_to_take_over(tmp_path):
             refused()
         assert caught.value.message == (
             f"run folder {path.parent} is in use by process 77 on elsewhere, since 2026-01-01 00:00:00+00:00; "
-            "from this machine it cannot be seen whether that run goes on"
+            "whether it still is cannot be seen from this machine"
         )
         assert caught.value.help == f"wait for its end; if it has ended, take the folder over: rm {path}"
     path.unlink()
