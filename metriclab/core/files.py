@@ -88,6 +88,7 @@ def read_regular(path: Path, *, most: int | None = None) -> bytes:
         StorageError: where it is no regular file, too large, or cannot be read.
     """
     try:
+        # Not by its path: a pipe would be waited for, and another file may be there by the time it is looked at.
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
@@ -99,5 +100,7 @@ def read_regular(path: Path, *, most: int | None = None) -> bytes:
             return file.read()
     except FileNotFoundError:
         raise
+    except IsADirectoryError as error:
+        raise StorageError(f"{path} is no regular file", help=_PUT_BACK) from error
     except OSError as error:
         raise StorageError(f"{path} cannot be read: {error.strerror}", help="let this user read it") from error

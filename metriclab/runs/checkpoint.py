@@ -92,10 +92,11 @@ def _moments(checkpoint: Checkpoint, optimizer: Optimizer) -> dict[int, dict[str
         state.setdefault(int(index), {})[name] = value
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for index, values in state.items():
+        parameter = parameters[index]
         for name, value in values.items():
             # Fused optimizers walk memory, not indices: moments must lie as their parameters do (channels last).
-            if torch.is_tensor(value) and value.shape == parameters[index].shape:
-                values[name] = torch.empty_like(parameters[index], dtype=value.dtype).copy_(value)
+            if torch.is_tensor(value) and value.shape == parameter.shape:
+                values[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
     return state
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import sys
 from collections.abc import Iterator
 from importlib import metadata
@@ -16,6 +17,9 @@ from metriclab.assembly.splits import Splits, benchmark
 from metriclab.errors import DataError
 from metriclab.recipe import Recipe
 from metriclab.runs.folder import RunFolder
+
+_FOLDERS = re.compile(r"""(^|[=,'"\[ ])[/~][^'"]*/""")
+"""The folders of this machine on an absolute path: no part of what a run hands on."""
 
 
 def manifest_of(recipe: Recipe, splits: Splits) -> dict[str, Any]:
@@ -62,5 +66,5 @@ def environment() -> dict[str, Any]:
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "ranks": distributed.world_size(),
         "versions": {name: metadata.version(name) for name in names},
-        "command": sys.argv[1:],
+        "command": [_FOLDERS.sub(r"\1", word) for word in sys.argv[1:]],
     }
