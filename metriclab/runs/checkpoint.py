@@ -247,6 +247,7 @@ def read_newest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
         StorageError: where there are checkpoints and none is whole, one is of another run, or a finished run has kept
             the weights alone.
     """
+    _run_of(folder)  # damage to what a run is known by is no fault of its checkpoints
     faults: list[str] = []
     for step in sorted(checkpoint_steps(folder), reverse=True):
         try:
