@@ -11,6 +11,7 @@ from typing import Annotated
 
 from annotated_types import Ge
 
+from metriclab.core.files import repair
 from metriclab.core.settings import repr_settings
 from metriclab.errors import PluginError, StorageError
 from metriclab.registry import register
@@ -65,7 +66,7 @@ class JsonLines:
                 file.write(text)
         except OSError as error:
             raise StorageError(
-                f"{self.path}: cannot be written: {error.strerror}", help="free the disk or choose another --out"
+                f"{self.path}: cannot be written: {error.strerror}", help=repair(error, "choose another --out")
             ) from error
 
 
@@ -73,18 +74,20 @@ class JsonLines:
 class Console:
     """Compact lines on standard error, for logs and pipes; a terminal has the progress bar instead.
 
-    A line is `step 7  loss 1.25  learning_rate 0.05`, four digits a number.
+    A line is `step 7  loss 1.25  learning_rate 0.05`, four digits a number. Of an evaluation on val it has the metric
+    that chooses the checkpoint, which is logged first, and those asked for.
 
     Args:
         folder: of the run; not used.
         every: of the logs with the same names, every nth is printed. A log with other names than the one before
             (an evaluation) is always printed.
+        show: metrics of an evaluation to print besides, as `retrieval.r_at_1`.
     """
 
     __repr__ = repr_settings
 
-    def __init__(self, folder: Path, /, *, every: Annotated[int, Ge(1)] = 50) -> None:
-        self.every = every
+    def __init__(self, folder: Path, /, *, every: Annotated[int, Ge(1)] = 50, show: tuple[str, ...] = ()) -> None:
+        self.every, self.show = every, show
         self._names: tuple[str, ...] = ()
         self._count = 0
 
@@ -100,7 +103,12 @@ class Console:
         self._names = names
         # Looked up at each call, as whoever draws a progress bar puts a stream of its own in this place.
         if self._count % self.every == 0 and not sys.stderr.isatty():
-            numbers = (f"{name} {value:.4g}" for name, value in values.items())
+            asked = {f"val.{name}" for name in self.show}
+            numbers = [
+                f"{name} {value:.4g}"
+                for place, (name, value) in enumerate(values.items())
+                if place == 0 or not name.startswith("val.") or name in asked
+            ]
             print(f"step {step}", *numbers, sep="  ", file=sys.stderr, flush=True)
 
     def close(self) -> None:

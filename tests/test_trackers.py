@@ -62,7 +62,9 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path: Path):
     full = Path("/dev/full")
     (tmp_path / "metrics.jsonl").symlink_to(full)
     tracker = JsonLines(tmp_path)
-    with pytest.raises(StorageError, match=r"metrics\.jsonl: cannot be written: No space left on device"):
+    with pytest.raises(
+        StorageError, match=r"metrics\.jsonl: cannot be written: No space left on device\n.*free some space, or"
+    ):
         tracker.log(0, {"loss": 1.0})
 
 
@@ -80,6 +82,18 @@ def test_console_prints_every_nth_log_and_all_evaluations(tmp_path: Path, capsys
         "step 2  loss 3.235  learning_rate 0.05",
         "step 3  retrieval/map@r 0.5",
         "step 4  loss nan  learning_rate 1e-07",
+    ]
+
+
+def test_console_prints_of_an_evaluation_what_chooses_and_what_was_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    logged = {f"val.retrieval.{name}": 0.5 for name in ("map_at_r", "r_at_1", "p_at_1", "r_at_5", "mrr")}
+    Console(tmp_path).log(10, logged)
+    Console(tmp_path, show=("retrieval.mrr", "retrieval.r_at_1", "knn.accuracy")).log(10, logged)
+    assert capsys.readouterr().err.splitlines() == [
+        "step 10  val.retrieval.map_at_r 0.5",
+        "step 10  val.retrieval.map_at_r 0.5  val.retrieval.r_at_1 0.5  val.retrieval.mrr 0.5",
     ]
 
 

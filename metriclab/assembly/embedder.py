@@ -89,7 +89,7 @@ def load(run: str | Path, *, step: int | None = None) -> Embedder:
     folder = RunFolder(Path(run))
     recipe = folder.recipe()
     saved = best_checkpoint(folder) if step is None else checkpoints.read_checkpoint(folder.checkpoints, step)
-    classes = torch.tensor(folder.manifest()["classes"], dtype=torch.int64)
+    classes = torch.tensor(folder.manifest().get("classes", []), dtype=torch.int64)
     method = build_method(recipe, classes, initial=saved is None)
     if saved is not None:
         checkpoints.restore_method(saved, method)

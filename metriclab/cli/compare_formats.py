@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape as escape_markup
 from rich.table import Column, Table
@@ -99,19 +100,39 @@ def to_rich(comparison: Comparison) -> str:
     text, out = describe(comparison), Console()
     with out.capture() as captured:
         out.print(f"[bold]{escape_markup(text.title)}[/]", highlight=False, soft_wrap=True)
-        # Two tables, as one would not fit a terminal of 80 columns.
-        for columns in (slice(1, 1 + text.scored), slice(1 + text.scored, None)):
-            table = Table(
-                "", *(Column(escape_markup(name.replace(".", "\n")), justify="right") for name in text.header[columns])
-            )
+        for columns in _tables(text, out.width):
+            heads = (escape_markup(_head(text.header[column])) for column in columns)
+            table = Table(Column("", overflow="fold"), *(Column(head, justify="right", no_wrap=True) for head in heads))
             for row in text.rows:
-                table.add_row(*map(escape_markup, (row[0], *row[columns])))
+                table.add_row(*map(escape_markup, (row[0], *(row[column] for column in columns))))
             out.print(table)
         for name, lines in _sections(text):
             out.print(f"\n[bold]{name}[/]")
             for line in lines:
                 out.print(f"  {escape_markup(line)}", highlight=False, soft_wrap=True)
     return captured.get()
+
+
+def _head(name: str) -> str:
+    return name.replace(".", "\n")
+
+
+def _tables(text: ComparisonText, width: int) -> Iterator[list[int]]:
+    """The columns of each table: scores, then costs, in as many as show every name and number whole."""
+    names = max(cell_len(row[0]) for row in text.rows)
+    room = max(width - names - 4, width // 2)  # beyond half of the terminal, names go over several lines
+    for columns in (range(1, 1 + text.scored), range(1 + text.scored, len(text.header))):
+        table: list[int] = []
+        used = 0
+        for column in columns:
+            lines = [*_head(text.header[column]).split("\n"), *(row[column] for row in text.rows)]
+            needed = max(map(cell_len, lines)) + 3
+            if table and used + needed > room:
+                yield table
+                table, used = [], 0
+            table.append(column)
+            used += needed
+        yield table
 
 
 def _sections(text: ComparisonText) -> list[tuple[str, list[str]]]:

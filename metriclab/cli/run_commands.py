@@ -27,11 +27,18 @@ from metriclab.assembly.embedder import load
 from metriclab.cli import plugin_option
 from metriclab.errors import StorageError
 from metriclab.recipe import read
+from metriclab.report.labels import describe_baselines, label
 from metriclab.runs.folder import RunFolder
 from metriclab.training.experiment import Interrupted, experiment
 from metriclab.vectors.export import find_images, writer_for
 
 INTERRUPTED = 130
+_COSTS = {
+    "train_seconds": "{:,.0f} s of training",
+    "images_per_second": "{:,.0f} images/s",
+    "parameters": "{:,.0f} parameters",
+    "peak_memory_mb": "peak memory {:,.0f} MB",
+}
 
 
 @click.command()
@@ -121,13 +128,12 @@ def _follow(steps: Iterator[Any], console: Console, warnings: Console) -> None:
 def _show(result: dict[str, Any], folder: Path) -> None:
     """The trained encoder beside its baselines."""
     out = Console()
-    shown = {"raw pixels": "raw_pixels", "untrained": "untrained"}
-    columns = {name: result["baselines"][key] for name, key in shown.items() if key in result["baselines"]}
+    columns = {label(name): part for name, part in result["baselines"].items()}
     own = "trained" if result["steps"] else "not trained"  # a run of no steps measures a network as it is
     columns[own] = result["metrics"]
     suffix, other = ("-h", f"{own}, without head") if result["output"] == "z" else ("-z", f"{own}, with head")
     of_other = {name.removesuffix(suffix): part for name, part in result["metrics"].items() if name.endswith(suffix)}
-    table = Table(title=f"{result['protocol']}, {result['items']['test']:,} images", title_justify="left")
+    table = Table(title=f"{result['protocol']}, {result['items'].get('test', 0):,} images", title_justify="left")
     table.add_column()
     for name in (*columns, *([other] if of_other else [])):
         table.add_column(name, justify="right")
@@ -138,21 +144,17 @@ def _show(result: dict[str, Any], folder: Path) -> None:
             continue  # without labels there are no numbers
         table.add_row(f"[bold]{evaluator}[/]")
         for metric in part:
-            cells = [column[evaluator][metric] for column in columns.values()]
+            cells = [column.get(evaluator, {}).get(metric) for column in columns.values()]
             cells += [of_other.get(evaluator, {}).get(metric)] if of_other else []
             if metric != "queries_without_matches" or any(cells):
                 table.add_row(f"  {metric}", *map(_number, cells))
         table.add_section()
     if table.row_count:
         out.print(table)
-    cost = result["cost"]
-    speed = f"{cost['images_per_second']:,.0f} images/s, " if cost["images_per_second"] else ""
-    memory = "not measured" if cost["peak_memory_mb"] is None else f"{cost['peak_memory_mb']:,.0f} MB"
-    out.print(
-        f"{result['steps']} steps in {cost['train_seconds']:.0f} s, {speed}{cost['parameters']:,} parameters, "
-        f"peak memory {memory}",
-        highlight=False,
-    )
+        if baselines := describe_baselines(result["baselines"]):
+            out.print(baselines, highlight=False, soft_wrap=True)
+    costs = [text.format(value) for name, text in _COSTS.items() if (value := result["cost"].get(name))]
+    out.print(f"{result['steps']} steps: {', '.join(costs)}", highlight=False, soft_wrap=True)
     out.print(f"run folder: {folder}", highlight=False, soft_wrap=True)
 
 

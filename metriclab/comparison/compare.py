@@ -55,6 +55,8 @@ def compare(
         require_one_run_a_seed(name, group)
     runs = [run for group in groups.values() for run in group]
     require_one_benchmark(runs, metric)
+    shown = _shown_metrics(runs, metric, also)
+    doubts = [doubt for run in runs for doubt in run.check(metric, shown)]
     sums, counts = sum_queries(runs, metric)
     of_run = {run.path: row for run, row in zip(runs, sums, strict=True)}
     of_entry = {name: {run.seed: of_run[run.path] for run in group} for name, group in groups.items()}
@@ -66,15 +68,15 @@ def compare(
     result, (evaluator, _, name) = runs[0].result, metric.partition(".")
     return Comparison(
         metric=metric,
-        definition=result["definitions"][evaluator][name],
+        definition=result["definitions"].get(evaluator, {}).get(name, ""),
         protocol=result["protocol"],
         queries=int(counts.sum()),
         classes=len(counts),
-        shown=_shown_metrics(runs, metric, also),
+        shown=shown,
         entries=tuple(entries),
         differences=differences,
         reference=reference,
-        notes=(*notes, *_notes(entries, runs, differences, len(counts))),
+        notes=(*notes, *_notes(entries, runs, differences, len(counts)), *doubts),
     )
 
 

@@ -6,7 +6,7 @@ import json
 import re
 import shlex
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os.path import commonprefix
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float64, Int64
+from torch import Tensor
 
 from metriclab.comparison.statistics import sum_by_class
 from metriclab.errors import MetriclabError, RecipeError, StorageError
@@ -24,7 +25,7 @@ from metriclab.registry import REQUIRED, load_component, suggest
 from metriclab.runs.folder import RECIPE_FILE, RunFolder
 
 _OF_TRAINING = ("sampler", "optimizer", "schedule")
-_BOOKKEEPING = {"train.seed", "train.threads", "train.log_every", "train.checkpoint_every"}
+_BOOKKEEPING = {"train.seed", "train.threads", "train.log_every", "train.checkpoint_every", "train.keep_checkpoints"}
 _DISAGREE = 1e-4  # between a metric and the float32 mean of its queries
 
 
@@ -53,13 +54,12 @@ class FinishedRun:
         """The metric of each query, NaN where it is left out, and the labels.
 
         Raises:
-            RecipeError: for a metric that is no mean over queries.
+            RecipeError: for a metric that no single query has.
             StorageError: where the scores of the queries are missing or damaged.
         """
         scores = RunFolder(self.path).scores()
         values = scores[metric].double().numpy() if metric in scores else np.empty(0)
-        counted = values[np.isfinite(values)]
-        if not len(counted) or abs(counted.mean() - self.metrics[metric]) > _DISAGREE:
+        if not np.isfinite(values).any():
             names = [name for name in scores if "." in name and not name.endswith("queries_without_matches")]
             example = names[0] if names and "retrieval.map_at_r" not in names else "retrieval.map_at_r"
             raise RecipeError(
@@ -67,6 +67,38 @@ class FinishedRun:
                 help=f"compare by another metric, for example {example}; --also shows this one",
             )
         return values, scores["labels"].numpy()
+
+    def check(self, metric: str | None, others: Iterable[str]) -> list[str]:
+        """Holds metrics against the scores of their queries, where they have such.
+
+        Args:
+            metric: that all else is about, which has to be their mean.
+            others: further ones, of which it is only told where they are not.
+
+        Raises:
+            StorageError: with both numbers, where the metric is another one; or where the scores are damaged.
+        """
+        folder = RunFolder(self.path)
+        if not folder.scores_file.exists():
+            return [f"{folder.scores_file} is not there, so no metric of {self.path} could be checked by it"]
+        scores = folder.scores()
+        names = [name for name in dict.fromkeys((metric, *others)) if name in scores and name in self.metrics]
+        told = {name: differs for name in names if (differs := self._disagreement(name, scores))}
+        if metric in told:
+            raise StorageError(
+                f"{self.path}: {told[metric]}",
+                help="put back what the run wrote, or run it again; where a metric is no mean, choose another one",
+            )
+        return [f"{self.path}: {differs}" for differs in told.values()]
+
+    def _disagreement(self, metric: str, scores: Mapping[str, Tensor]) -> str | None:
+        """Where a metric is not the mean of its queries' scores, or their sum as a count is: what both are."""
+        counted, told = scores[metric].double(), self.metrics[metric]
+        counted = counted[counted.isfinite()]
+        scored = float(counted.sum() if metric.endswith("queries_without_matches") else counted.mean())
+        if not len(counted) or abs(scored - told) <= _DISAGREE * max(1.0, abs(told)):
+            return None
+        return f"{metric} is {told:.4f} in result.json, and {scored:.4f} by the scores of its queries"
 
 
 def find_runs(paths: Sequence[Path]) -> tuple[list[FinishedRun], list[str]]:
@@ -76,7 +108,7 @@ def find_runs(paths: Sequence[Path]) -> tuple[list[FinishedRun], list[str]]:
         StorageError: where a folder holds no run, or none is finished.
     """
     folders = list(dict.fromkeys(folder for path in paths for folder in _run_folders(path)))
-    unfinished = [path for path in folders if not RunFolder(path).result_file.is_file()]
+    unfinished = [path for path in folders if not RunFolder(path).result_file.exists()]
     notes = [
         f"{path} is not finished and is left out; finish it with: {RunFolder(path).resume_command}"
         for path in unfinished
@@ -108,9 +140,12 @@ def read_run(path: Path) -> FinishedRun:
     idle = ("track", "evaluate", *(_OF_TRAINING if result["steps"] == 0 else ()))
     settings = dict(flatten({table: value for table, value in tables.items() if table not in idle}))
     metrics = dict(flatten(result["metrics"]))
+    seed = settings.get("train.seed")
+    if not isinstance(seed, int):
+        raise StorageError(f"{folder.recipe_file} has no seed in [train]", help="put back what the run wrote")
     return FinishedRun(
         path=path,
-        seed=settings["train.seed"],
+        seed=seed,
         settings={key: value for key, value in settings.items() if key not in _BOOKKEEPING},
         metrics={name: value for name, value in metrics.items() if isinstance(value, int | float)},
         result=result,
@@ -162,7 +197,7 @@ def require_metric(run: FinishedRun, metric: str) -> None:
     if without := run.metrics.get(f"{evaluator}.queries_without_matches"):
         reason = f"none of its {without:,.0f} test queries of known class has another image of its class to find"
     raise RecipeError(
-        f"{run.path} has no value of {metric}: {reason} (of {run.result['items']['test']:,} images)",
+        f"{run.path} has no value of {metric}: {reason} (of {run.result['items'].get('test', 0):,} images)",
         help=f"see `metriclab check {shlex.quote(str(RunFolder(run.path).recipe_file))} --data`, and run it again",
     )
 
@@ -220,7 +255,7 @@ def _has_default(run: FinishedRun, key: str, value: Any) -> bool:
     if table != "evaluate" or evaluator is None:
         return False
     try:
-        parameters = load_component("evaluator", evaluator.get("name", label)).parameters
+        parameters = load_component("evaluator", str(evaluator.get("name", label))).parameters
     except MetriclabError:
         return False
     defaults = [one.default for one in parameters if one.name == name and one.default is not REQUIRED]

@@ -7,13 +7,17 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import torch
+
 from metriclab.comparison.suite import Suite, SuiteEntry
 from metriclab.core.cores import usable_cores
+from metriclab.core.files import repair
 from metriclab.errors import StorageError
 from metriclab.runs.folder import RunFolder
 
@@ -85,48 +89,67 @@ def launch(
     """Runs those that are not finished, some at a time, and yields what becomes of each.
 
     Args:
-        jobs: how many at a time; the cores are divided among them, unless OMP_NUM_THREADS is set already.
+        jobs: how many at a time; the cores are divided among them, unless OMP_NUM_THREADS is set already, and each
+            sees one GPU, that with the fewest runs, where there are any.
         plugins: files that each run imports.
         stop: asked often; True asks the runs under way to save and stop, and starts no other.
     """
     waiting = [run for run in runs if run.state != "finished"]
-    under_way: list[tuple[SuiteRun, subprocess.Popen[bytes]]] = []
-    stopping = False
+    under_way: list[tuple[SuiteRun, subprocess.Popen[bytes], str | None]] = []
+    devices, stopping = _devices(), False
     try:
         while under_way or (waiting and not stopping):
             while waiting and len(under_way) < jobs and not stopping:
                 run = waiting.pop(0)
-                process = _start(run, plugins, max(1, usable_cores() // jobs))
+                device = least_busy(devices, (one[2] for one in under_way))
+                process = _start(run, plugins, max(1, usable_cores() // jobs), device)
                 if process is None:
                     yield Event(run, "failed", f"another process is at it: wait for its end, see {run.log}")
                 else:
-                    under_way.append((run, process))
+                    under_way.append((run, process, device))
                     yield Event(run, "started")
             if stop() and not stopping:
                 stopping = True
-                for _, process in under_way:
+                for _, process, _ in under_way:
                     process.terminate()
             time.sleep(0.1)
-            for run, process in list(under_way):
+            for one in list(under_way):
+                run, process, _ = one
                 if process.poll() is not None:
-                    under_way.remove((run, process))
+                    under_way.remove(one)
                     yield _ended(run, process.returncode, stopping)
     finally:
-        for _, process in under_way:
+        for _, process, _ in under_way:
             process.kill()
             process.wait()
 
 
-def _start(run: SuiteRun, plugins: Sequence[Path], threads: int) -> subprocess.Popen[bytes] | None:
+def _devices() -> list[str]:
+    """What CUDA_VISIBLE_DEVICES can name of the GPUs that this process may use."""
+    count = torch.cuda.device_count()
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return (named.split(",") if named else [str(number) for number in range(count)])[:count]
+
+
+def least_busy(devices: Sequence[str], taken: Iterable[str | None]) -> str | None:
+    """The GPU with the fewest runs under way, the first of such; None without one."""
+    often = Counter(taken)
+    return min(devices, key=lambda device: often[device], default=None)
+
+
+def _start(run: SuiteRun, plugins: Sequence[Path], threads: int, device: str | None) -> subprocess.Popen[bytes] | None:
     try:
         run.folder.parent.mkdir(parents=True, exist_ok=True)
-        with run.log.open("ab") as log:
+        # A pipe in its place would wait for a reader.
+        with open(os.open(run.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, 0o644), "ab") as log:
             # The child inherits the lock with the file and holds it to its end, even if this process is killed before.
             try:
                 fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return None
             environment = {"OMP_NUM_THREADS": str(threads), "COLUMNS": "120", **os.environ}
+            if device is not None:
+                environment["CUDA_VISIBLE_DEVICES"] = device
             # A session of its own: Ctrl-C reaches this process alone, which tells its children once.
             return subprocess.Popen(
                 [sys.executable, "-m", "metriclab.cli", *run.arguments(plugins)],
@@ -137,7 +160,9 @@ def _start(run: SuiteRun, plugins: Sequence[Path], threads: int) -> subprocess.P
                 start_new_session=True,
             )
     except OSError as error:
-        raise StorageError(f"{run.log} cannot be written: {error.strerror}", help="choose another --out") from error
+        raise StorageError(
+            f"{run.log} cannot be written: {error.strerror}", help=repair(error, "choose another --out")
+        ) from error
 
 
 def _ended(run: SuiteRun, code: int, stopping: bool) -> Event:

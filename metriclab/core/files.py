@@ -1,19 +1,39 @@
-"""Files that are whole or not there: written beside their place, synced, then renamed."""
+"""Files that are whole or not there: written beside their place, synced, then renamed. Only regular ones are read."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from metriclab.errors import StorageError
 
+_REPAIRS = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some of your quota",
+    errno.EACCES: "let this user write there",
+    errno.EPERM: "let this user write there",
+    errno.EROFS: "mount the disk for writing",
+    errno.ENOENT: "put its folder back, which was moved or removed",
+    errno.ENOTDIR: "make its parent a folder, which is a file",
+    errno.EISDIR: "move the folder of this name away",
+}
+_PUT_BACK = "put the file back that belongs there"
+
+
+def repair(error: OSError, elsewhere: str) -> str:
+    """What to do where a file cannot be written: what the error calls for, or to write `elsewhere`."""
+    first = _REPAIRS.get(error.errno or 0)
+    return elsewhere if first is None else f"{first}, or {elsewhere}"
+
 
 @contextlib.contextmanager
-def replacing(path: Path, *, help: str = "free some space, or write somewhere else") -> Iterator[BinaryIO]:
+def replacing(path: Path, *, elsewhere: str = "write somewhere else") -> Iterator[BinaryIO]:
     """A file that becomes `path` when the block ends; where the block fails, `path` stays what it was.
 
     A reader, or a crash at any moment, finds the old file or the new one. Several processes may do this at once: the
@@ -21,7 +41,7 @@ def replacing(path: Path, *, help: str = "free some space, or write somewhere el
 
     Args:
         path: in a folder that exists.
-        help: what to tell a user whose disk is full or whose folder cannot be written.
+        elsewhere: how a user chooses another place, told beside the repair that the error calls for.
 
     Raises:
         StorageError: if it cannot be written.
@@ -40,7 +60,9 @@ def replacing(path: Path, *, help: str = "free some space, or write somewhere el
         if partial is not None:
             partial.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            raise StorageError(f"{path}: cannot be written ({error.strerror})", help=help) from error
+            raise StorageError(
+                f"{path}: cannot be written ({error.strerror})", help=repair(error, elsewhere)
+            ) from error
         raise
 
 
@@ -50,3 +72,33 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def read_regular(path: Path, *, most: int | None = None) -> bytes:
+    """The content of a regular file; opening a pipe or a device in its place would wait, or never end.
+
+    Args:
+        path: of the file; a link to one will do.
+        most: bytes; a larger file is not read.
+
+    Raises:
+        FileNotFoundError: where there is nothing at the path.
+        StorageError: where it is no regular file, too large, or cannot be read.
+    """
+    try:
+        # Not by its path: a pipe would be waited for, and another file may be there by the time it is looked at.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise StorageError(f"{path} is no regular file", help=_PUT_BACK)
+            if most is not None and status.st_size > most:
+                raise StorageError(
+                    f"{path} cannot be read: it has {status.st_size:,} bytes, and may have {most:,}", help=_PUT_BACK
+                )
+            return file.read()
+    except FileNotFoundError:
+        raise
+    except IsADirectoryError as error:
+        raise StorageError(f"{path} is no regular file", help=_PUT_BACK) from error
+    except OSError as error:
+        raise StorageError(f"{path} cannot be read: {error.strerror}", help="let this user read it") from error

@@ -67,7 +67,7 @@ def room(folder: Path) -> tuple[int, str]:
     Raises:
         RecipeError: where the limit is no size.
     """
-    on_disk = max(0, shutil.disk_usage(folder).free - _SPARE), "the disk has"
+    on_disk = max(0, shutil.disk_usage(folder).free - _SPARE), f"beyond {bytes_text(_SPARE)} kept free the disk has"
     text = os.environ.get(LIMIT, "").strip()
     if not text:
         return on_disk
@@ -99,7 +99,7 @@ def bytes_text(count: int) -> str:
 
 def writing(path: Path) -> contextlib.AbstractContextManager[BinaryIO]:
     """A file of the cache that becomes `path`, whole, when the block ends; see `replacing`."""
-    return replacing(path, help=NO_ROOM)
+    return replacing(path, elsewhere=NO_ROOM)
 
 
 def save_arrays(path: Path, arrays: Mapping[str, Shaped[np.ndarray, "..."]]) -> None:

@@ -53,6 +53,9 @@ class Train(BaseModel):
     checkpoint_every: Annotated[Count | None, RunStep("only the end is saved", every=True)] = None
     """Steps between checkpoints; an epoch by default."""
 
+    keep_checkpoints: bool = False
+    """Keep all that resuming needs after the run's end too; by default the weights of the best step alone."""
+
     log_every: Annotated[Count, RunStep("only the last step is logged", every=True)] = 10
     """Steps between logged lines."""
 

@@ -50,7 +50,7 @@ class OneRun:
     Raises:
         RecipeError: where the run has no such metric.
         DataError: where its data are not there, or have changed.
-        StorageError: where its checkpoint is damaged.
+        StorageError: where its checkpoint or its scores are damaged, or the metric is not what its queries scored.
     """
 
     def __init__(self, run: FinishedRun, *, metric: str | None, images: bool) -> None:
@@ -58,6 +58,7 @@ class OneRun:
             require_metric(run, metric)
         self.run = run
         self.metric = metric or min(run.metrics, key=lambda name: name != DEFAULT_METRIC, default=None)
+        self.doubts = run.check(self.metric, run.metrics)
         self.title = run.path.resolve().name
         self.data: Data | None = open_data(run.path) if images else None
         self.embedded: Embedded | None = embed_run(run.path, self.data) if self.data else None
@@ -65,13 +66,14 @@ class OneRun:
     def opening(self) -> Opening:
         """Name, what was trained, and the figures to remember."""
         settings, result = self.run.settings, self.run.result
-        parts = [settings.get(f"{table}.name") for table in ("method", "loss", "memory", "miner")]
+        parts = [str(settings.get(f"{table}.name", "")) for table in ("method", "loss", "memory", "miner")]
         network = settings.get("encoder.model", settings.get("encoder.name"))
         about = f"{' · '.join(filter(None, parts))} · {network} · {settings.get('data.name')} · seed {self.run.seed}"
         costs = [(name, result["cost"].get(name)) for name in ("train_seconds", "parameters")]
         tiles = [*self._scores(), *((label(name), format_cost(name, value).text) for name, value in costs if value)]
         warned = ", ".join(label(name) for name in result.get("warnings", []))
-        return Opening(self.title, about, tiles, notices=[f"The run gave warnings: {warned}."] if warned else [])
+        notices = [f"The run gave warnings: {warned}."] if warned else []
+        return Opening(self.title, about, tiles, notices=[*notices, *(f"{doubt}." for doubt in self.doubts)])
 
     def _scores(self) -> Iterator[tuple[str, str]]:
         evaluator, _, name = (self.metric or "").partition(".")

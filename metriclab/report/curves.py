@@ -119,12 +119,14 @@ def memory_size(run: FinishedRun) -> int | None:
     """Rows of the memory that a run trained with, 0 where it did without one, None where that has no size."""
     if "memory.name" not in run.settings or run.settings.get("method.weight") == 0:
         return 0
-    return run.settings.get("memory.size")
+    size = run.settings.get("memory.size")
+    return size if isinstance(size, int) else None
 
 
 def _ratio(run: FinishedRun) -> float | None:
     size = memory_size(run)
-    return None if size is None else size / run.result["items"]["train"]
+    images = run.result["items"].get("train")
+    return size / images if size is not None and images else None
 
 
 def _scores(run: FinishedRun) -> dict[str, float]:

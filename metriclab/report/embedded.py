@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ from metriclab.core.rows import Rows
 from metriclab.core.splits import build_splits
 from metriclab.errors import DataError
 from metriclab.evaluation.embed import EmbeddingSettings, embed_splits, evaluating, gallery_of
+from metriclab.recipe import ComponentSpec
 from metriclab.report.blocks import shorten
 from metriclab.runs.folder import RunFolder
 
@@ -65,16 +66,21 @@ def open_data(path: Path) -> Data:
     recipe, fingerprints = folder.recipe(), folder.manifest()["data"]
     help = "put the data back as they were, or make a report without images with --no-images"
     try:
-        test, train = build_splits(recipe.components["dataset"].build, ("test", "train"))
+        test, train = build_splits(_without_download(recipe.components["dataset"]).build, ("test", "train"))
         present = {"test": test.fingerprint, "train": train.fingerprint}
     except DataError as error:
         raise DataError(f"the data of {path} cannot be read: {error.message}", help=help) from error
     for split, fingerprint in present.items():
-        if fingerprint != fingerprints[split]:
+        if fingerprint != fingerprints.get(split):
             raise DataError(
                 f"the data of {path} have changed since it ran: the {split} split is another one", help=help
             )
     return Data(test, gallery_of(test, train))
+
+
+def _without_download(chosen: ComponentSpec) -> ComponentSpec:
+    """The data set as it is here: whatever a run folder from elsewhere says, a report fetches nothing."""
+    return replace(chosen, params={**chosen.params, **({"download": False} if "download" in chosen.params else {})})
 
 
 def embed_run(path: Path, data: Data) -> Embedded:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from metriclab.report.blocks import Cell, Number
@@ -15,7 +16,7 @@ _NAMES = {
     "nmi": "NMI",
     "ami": "AMI",
     "f1": "F1",
-    "pca": "PCA",
+    "pca": "PCA of pixels",
     "jpeg": "JPEG",
     "train_seconds": "training",
     "images_per_second": "trained on",
@@ -33,6 +34,11 @@ _UNITS = {
     "flops_per_image": "FLOP",
     "embedded_per_second": "images/s",
 }
+_BASELINES = {
+    "raw_pixels": "raw pixels are those of the test view, averaged down to 32 x 32 where it is larger",
+    "pca": "PCA of pixels has as many of their principal components as the embedding has numbers",
+    "untrained": "untrained is the same network before its first step",
+}
 _PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"))
 
 
@@ -43,6 +49,12 @@ def label(name: str) -> str:
         kind, depth = found.groups()
         return f"{kind.upper()}@{depth.upper()}"
     return _NAMES.get(name, name.replace("_", " "))
+
+
+def describe_baselines(names: Iterable[str]) -> str:
+    """What these baselines are, in a sentence; nothing where there are none."""
+    said = "; ".join(_BASELINES[name] for name in names if name in _BASELINES)
+    return f"Baselines: {said}." if said else ""
 
 
 def metric_label(metric: str) -> str:

@@ -18,6 +18,7 @@ from metriclab.comparison.finished import find_runs
 from metriclab.errors import RecipeError, StorageError
 from metriclab.report.blocks import Opening, Section
 from metriclab.report.contents import OneRun, SeveralRuns
+from metriclab.report.offline import offline
 from metriclab.report.thumbnails import LADDER, LAST, Sizes
 from metriclab.runs.files import write_atomic
 
@@ -36,6 +37,9 @@ class Content(Protocol):
 def write_report(paths: Sequence[Path], out: Path, *, metric: str | None = None, images: bool = True) -> int:
     """Writes the report of a run, or of a comparison of several, and returns its size in bytes.
 
+    The recipe of a run folder from elsewhere may say what it likes: nothing is fetched, and nothing written but `out`
+    and decoded images in the cache.
+
     Args:
         paths: run folders, or folders of them.
         out: the HTML file.
@@ -51,11 +55,12 @@ def write_report(paths: Sequence[Path], out: Path, *, metric: str | None = None,
         raise StorageError(f"{out} is a folder", help=f"name a file: -o {out / 'report.html'}")
     runs, notes = find_runs(paths)
     content: Content
-    if len(runs) == 1 and not notes:
-        content = OneRun(runs[0], metric=metric, images=images)
-    else:
-        content = SeveralRuns(runs, metric=metric, images=images, notes=notes)
-    page = within_budget(content)
+    with offline():
+        if len(runs) == 1 and not notes:
+            content = OneRun(runs[0], metric=metric, images=images)
+        else:
+            content = SeveralRuns(runs, metric=metric, images=images, notes=notes)
+        page = within_budget(content)
     write_atomic(out, page)
     return len(page)
 

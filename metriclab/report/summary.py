@@ -9,7 +9,7 @@ from typing import Any
 
 from metriclab.report.blocks import Cell, Charts, Code, Facts, Notes, Number, Section, Table, shorten
 from metriclab.report.charts import Series, draw_lines, make_legend
-from metriclab.report.labels import format_compact, format_cost, format_number, label, metric_label
+from metriclab.report.labels import describe_baselines, format_compact, format_cost, format_number, label, metric_label
 from metriclab.runs.files import to_json
 from metriclab.runs.folder import RunFolder
 
@@ -49,7 +49,8 @@ def metrics_section(result: Mapping[str, Any], notes: Notes) -> Section:
         for name, part in trained.items()
         if not is_robustness(part) and not is_health(part) and (table := _metrics_table(name, part, result, notes))
     ]
-    lead = f"{result['protocol'][:1].upper()}{result['protocol'][1:]}, {result['items']['test']:,} images."
+    lead = f"{result['protocol'][:1].upper()}{result['protocol'][1:]}, {result['items'].get('test', 0):,} images."
+    lead = f"{lead} {describe_baselines(result['baselines'])}".rstrip()
     return Section("metrics", "Metrics", [*tables, notes], lead if tables else f"{lead} {_say_nothing(trained)}")
 
 

@@ -7,27 +7,33 @@ checkpoints/        state, by step
 scores.safetensors  what every query of the test split scored, written at the end
 diverged.json       the images of the step in which a run diverged, where one did
 result.json         what was measured, written last: a folder that has it is finished
+run.lock            who is at work in it, while a run goes on
 """
 
 from __future__ import annotations
 
-import json
+import contextlib
 import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from torch import Tensor
 
-from metriclab import distributed
+from metriclab.core.files import read_regular, repair
 from metriclab.errors import RecipeError, StorageError
 from metriclab.recipe import Recipe, read
-from metriclab.runs.files import digest, read_json, write_atomic, write_json
+from metriclab.runs.files import digest, parse_json, read_json, write_atomic, write_json
+from metriclab.runs.lock import RunLock
 from metriclab.runs.renamed import rename, upgrade
+from metriclab.runs.shapes import Line, Manifest, Result
+from metriclab.runs.tensors import parse_tensors
 from metriclab.trackers import METRICS_FILE
 
 RECIPE_FILE = "recipe.toml"
+_UNSAID: Mapping[str, Any] = {"baselines": {}, "best_step": 0, "items": {}, "warnings": []}  # by old results
 
 
 class RunFolder:
@@ -46,6 +52,7 @@ class RunFolder:
         self.result_file = path / "result.json"
         self.scores_file = path / "scores.safetensors"
         self.diverged_file = path / "diverged.json"
+        self.lock = RunLock(path / "run.lock")
 
     @property
     def resume_command(self) -> str:
@@ -56,13 +63,39 @@ class RunFolder:
         """Checks that a new run may use the folder.
 
         Raises:
-            StorageError: where it exists and is not empty.
+            StorageError: where it exists and is not empty, or another process is at work in it.
         """
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        self.lock.refuse_holder()
+        try:
+            present = [file for file in self.path.iterdir() if file != self.lock.path]
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            what = "is no folder" if isinstance(error, NotADirectoryError) else f"cannot be read ({error.strerror})"
             raise StorageError(
-                f"run folder {self.path} exists already",
-                help="add --resume to continue that run, or choose another folder with --out",
+                f"run folder {self.path} exists already, and {what}", help="choose another folder with --out"
+            ) from error
+        if present:
+            begun = self.recipe_file in present
+            first = "add --resume to continue that run" if begun else "empty it, as it holds no run"
+            raise StorageError(
+                f"run folder {self.path} exists already", help=f"{first}, or choose another folder with --out"
             )
+
+    def take(self) -> None:
+        """Makes the folder this process's until `release`, and clears away halves of files of a killed one.
+
+        Raises:
+            StorageError: naming who is at work in it, or where it cannot be made.
+        """
+        self.lock.take()
+        for part in (*self.path.glob(".*.part"), *self.checkpoints.glob(".step-*.part")):
+            with contextlib.suppress(OSError):  # they only take room
+                part.unlink()
+
+    def release(self) -> None:
+        """Gives the folder back, where this process has it."""
+        self.lock.release()
 
     def create(self, recipe: Recipe) -> None:
         """Makes the folder with the complete recipe in it.
@@ -74,7 +107,9 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise StorageError(f"cannot make run folder {self.path}: {error.strerror}") from error
+            raise StorageError(
+                f"cannot make run folder {self.path}: {error.strerror}", help=repair(error, "choose another --out")
+            ) from error
         write_atomic(self.recipe_file, recipe.to_toml().encode())
 
     def reopen(self, recipe: Recipe) -> None:
@@ -85,20 +120,16 @@ class RunFolder:
             RecipeError: where the recipe differs, naming the keys.
         """
         if not self.recipe_file.is_file():
-            raise StorageError(f"{self.path} holds no run to resume", help="leave --resume away to start one")
-        self._sweep()
+            raise StorageError(
+                f"{self.path} holds no run to resume",
+                help="name a run folder with --out, or leave --resume away to start a run",
+            )
         changed = self.differences(recipe)
         if changed:
             raise RecipeError(
                 f"the recipe differs from the one {self.path} was started with: {', '.join(changed)}",
                 help="resume with the same recipe and --set options, or start a new run with --out",
             )
-
-    def _sweep(self) -> None:
-        # Halves of files that a killed process was writing.
-        if distributed.rank() == 0:
-            for part in (*self.path.glob(".*.part"), *self.checkpoints.glob(".step-*.part")):
-                part.unlink(missing_ok=True)
 
     def differences(self, recipe: Recipe) -> list[str]:
         """Dotted keys in which a recipe differs from the one the run was started with."""
@@ -111,25 +142,37 @@ class RunFolder:
         return read(self.recipe_file)
 
     def manifest(self) -> dict[str, Any]:
-        value: dict[str, Any] = read_json(self.manifest_file)
+        value: dict[str, Any] = read_json(self.manifest_file, Manifest)
         return value
 
     def result(self) -> dict[str, Any]:
-        value: dict[str, Any] = upgrade(read_json(self.result_file))
-        return value
+        return {**_UNSAID, **upgrade(read_json(self.result_file, Result))}
 
     def logged(self) -> Iterator[dict[str, Any]]:
-        """What was logged, step by step; nothing where no tracker wrote it. A line that was cut short is left out."""
-        for text in self.metrics_file.read_text("utf-8").splitlines() if self.metrics_file.is_file() else []:
-            if _step_of(text) < float("inf"):
-                yield upgrade(json.loads(text))
+        """What was logged, step by step; nothing where no tracker wrote it. A last line cut short is left out.
+
+        Raises:
+            StorageError: naming the line that a run cannot have written.
+        """
+        for number, line in enumerate(self._lines(), start=1):
+            yield upgrade(parse_json(line, Line, f"{self.metrics_file}:{number}"))
 
     def cut_metrics(self, step: int) -> None:
-        """Drops what was logged after the step, and a line that was cut short: those steps will be run again."""
-        if not self.metrics_file.exists():
-            return
-        kept = [line for line in self.metrics_file.read_text("utf-8").splitlines() if _step_of(line) <= step]
-        write_atomic(self.metrics_file, "".join(f"{line}\n" for line in kept).encode())
+        """Drops what was logged after the step, and a line that was cut short: those steps will be run again.
+
+        Raises:
+            StorageError: as `logged`.
+        """
+        kept = [line for line, values in zip(self._lines(), self.logged(), strict=True) if values["step"] <= step]
+        if self.metrics_file.exists():
+            write_atomic(self.metrics_file, b"".join(line + b"\n" for line in kept))
+
+    def _lines(self) -> list[bytes]:
+        """The whole lines of what was logged."""
+        try:
+            return read_regular(self.metrics_file).split(b"\n")[:-1]
+        except FileNotFoundError:
+            return []
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         write_json(self.result_file, result)
@@ -141,15 +184,19 @@ class RunFolder:
             StorageError: where they are not there, or are not those that belong to the result.
         """
         try:
-            content = self.scores_file.read_bytes()
+            content = read_regular(self.scores_file)
         except FileNotFoundError as error:
             help = "is this a finished run? One of an older metriclab has to be run again"
             raise StorageError(f"{self.scores_file} is not there", help=help) from error
-        except OSError as error:
-            raise StorageError(f"{self.scores_file} cannot be read: {error.strerror}") from error
         if digest(content) != self.result().get("scores_sha256"):
             raise StorageError(f"{self.scores_file} is damaged: its SHA-256 is not the one in {self.result_file}")
-        return {rename(name): values for name, values in safetensors.torch.load(content).items()}
+        scores = {rename(name): values for name, values in parse_tensors(content, str(self.scores_file)).items()}
+        if not _is_table(scores):
+            raise StorageError(
+                f"{self.scores_file} does not hold labels, items, and scores of as many queries",
+                help="put back what the run wrote, or run it again in another folder",
+            )
+        return scores
 
     def write_scores(self, scores: Mapping[str, Tensor]) -> str:
         """Stores what every query scored, and returns the file's SHA-256, which goes into the result.
@@ -163,11 +210,14 @@ class RunFolder:
         return digest(content)
 
 
-def _step_of(line: str) -> float:
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return float("inf")
+def _is_table(scores: Mapping[str, Tensor]) -> bool:
+    """Whether labels and items are whole numbers, one a query, and all scores of queries are as many floats."""
+    labels, items = (scores.get(name, torch.empty(0)) for name in ("labels", "items"))
+    by_query = [values for name, values in scores.items() if "." in name and not name.endswith(".per_class")]
+    return labels.dtype == items.dtype == torch.int64 and all(
+        values.shape == labels.shape and values.ndim == 1 and (values is items or values.is_floating_point())
+        for values in (items, *by_query)
+    )
 
 
 def differing_keys(old: Any, new: Any, path: str = "") -> list[str]:

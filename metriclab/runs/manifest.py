@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from importlib import import_module, metadata
@@ -22,6 +23,9 @@ _LIBRARIES = {
     "scikit-learn": "sklearn",
 }
 """Distributions that numbers depend on, and the modules they bring."""
+
+_FOLDERS = re.compile(r"""(^|[=,'"\[ ])[/~][^'"]*/""")
+"""The folders of this machine on an absolute path: no part of what a run hands on."""
 
 
 def manifest_of(
@@ -81,7 +85,7 @@ def environment() -> dict[str, Any]:
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "ranks": distributed.world_size(),
         "versions": {name: _version(name, module) for name, module in _LIBRARIES.items()},
-        "command": sys.argv[1:],
+        "command": [_FOLDERS.sub(r"\1", word) for word in sys.argv[1:]],
     }
 
 

@@ -58,8 +58,19 @@ def experiment(
         Interrupted, MetriclabError: see their texts; what was saved before stays.
     """
     require_same_recipe(recipe)
+    try:
+        yield from _experiment(recipe, folder, resume, stop, quiet)
+    finally:
+        folder.release()
+
+
+def _experiment(
+    recipe: Recipe, folder: RunFolder, resume: bool, stop: Callable[[], bool], quiet: bool
+) -> Iterator[RunStatus]:
     if resume:
         distributed.on_every_rank(lambda: folder.reopen(recipe))
+        if not distributed.broadcast_object(folder.result_file.exists()):
+            distributed.on_first_rank(folder.take)
     else:
         distributed.on_first_rank(folder.refuse_existing)
     if resume and distributed.broadcast_object(folder.result_file.exists()):
@@ -77,6 +88,7 @@ def experiment(
         for name, reason in result["missing"].items():
             yield RunStatus("evaluate", total, total, message=f"{name} is missing from the result: {reason}")
         distributed.on_first_rank(lambda: _write_result(folder, result, scores))
+        yield from _tidy(recipe, folder, total, run.numbers.best_step)
         yield RunStatus("finished", total, total)
     finally:
         for tracker in run.trackers:
@@ -113,6 +125,7 @@ def _begin(recipe: Recipe, folder: RunFolder, *, resume: bool) -> Generator[RunS
 
 def _write_down(folder: RunFolder, recipe: Recipe, manifest: Mapping[str, Any], resume: bool) -> None:
     if not resume:
+        folder.take()
         folder.create(recipe)
     if not folder.manifest_file.exists():
         write_json(folder.manifest_file, manifest)
@@ -131,6 +144,15 @@ def _unless_stopped(parts: Pausing[T], stop: Callable[[], bool]) -> T:
 def _write_result(folder: RunFolder, result: Mapping[str, Any], scores: Mapping[str, Tensor]) -> None:
     # In this order: a folder with a result is a finished run.
     folder.write_result({**result, "scores_sha256": folder.write_scores(scores)})
+
+
+def _tidy(recipe: Recipe, folder: RunFolder, total: int, best: int) -> Iterator[RunStatus]:
+    """Leaves the best weights alone, unless the recipe keeps what resuming needs."""
+    if best and not recipe.train.keep_checkpoints:
+        try:
+            distributed.on_first_rank(lambda: checkpoints.keep_weights(folder.checkpoints, best))
+        except StorageError as error:  # the result is there, and the checkpoints are only larger than they need be
+            yield RunStatus("evaluate", total, total, message=f"the checkpoints stay as they are: {error.message}")
 
 
 def _trackers(recipe: Recipe, folder: RunFolder, quiet: bool) -> list[Tracker]:
@@ -230,6 +252,7 @@ class _Run:
         # What is chosen by these numbers has to be chosen alike on every rank.
         numbers = distributed.broadcast_object(score_values(run_evaluators(self.evaluators, rows, rows)))
         flat = {f"val.{name}.{metric}": value for name, part in numbers.items() for metric, value in part.items()}
+        flat = dict(sorted(flat.items(), key=lambda part: part[0] != f"val.{self.settings.select}"))  # it comes first
         self._log(done, flat)
         if f"val.{self.settings.select}" not in flat:
             names = [name.removeprefix("val.") for name in flat]

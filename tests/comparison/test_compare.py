@@ -267,6 +267,25 @@ def test_every_format_tells_the_same(three):
     assert json.loads(invoke(*paths, "--format", "json")) == json.loads(json.dumps(compared(three).to_dict()))
 
 
+def test_names_and_numbers_are_whole_at_80_columns(tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    metrics = {f"metric_number_{at}": 0.5 for at in range(7)}
+    for name, temperature in (("multi-similarity-with-a-margin", 0.1), ("n" * 60, 0.2)):
+        for seed in (0, 1):
+            run = finished(tmp_path / "runs" / f"{name}-{seed}", seed, 0.5, f"loss.temperature={temperature}")
+            result = json.loads((run / "result.json").read_text())
+            result["metrics"]["knn"] = metrics
+            (run / "result.json").write_text(json.dumps(result))
+    also = [word for name in metrics for word in ("--also", f"knn.{name}")]
+    told = invoke(str(tmp_path / "runs"), *also)
+    assert "…" not in told
+    assert "multi-similarity-with-a-margin" in told
+    table = told.partition("Verdict")[0]
+    assert all(len(line) <= 80 for line in table.splitlines()[1:])
+    for text in (*metrics, "seeds", "images seen", "train s", "parameters", "0.5000 ± 0.0000"):
+        assert text in table, text
+
+
 def test_what_recipes_say_is_escaped(tmp_path):
     name = "<script>alert(1)</script>[red]|"
     paths = [

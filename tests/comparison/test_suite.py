@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from metriclab.comparison.launch import launch, plan
+from metriclab.comparison.launch import launch, least_busy, plan
 from metriclab.comparison.suite import is_suite, read_suite
 from metriclab.errors import StorageError
 from metriclab.recipe import RecipeProblems, read
@@ -153,6 +153,7 @@ while [ $# -gt 0 ]; do
     shift
 done
 echo "$OMP_NUM_THREADS threads" > "$out.seen"
+echo "${CUDA_VISIBLE_DEVICES-none}" > "$out.device"
 [ -n "$broken" ] && { echo "the loss exploded"; exit 4; }
 [ -e "$out.slow" ] && { trap 'exit 130' TERM; while true; do sleep 0.05; done; }
 mkdir -p "$out" && echo "{}" > "$out/result.json"
@@ -186,6 +187,31 @@ def test_a_failure_harms_no_other_run(child, tmp_path):
     assert (tmp_path / "out" / "as-it-is" / "seed-1.seen").read_text() == "2 threads\n"
 
 
+@pytest.mark.parametrize(
+    ("count", "visible", "jobs", "seen"),
+    [
+        (2, None, 2, {"0", "1"}),
+        (3, "5,GPU-7,2", 4, {"5", "GPU-7", "2"}),
+        (2, None, 1, {"0"}),
+        (0, None, 3, {"none"}),
+        (0, "", 2, {""}),
+    ],
+)
+def test_devices_are_handed_out(count, visible, jobs, seen, child, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: count)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    list(launch(plan(read_suite(write(tmp_path)), tmp_path / "out"), jobs=jobs))
+    assert {file.read_text().strip() for file in (tmp_path / "out").rglob("*.device")} == seen
+
+
+def test_a_device_is_that_with_the_fewest_runs():
+    assert least_busy(["0", "1", "2"], ["0", "2", "0"]) == "1"
+    assert least_busy(["0", "1"], ["0", "1"]) == "0"
+    assert least_busy([], [None]) is None
+
+
 def test_what_is_told_to_stop_is_stopped_and_no_other_is_started(child, tmp_path):
     planned = plan(read_suite(write(tmp_path)), tmp_path / "out")
     (tmp_path / "out" / "as-it-is").mkdir(parents=True)
@@ -207,7 +233,7 @@ def test_a_run_that_another_process_is_at_is_left_alone(child, tmp_path):
         fcntl.flock(log, fcntl.LOCK_EX)
         (event,) = launch(planned)
     assert event.what == "failed"
-    assert "another process is at it" in event.detail
+    assert event.detail == f"another process is at it: wait for its end, see {planned[0].log}"
     assert [event.what for event in launch(planned)] == ["started", "finished"]
 
 

@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from PIL import Image
 
 from metriclab.errors import DataError, RecipeError, StorageError
 from metriclab.images import build as image_build
-from metriclab.images.cache_files import alone
+from metriclab.images.cache_files import alone, room
 from metriclab.images.decode import Decoded, decode
 from metriclab.images.files import ImageFiles
 from metriclab.images.index import PixelStore
@@ -149,6 +150,12 @@ def test_a_lock_is_held_by_one_and_leaves_no_file(tmp_path):
     expected = pytest.raises(StorageError, match=r"cannot be locked \(.*\)\n  help: .*METRICLAB_CACHE")
     with expected, alone(path / "lock", waiting=None):
         pass
+
+
+def test_what_is_kept_free_is_told_beside_what_the_disk_has(tmp_path, monkeypatch):
+    monkeypatch.delenv("METRICLAB_CACHE_LIMIT", raising=False)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=200_000_000))
+    assert room(tmp_path) == (0, "beyond 268.4 MB kept free the disk has")
 
 
 def test_images_without_room_are_decoded_when_read_and_nothing_else_changes(paths, cache, monkeypatch, caplog):

@@ -126,8 +126,20 @@ def test_an_existing_folder_is_refused(tmp_path):
     with pytest.raises(StorageError) as caught:
         run(tiny(tmp_path), folder)
     assert caught.value.message == f"run folder {folder} exists already"
-    assert caught.value.help == "add --resume to continue that run, or choose another folder with --out"
+    assert caught.value.help == "empty it, as it holds no run, or choose another folder with --out"
     assert [path.name for path in folder.iterdir()] == ["notes.txt"]
+    RunFolder(tmp_path / "begun").create(tiny(tmp_path))
+    with pytest.raises(StorageError) as caught:
+        run(tiny(tmp_path), tmp_path / "begun")
+    assert caught.value.help == "add --resume to continue that run, or choose another folder with --out"
+
+
+def test_a_file_as_the_folder_is_refused_without_a_word_of_resuming(tmp_path):
+    (tmp_path / "run").write_text("mine")
+    with pytest.raises(StorageError) as caught:
+        run(tiny(tmp_path), tmp_path / "run")
+    assert caught.value.message == f"run folder {tmp_path / 'run'} exists already, and is no folder"
+    assert caught.value.help == "choose another folder with --out"
 
 
 def test_another_recipe_is_refused_by_its_keys(reference, tmp_path):
