@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from metriclab.distributed.batch_norm import SynchronizedBatchNorm
 from metriclab.encoders.channels import match_channels
-from metriclab.encoders.weights import load_whole, read_weights
+from metriclab.encoders.weights import load_weights
 from metriclab.errors import DataError, RecipeError
 from metriclab.registry import register
 
@@ -28,7 +28,7 @@ class TimmEncoder(nn.Module):
 
     It normalises by the mean and standard deviation that its weights were trained with, or by 0.5 and 0.5 where the
     weights are random; both are buffers, so a checkpoint carries them. `out_features` is the measured width of the
-    features.
+    features. `note` says what of a file of weights was taken, where that is not all of it.
 
     Paper: Wightman, PyTorch Image Models, 2019 (doi:10.5281/zenodo.4414861). The CIFAR stem is that of Chen et al.,
         A Simple Framework for Contrastive Learning of Visual Representations, ICML 2020, appendix B.9.
@@ -36,8 +36,11 @@ class TimmEncoder(nn.Module):
     Args:
         model: name in timm, with or without the tag of its weights: "resnet18", "resnet18.a1_in1k".
         pretrained: fetch timm's weights, or take them from its cache.
-        weights: path of a .safetensors, .pth or .pt file to load instead, or in a recipe of a run folder, for its best
-            checkpoint; every name and shape has to fit.
+        weights: path of a .safetensors, .pth, .pt, .pth.tar, .ckpt or .bin file to load instead, or in a recipe of a
+            run folder, for its best checkpoint; every name and shape has to fit, below one prefix of all names
+            ("module.encoder_q."), which is found. What was left out, as heads are, is said.
+        weights_prefix: which network of the file is meant, where several fit: its prefix, or a part of it that the
+            others do not have, such as "encoder_q" or "teacher".
         cifar_stem: for ResNets on small images: a 3x3 convolution of stride 1 and no max pooling at the start.
         in_chans: channels the model takes; grey images are repeated over them.
         global_pool: how timm pools the last feature map ("avg", "max", "token", ...); the model's own by default.
@@ -63,6 +66,7 @@ class TimmEncoder(nn.Module):
         model: str,
         pretrained: bool = False,
         weights: str | None = None,
+        weights_prefix: str | None = None,
         cifar_stem: bool = False,
         in_chans: Annotated[int, Ge(1)] = 3,
         global_pool: str | None = None,
@@ -72,7 +76,7 @@ class TimmEncoder(nn.Module):
         freeze_batch_norm: bool = False,
     ) -> None:
         super().__init__()
-        _check(model, pretrained, weights, cifar_stem)
+        _check(model, pretrained, weights, weights_prefix, cifar_stem)
         self.name, self.in_chans = model, in_chans
         self.always_eval = trainable == "none" and frozen_mode == "eval"
         self.freeze_batch_norm = freeze_batch_norm
@@ -86,8 +90,7 @@ class TimmEncoder(nn.Module):
         trained = pretrained or weights is not None
         for name in ("mean", "std"):
             self.register_buffer(name, _per_channel(config[name] if trained else (0.5,), in_chans))
-        if weights is not None:
-            self._load(Path(weights))
+        self.note = None if weights is None else self._load(Path(weights), weights_prefix)
 
         self.size: int = image_size or config["input_size"][-1]
         self.fixed_size: bool = config.get("fixed_input_size", False)
@@ -124,21 +127,21 @@ class TimmEncoder(nn.Module):
     def _batch_norms(self) -> list[nn.Module]:
         return [layer for layer in self.model.modules() if isinstance(layer, _BATCH_NORMS)]
 
-    def _load(self, path: Path) -> None:
-        state = read_weights(path)
-        if "mean" in state:  # saved from this class, normalisation included
-            load_whole(self, state, path)
-            return
+    def _load(self, path: Path, prefix: str | None) -> str | None:
         classifiers = self.model.pretrained_cfg.get("classifier") or ()
         classifiers = [classifiers] if isinstance(classifiers, str) else classifiers
-        load_whole(self.model, state, path, ignored={name.partition(".")[0] for name in classifiers})
+        heads = {name.partition(".")[0] for name in classifiers}
+        # First of all what was saved from this class, normalisation included.
+        return load_weights(path, [self, self.model], prefix=prefix, heads=heads)
 
 
-def _check(model: str, pretrained: bool, weights: str | None, cifar_stem: bool) -> None:
+def _check(model: str, pretrained: bool, weights: str | None, weights_prefix: str | None, cifar_stem: bool) -> None:
     if not timm.is_model(model) or ("." in model and model not in timm.list_models(pretrained=True)):
         raise RecipeError(f"timm has no model '{model}'", help=_suggest(model))
     if pretrained and weights is not None:
         raise RecipeError("encoder.pretrained and encoder.weights exclude each other", help="leave one of them out")
+    if weights_prefix is not None and weights is None:
+        raise RecipeError("encoder.weights_prefix is of a file, and encoder.weights names none", help="leave it out")
     if pretrained and cifar_stem:
         raise RecipeError(
             "encoder.cifar_stem replaces the first layer of the pretrained weights by a random one",

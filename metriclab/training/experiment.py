@@ -114,7 +114,8 @@ def _begin(recipe: Recipe, folder: RunFolder, *, resume: bool) -> Generator[RunS
             yield RunStatus("train", 0, training.steps, message=change)
     # Not before everything is built: a recipe that cannot run leaves no folder behind.
     distributed.on_first_rank(lambda: _write_down(folder, recipe, now, resume))
-    for text in (coverage(training), batch_statistics(training)):
+    note = getattr(training.method.get_submodule("network.encoder"), "note", None)
+    for text in (note, coverage(training), batch_statistics(training)):
         if text is not None:
             yield RunStatus("train", 0, training.steps, message=text)
     if not has_labels(splits.test):

@@ -11,7 +11,7 @@ from metriclab.core.network import Network
 from metriclab.distributed.batch_norm import synchronize_batch_norm
 from metriclab.encoders.pixels import Pixels
 from metriclab.encoders.timm import TimmEncoder
-from metriclab.encoders.weights import read_weights
+from metriclab.encoders.weights_file import read_weights
 from metriclab.errors import DataError, RecipeError
 from metriclab.heads import LinearHead
 
@@ -242,7 +242,7 @@ def test_pickled_code_is_not_run(tmp_path: Path):
     torch.save({"weight": torch.zeros(1), "bomb": Bomb()}, tmp_path / "evil.pth")
     (tmp_path / "plain.pt").write_bytes(pickle.dumps(Bomb(), protocol=2))
     for file in ("evil.pth", "plain.pt"):
-        with pytest.raises(DataError, match=r"holds pickled objects, which could run code.*\n.*state_dict"):
+        with pytest.raises(DataError, match=r"holds pickled objects \(setattr\), which could run code.*\n.*state_dict"):
             read_weights(tmp_path / file)
     assert Bomb.armed
 
