@@ -27,7 +27,7 @@ from metriclab.core.network import embedding_function
 from metriclab.core.rows import Rows
 from metriclab.evaluation.embed import embed, embedding_settings
 from metriclab.methods import sxbm
-from metriclab.methods.neighbours import Neighbours, nearest
+from metriclab.methods.neighbours import Neighbours, nearest_features
 from metriclab.recipe import read
 from metriclab.runs.folder import RunFolder
 from metriclab.training.experiment import experiment
@@ -46,11 +46,8 @@ def random_rows(anchors: Rows, memory: Rows, k: int) -> Neighbours:
     chance = usable.float() + torch.finfo(torch.float32).tiny
     index = chance.multinomial(min(k, len(memory)))
     here = usable.gather(1, index)
-    found = memory[index.flatten()]
-    similarity = (anchors.z[:, None] * found.z.view(*index.shape, -1)).sum(2)
-    labels = torch.where(here.flatten(), found.labels, -1)
-    found = Rows(found.z, labels, found.items, found.ids, found.views)
-    return Neighbours(found, similarity.masked_fill(~here, -torch.inf))
+    similarity = (anchors.z @ memory.z.T).gather(1, index)
+    return Neighbours(index, similarity.masked_fill(~here, -torch.inf))
 
 
 def trained(recipe) -> float:
@@ -91,8 +88,8 @@ def main() -> None:
         found = {"S-XBM": [], "random pairs": []}
         for seed in range(given.seeds):
             recipe = read(recipe_file, [start, f"train.seed={seed}"])
-            for name, search in (("S-XBM", nearest), ("random pairs", random_rows)):
-                sxbm.nearest = search
+            for name, search in (("S-XBM", nearest_features), ("random pairs", random_rows)):
+                sxbm.nearest_features = search
                 found[name].append(trained(recipe))
         for name, values in found.items():
             print(f"{name}, {form}: {np.mean(values):.4f}  ({', '.join(f'{value:.4f}' for value in values)})")

@@ -1,6 +1,8 @@
+import sys
+
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from metriclab.distributed import rank_slice
@@ -8,6 +10,7 @@ from metriclab.errors import RecipeError
 from metriclab.samplers import Balanced, Shuffled
 
 QUICK = settings(deadline=None, max_examples=60)
+BOTH_WAYS = settings(QUICK, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def labels(items: int) -> np.ndarray:
@@ -89,7 +92,14 @@ def balanced_labels() -> st.SearchStrategy:
     return st.lists(st.integers(-1, 6), min_size=1, max_size=80).map(lambda values: np.array(values, dtype=np.int64))
 
 
-@QUICK
+@pytest.fixture(params=["drawn", "dealt"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few classes are drawn batch by batch, many are dealt: the same holds for both."""
+    monkeypatch.setattr("metriclab.samplers._FEW_CHOICES", 2**24 if request.param == "drawn" else 0)
+
+
+@pytest.mark.usefixtures("way")
+@BOTH_WAYS
 @given(balanced_labels(), st.integers(1, 4), st.integers(1, 4), st.sampled_from(["skip", "repeat"]), st.integers(0, 9))
 def test_every_balanced_batch_is_so_many_classes_of_so_many_items(known, classes, per_class, small, seed):
     sizes = np.bincount(known[known >= 0], minlength=7)
@@ -138,6 +148,7 @@ def test_a_balanced_epoch_has_as_many_batches_as_can_be_made(sizes, classes, per
     assert sampler.steps == most_batches(groups, classes)
 
 
+@pytest.mark.usefixtures("way")
 def test_the_balanced_order_is_a_pure_function_of_the_seed():
     known = np.arange(60, dtype=np.int64) % 6
     one, other = (Balanced(known, classes_per_batch=3, per_class=4) for _ in range(2))
@@ -156,17 +167,25 @@ def test_the_balanced_order_is_this_one():
 BALANCED_ORDER_OF_SEED_3 = [[5, 6, 7, 8], [4, 3, 0, 1]]
 
 
+def test_the_order_of_many_classes_is_this_one(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("metriclab.samplers._FEW_CHOICES", 0)
+    sampler = Balanced(np.array([0, 0, 0, 1, 1, 1, 1, 2, 2, -1]), classes_per_batch=2, per_class=2)
+    assert [batch.tolist() for batch in sampler.epoch(3)] == [[5, 6, 0, 1], [7, 8, 4, 3]]
+
+
+@pytest.mark.usefixtures("way")
 def test_every_item_of_a_large_class_is_equally_likely():
     # Class 0 has 5 items, of which each epoch takes 4; class 1 has 3 and class 2 has 4, in groups of two.
     known = np.array([0] * 5 + [1] * 3 + [2] * 4)
     sampler = Balanced(known, classes_per_batch=2, per_class=2)
-    seen = sum(np.bincount(np.concatenate(sampler.epoch(seed)), minlength=12) for seed in range(3000))
+    seen = sum(np.bincount(np.concatenate(sampler.epoch(seed)), minlength=12) for seed in range(2000))
     for label, size in enumerate((5, 3, 4)):
         counts = seen[known == label]
         assert len(counts) == size
         assert (np.abs(counts - counts.mean()) < 5 * np.sqrt(counts.mean())).all()
 
 
+@pytest.mark.usefixtures("way")
 def test_classes_meet_one_another_equally_often():
     known = np.repeat(np.arange(6), 8)
     met = np.zeros((6, 6))
@@ -177,6 +196,39 @@ def test_classes_meet_one_another_equally_often():
     pairs = met[np.triu_indices(6, 1)]  # 300 epochs of 12 batches over 15 pairs: 240 each
     assert pairs.sum() == 3600
     assert (np.abs(pairs - 240) < 5 * np.sqrt(240)).all()
+
+
+@pytest.mark.usefixtures("way")
+def test_batches_of_one_epoch_are_mixed():
+    """Where a class comes in many batches, any two classes are together as often as chance has it, in each epoch."""
+    known = np.repeat(np.arange(12), 400)
+    batches = np.array(Balanced(known, classes_per_batch=6, per_class=2).epoch(0))
+    has = np.stack([np.isin(batches, np.flatnonzero(known == label)).any(1) for label in range(12)], 1).astype(int)
+    together = (has.T @ has)[np.triu_indices(12, 1)]  # of 400 batches, 200 with each: 400 * 6 * 5 / (12 * 11)
+    assert has.sum(0).tolist() == [200] * 12
+    assert (np.abs(together - 400 * 30 / 132) < 40).all()
+    assert len(np.unique(has, axis=0)) > 250  # of 924 choices, where independent draws would give 325
+
+
+def calls(classes: int) -> int:
+    """Python and C calls from labels to the batches of an epoch."""
+    known, counted = np.repeat(np.arange(classes), 9), 0
+
+    def count(frame, event, argument):
+        nonlocal counted
+        counted += event in ("call", "c_call")
+
+    sys.setprofile(count)
+    try:
+        Balanced(known, classes_per_batch=8, per_class=4).epoch(0)
+    finally:
+        sys.setprofile(None)
+    return counted
+
+
+def test_many_classes_take_hardly_more_operators_than_few():
+    calls(100)
+    assert calls(60_000) < 1.5 * calls(20_000) < 10_000  # an epoch of 5,000 batches, and one of 15,000
 
 
 def test_small_classes_are_left_out_repeated_or_refused():

@@ -7,14 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from metriclab.encoders.weights_file import ENDINGS, is_weights_file
 from metriclab.errors import DataError, RecipeError, StorageError
 from metriclab.recipe import ComponentSpec
 from metriclab.registry.toml import toml_value
 from metriclab.runs import checkpoint as checkpoints
 from metriclab.runs.folder import RunFolder
 
-_FILES = (".safetensors", ".pth", ".pt")
-_MAY_DIFFER = ("weights", "pretrained", "trainable", "frozen_mode", "freeze_batch_norm")
+_MAY_DIFFER = ("weights", "weights_prefix", "pretrained", "trainable", "frozen_mode", "freeze_batch_norm")
 
 
 def build_encoder(chosen: ComponentSpec, *, initial: bool = True) -> Any:
@@ -29,8 +29,8 @@ def build_encoder(chosen: ComponentSpec, *, initial: bool = True) -> Any:
         RecipeError: where that run trained another encoder.
     """
     if not initial:
-        start = {key: value for key, value in (("pretrained", False), ("weights", None)) if key in chosen.params}
-        return _with(chosen, **start).build()
+        none = {"pretrained": False, "weights": None, "weights_prefix": None}
+        return _with(chosen, **{key: value for key, value in none.items() if key in chosen.params}).build()
     weights = chosen.params.get("weights")
     if not isinstance(weights, str) or _is_file(Path(weights)):
         return chosen.build()
@@ -66,7 +66,7 @@ def _with(chosen: ComponentSpec, **params: Any) -> ComponentSpec:
 
 
 def _is_file(path: Path) -> bool:
-    return not path.is_dir() and (path.is_file() or path.suffix in _FILES)
+    return not path.is_dir() and (path.is_file() or is_weights_file(path))
 
 
 def _checkpoint_file(folder: RunFolder) -> Path:
@@ -74,7 +74,7 @@ def _checkpoint_file(folder: RunFolder) -> Path:
         first = shlex.join(["metriclab", "run", "RECIPE", "--out", str(folder.path)])
         raise StorageError(
             f"encoder.weights = {toml_value(str(folder.path))}: there is no run in this folder",
-            help=f"run first what it is to start from: {first}; or name a file that ends in {', '.join(_FILES)}",
+            help=f"run first what it is to start from: {first}; or name a file that ends in {', '.join(ENDINGS)}",
         )
     saved = best_checkpoint(folder)
     if saved is None:

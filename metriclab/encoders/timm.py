@@ -14,11 +14,14 @@ from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
 from metriclab.core.settings import keep_settings, show_settings
+from metriclab.core.size import height_and_width, size_text
 from metriclab.distributed.batch_norm import SynchronizedBatchNorm
 from metriclab.encoders.channels import match_channels
-from metriclab.encoders.weights import load_whole, read_weights
+from metriclab.encoders.weights import load_weights
 from metriclab.errors import DataError, RecipeError
 from metriclab.registry import register
+
+Side = Annotated[int, Ge(1)]
 
 _BATCH_NORMS = (nn.modules.batchnorm._BatchNorm, SynchronizedBatchNorm)
 
@@ -29,7 +32,7 @@ class TimmEncoder(nn.Module):
 
     It normalises by the mean and standard deviation that its weights were trained with, or by 0.5 and 0.5 where the
     weights are random; both are buffers, so a checkpoint carries them. `out_features` is the measured width of the
-    features.
+    features. `note` says what of a file of weights was taken, where that is not all of it.
 
     Paper: Wightman, PyTorch Image Models, 2019 (doi:10.5281/zenodo.4414861). The CIFAR stem is that of Chen et al.,
         A Simple Framework for Contrastive Learning of Visual Representations, ICML 2020, appendix B.9.
@@ -37,12 +40,18 @@ class TimmEncoder(nn.Module):
     Args:
         model: name in timm, with or without the tag of its weights: "resnet18", "resnet18.a1_in1k".
         pretrained: fetch timm's weights, or take them from its cache.
-        weights: path of a .safetensors, .pth or .pt file to load instead, or in a recipe of a run folder, for its best
-            checkpoint; every name and shape has to fit.
+        weights: path of a .safetensors, .pth, .pt, .pth.tar, .ckpt or .bin file to load instead, or in a recipe of a
+            run folder, for its best checkpoint; every name and shape has to fit, below one prefix of all names
+            ("module.encoder_q."), which is found. What was left out, as heads are, is said.
+        weights_prefix: which network of the file is meant, where several fit: its prefix, or a part of it that the
+            others do not have, such as "encoder_q" or "teacher".
         cifar_stem: for ResNets on small images: a 3x3 convolution of stride 1 and no max pooling at the start.
         in_chans: channels the model takes; grey images are repeated over them.
         global_pool: how timm pools the last feature map ("avg", "max", "token", ...); the model's own by default.
-        image_size: height and width, for models that are built for one size (most transformers).
+        image_size: for models that are built for one size (most transformers), that size: one number for squares, or
+            height and width, [256, 128].
+        dynamic_image_size: whether a transformer takes images of several sizes, as those of `multi-crop`: its position
+            embedding is interpolated to each; sizes are multiples of its patches (timm's dynamic_img_size).
         trainable: which parameters are trained, "all" or "none".
         frozen_mode: how an encoder of which none is trained behaves: "eval" stays in evaluation mode, so that equal
             images always give equal features; "train" keeps dropout and BatchNorm as in training, so that running
@@ -65,23 +74,24 @@ class TimmEncoder(nn.Module):
         model: str,
         pretrained: bool = False,
         weights: str | None = None,
+        weights_prefix: str | None = None,
         cifar_stem: bool = False,
         in_chans: Annotated[int, Ge(1)] = 3,
         global_pool: str | None = None,
-        image_size: Annotated[int, Ge(1)] | None = None,
+        image_size: Side | tuple[Side, Side] | None = None,
+        dynamic_image_size: bool = False,
         trainable: Literal["all", "none"] = "all",
         frozen_mode: Literal["eval", "train"] = "eval",
         freeze_batch_norm: bool = False,
     ) -> None:
         super().__init__()
         keep_settings(self, locals())
-        _check(model, pretrained, weights, cifar_stem)
+        _check(model, pretrained, weights, weights_prefix, cifar_stem)
         self.name, self.in_chans = model, in_chans
         self.always_eval = trainable == "none" and frozen_mode == "eval"
         self.freeze_batch_norm = freeze_batch_norm
-        self.model = _create(
-            model, pretrained, {"in_chans": in_chans, "global_pool": global_pool, "img_size": image_size}
-        )
+        sizes = {"img_size": image_size, **({"dynamic_img_size": True} if dynamic_image_size else {})}
+        self.model = _create(model, pretrained, {"in_chans": in_chans, "global_pool": global_pool, **sizes})
         if cifar_stem:
             _install_cifar_stem(self.model, model, in_chans)
 
@@ -89,11 +99,11 @@ class TimmEncoder(nn.Module):
         trained = pretrained or weights is not None
         for name in ("mean", "std"):
             self.register_buffer(name, _per_channel(config[name] if trained else (0.5,), in_chans))
-        if weights is not None:
-            self._load(Path(weights))
+        self.note = None if weights is None else self._load(Path(weights), weights_prefix)
 
-        self.size: int = image_size or config["input_size"][-1]
+        self.size: tuple[int, int] = height_and_width(image_size or tuple(config["input_size"][1:]))
         self.fixed_size: bool = config.get("fixed_input_size", False)
+        self.dynamic_image_size = dynamic_image_size
         self.out_features = _measure_width(self.model, model, in_chans, self.size)
         if trainable == "none":
             self.model.requires_grad_(False)
@@ -110,11 +120,17 @@ class TimmEncoder(nn.Module):
             raise
         except (AssertionError, RuntimeError) as error:
             height, width = images.shape[2:]
-            if not self.fixed_size or (height, width) == (self.size, self.size):
+            if not self.fixed_size or (height, width) == self.size:
                 raise
+            if self.dynamic_image_size:
+                patches = "let the sizes in [views] be multiples of its patches"
+                raise RecipeError(
+                    f"encoder '{self.name}' takes no {height} x {width} pixels: {error}", help=patches
+                ) from error
+            one, several = f"encoder.image_size = {size_text(height, width)}", "encoder.dynamic_image_size = true"
             raise RecipeError(
-                f"encoder '{self.name}' is built for {self.size} x {self.size} pixels, not {height} x {width}: {error}",
-                help=f"set encoder.image_size = {height}" if height == width else "let the views make square images",
+                f"encoder '{self.name}' is built for {_by(*self.size)} pixels, not {_by(height, width)}: {error}",
+                help=f"set {one}; where views have several sizes, as those of multi-crop, {several}",
             ) from error
 
     def train(self, mode: bool = True) -> TimmEncoder:
@@ -127,21 +143,21 @@ class TimmEncoder(nn.Module):
     def _batch_norms(self) -> list[nn.Module]:
         return [layer for layer in self.model.modules() if isinstance(layer, _BATCH_NORMS)]
 
-    def _load(self, path: Path) -> None:
-        state = read_weights(path)
-        if "mean" in state:  # saved from this class, normalisation included
-            load_whole(self, state, path)
-            return
+    def _load(self, path: Path, prefix: str | None) -> str | None:
         classifiers = self.model.pretrained_cfg.get("classifier") or ()
         classifiers = [classifiers] if isinstance(classifiers, str) else classifiers
-        load_whole(self.model, state, path, ignored={name.partition(".")[0] for name in classifiers})
+        heads = {name.partition(".")[0] for name in classifiers}
+        # First of all what was saved from this class, normalisation included.
+        return load_weights(path, [self, self.model], prefix=prefix, heads=heads)
 
 
-def _check(model: str, pretrained: bool, weights: str | None, cifar_stem: bool) -> None:
+def _check(model: str, pretrained: bool, weights: str | None, weights_prefix: str | None, cifar_stem: bool) -> None:
     if not timm.is_model(model) or ("." in model and model not in timm.list_models(pretrained=True)):
         raise RecipeError(f"timm has no model '{model}'", help=_suggest(model))
     if pretrained and weights is not None:
         raise RecipeError("encoder.pretrained and encoder.weights exclude each other", help="leave one of them out")
+    if weights_prefix is not None and weights is None:
+        raise RecipeError("encoder.weights_prefix is of a file, and encoder.weights names none", help="leave it out")
     if pretrained and cifar_stem:
         raise RecipeError(
             "encoder.cifar_stem replaces the first layer of the pretrained weights by a random one",
@@ -178,11 +194,20 @@ def _create(model: str, pretrained: bool, settings: dict[str, Any]) -> Any:
             raise RecipeError(
                 f"timm model '{model}' has no image_size: it takes images of any size", help="leave out image_size"
             ) from error
+        if "unexpected keyword argument 'dynamic_img_size'" in str(error):
+            raise RecipeError(
+                f"timm model '{model}' has no dynamic_image_size: it takes images of any size, or of one alone",
+                help="leave it out, or name another model, such as a ViT",
+            ) from error
         given = ", ".join(f"{name} = {value!r}" for name, value in settings.items() if value is not None)
         raise RecipeError(
             f"timm cannot build '{model}' with {given.replace('img_size', 'image_size')}: {error}",
             help="leave out global_pool and image_size to take the model's own",
         ) from error
+
+
+def _by(height: int, width: int) -> str:
+    return f"{height} x {width}"
 
 
 def _install_cifar_stem(network: nn.Module, name: str, in_chans: int) -> None:
@@ -201,13 +226,13 @@ def _per_channel(values: tuple[float, ...], in_chans: int) -> Float[Tensor, "{in
 
 
 @torch.no_grad()
-def _measure_width(network: nn.Module, name: str, in_chans: int, size: int) -> int:
+def _measure_width(network: nn.Module, name: str, in_chans: int, size: tuple[int, int]) -> int:
     # timm's num_features is not the pooled width for every model and pooling, so one image tells.
     network.eval()
     try:
-        features = network(torch.zeros(1, in_chans, size, size))
+        features = network(torch.zeros(1, in_chans, *size))
     except (AssertionError, RuntimeError) as error:
-        raise RecipeError(f"timm model '{name}' cannot take images of {size} x {size} pixels: {error}") from error
+        raise RecipeError(f"timm model '{name}' cannot take images of {_by(*size)} pixels: {error}") from error
     if features.dim() != 2:
         raise RecipeError(
             f"timm model '{name}' gives features of shape {tuple(features.shape[1:])}, not one vector an image",

@@ -21,11 +21,11 @@ class Neighbours(NamedTuple):
     """The k nearest rows of each of b anchors, nearest first, without gradient.
 
     Attributes:
-        rows: k for each anchor, anchor by anchor. Where an anchor has fewer, itself with an unknown label fills up.
+        slots: their places among the rows of the memory.
         similarity: cosine to the anchor; -inf where it has no neighbour.
     """
 
-    rows: Rows
+    slots: Int64[Tensor, "b k"]
     similarity: Float[Tensor, "b k"]
 
 
@@ -44,17 +44,8 @@ def nearest_features(anchors: Rows, memory: Rows, k: int) -> Neighbours:
     precedence[by_item] = torch.arange(len(by_item), device=by_item.device)
     starts = range(0, max(1, len(anchors)), block)
     parts = [_nearest(anchors[start : start + block], memory, precedence, min(k, len(memory))) for start in starts]
-    similarity, index = (torch.cat(side) for side in zip(*parts, strict=True))
-    found, own = memory[index.flatten()], anchors[_each(len(anchors), similarity.shape[1], index.device)]
-    here = is_neighbour(similarity).flatten()
-    rows = Rows(
-        torch.where(here[:, None], found.z, own.z),
-        torch.where(here, found.labels, -1),
-        torch.where(here, found.items, own.items),
-        torch.where(here, found.ids, own.ids),
-        torch.where(here, found.views, own.views),
-    )
-    return Neighbours(rows, similarity)
+    similarity, slots = (torch.cat(side) for side in zip(*parts, strict=True))
+    return Neighbours(slots, similarity)
 
 
 def is_neighbour(similarity: Float[Tensor, "b k"]) -> Tensor:
@@ -72,7 +63,3 @@ def _nearest(
     steps = torch.where(similarity.isfinite(), similarity / TIE, 0).round().long()
     best, index = (steps * len(memory) + precedence).masked_fill(~usable, _NONE).topk(k)
     return similarity.gather(1, index).masked_fill(best == _NONE, -torch.inf), index
-
-
-def _each(count: int, times: int, device: torch.device) -> Int64[Tensor, "n"]:
-    return torch.arange(count, device=device).repeat_interleave(times)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, NamedTuple
 
 import torch
 from annotated_types import Ge
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from metriclab import distributed
@@ -18,8 +18,9 @@ from metriclab.core.pairs import Pairs
 from metriclab.core.protocols import Loss, Memory, Miner, Objective
 from metriclab.core.rows import Rows, concatenate, count_positives, normalize, rows
 from metriclab.core.soft_triplets import SoftTriplets
+from metriclab.core.tiles import anchors_per_tile
 from metriclab.errors import RecipeError
-from metriclab.methods.neighbours import is_neighbour, nearest_features
+from metriclab.methods.neighbours import Neighbours, is_neighbour, nearest_features
 from metriclab.registry import register
 
 
@@ -29,13 +30,18 @@ class Outputs(NamedTuple):
     Attributes:
         rows: the head's embeddings of the images.
         features: the frozen encoder's features, which the head is given.
-        neighbours: the head's embeddings of the neighbours, k for each image, image by image.
+        neighbours: the head's embeddings of the remembered rows that are near to any image of any rank, each once;
+            of this rank, its share of them.
+        slots: their places in the memory.
+        nearest: for each image, the slots of its k neighbours.
         teacher: cosine of the features of each image and its neighbours; -inf where there is none.
     """
 
     rows: Rows
     features: Rows
     neighbours: Rows
+    slots: Int64[Tensor, "m"]
+    nearest: Int64[Tensor, "n k"]
     teacher: Float[Tensor, "n k"]
 
 
@@ -43,10 +49,11 @@ class Outputs(NamedTuple):
 class SXBM(nn.Module):
     """Trains the head alone, so that images keep their nearest neighbours of the frozen features in fewer dimensions.
 
-    The k nearest features in memory are the neighbours of an image; it is never its own. The head is applied to both
-    sides. Without a loss it aligns: the loss is the mean over images i and neighbours j of |s_ij - t_ij|, where t is
-    the cosine of the features and s that of the head's embeddings. With a loss, this is held over the batch and all
-    its neighbours by their labels, each item once. As features never change, the memory needs no start-up.
+    The k nearest features in memory are the neighbours of an image; it is never its own. The head is applied to the
+    batch and, once each, to all of its neighbours. Without a loss it aligns: the loss is the mean over images i and
+    neighbours j of |s_ij - t_ij|, where t is the cosine of the features and s that of the head's embeddings. With a
+    loss, this is held over the batch and all its neighbours by their labels, each item once. As features never change,
+    the memory needs no start-up.
 
     The head is given features of norm 1. Set train.output = "z" to measure what it gives. Logged are `neighbours`, how
     many an image has, and `agreement`, the correlation of s and t over all of them.
@@ -105,12 +112,15 @@ class SXBM(nn.Module):
 
     def forward(self, batch: Batch) -> Outputs:
         features = batch.rows([self._features(batch)], labels=batch.labels)
-        found = nearest_features(features, self.memory.rows(), self.k)
+        held = self.memory.rows()
+        found = nearest_features(features, held, self.k)
+        slots = _share(found)
+        near = held[slots]
         # In one pass, so that a head with BatchNorm sees both sides in one batch.
-        z = self.network.head(torch.cat([features.z, found.rows.z]))
-        near = found.rows
+        z = self.network.head(torch.cat([features.z, near.z]))
         neighbours = rows(z[len(features) :], near.labels, near.items, near.ids, near.views)
-        return Outputs(batch.rows([z[: len(features)]], labels=batch.labels), features, neighbours, found.similarity)
+        own = batch.rows([z[: len(features)]], labels=batch.labels)
+        return Outputs(own, features, neighbours, slots, *found)
 
     @torch.no_grad()
     def _features(self, batch: Batch) -> Float[Tensor, "n features"]:
@@ -123,10 +133,10 @@ class SXBM(nn.Module):
         here = is_neighbour(world.teacher)
         metrics = {
             "neighbours": here.sum() / max(1, len(here)),
-            "agreement": _correlation(_student(world).detach(), world.teacher, here),
+            "agreement": _correlation(_student(world, world).detach(), world.teacher, here),
         }
         if self.loss is None:
-            loss = _alignment(local, here)
+            loss = _alignment(local, world)
             without_positives = (~here).all(1)
         else:
             references = concatenate([world.rows, _once(world.neighbours, world.rows)])
@@ -167,25 +177,41 @@ def _check(network: Network, loss: Loss | None, miner: Miner | None) -> None:
         )
 
 
-def _student(outputs: Outputs) -> Float[Tensor, "n k"]:
-    """Cosine of the head's embeddings of each image and its neighbours."""
-    own = outputs.rows.z[:, None]
-    return (own * outputs.neighbours.z.view(len(own), -1, own.shape[2])).sum(2)
+@torch.no_grad()
+def _share(found: Neighbours) -> Int64[Tensor, "m"]:
+    """This rank's share of the slots that are near to any image of any rank, each once: k may be most of the memory."""
+    used = torch.unique(distributed.gather(found.slots[is_neighbour(found.similarity)]))
+    share: Tensor = used.tensor_split(distributed.world_size())[distributed.rank()]
+    return share
 
 
-def _alignment(local: Outputs, here_of_all: Bool[Tensor, "world_n k"]) -> Float[Tensor, ""]:
+def _student(outputs: Outputs, world: Outputs) -> Float[Tensor, "n k"]:
+    """Cosine of the head's embeddings of each image and its neighbours, or of the image and itself for want of one."""
+    own, near = outputs.rows.z, nn.functional.pad(world.neighbours.z, (0, 0, 0, 1))
+    here = is_neighbour(outputs.teacher)
+    order = world.slots.argsort()
+    place = torch.searchsorted(world.slots[order], outputs.nearest)
+    place = torch.where(here, nn.functional.pad(order, (0, 1))[place], len(order))
+    # All against all, tile by tile, is less than the search among the features was, and k rows an image are not made.
+    tile = anchors_per_tile(near)
+    parts = [slice(start, start + tile) for start in range(0, max(1, len(own)), tile)]
+    cosines = torch.cat([(own[part] @ near.T).gather(1, place[part]) for part in parts])
+    return torch.where(here, cosines, own.square().sum(1, keepdim=True))
+
+
+def _alignment(local: Outputs, world: Outputs) -> Float[Tensor, ""]:
     """The mean over ranks of this is the mean over all neighbours; 0, with a live gradient, where there is none."""
-    student, here = _student(local), is_neighbour(local.teacher)
+    student, here = _student(local, world), is_neighbour(local.teacher)
     # Zero times the student, and not zero: an embedding that is not a number is seen without neighbours too.
     gap = torch.where(here, (student - torch.where(here, local.teacher, 0)).abs(), 0 * student)
-    return distributed.world_size() * gap.sum() / here_of_all.sum().clamp(min=1)
+    return distributed.world_size() * gap.sum() / is_neighbour(world.teacher).sum().clamp(min=1)
 
 
 @torch.no_grad()
 def _once(neighbours: Rows, batch: Rows) -> Rows:
     """The neighbours with the label of each item known once at most, and of those in the batch never.
 
-    A row of unknown label has no part in a loss; so shapes do not depend on how many items there are.
+    A row of unknown label has no part in a loss. Chunks of a batch may each bring the same neighbour.
     """
     items = torch.cat([batch.items, neighbours.items])
     order = items.argsort(stable=True)  # of an item's rows, those of the batch come first

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from metriclab.miners.hardness import HardPairs as HardPairs
     from metriclab.miners.hardness import SemihardPairs as SemihardPairs
     from metriclab.miners.multi_similarity import MultiSimilarity as MultiSimilarity
+    from metriclab.miners.none import NoMiner as NoMiner
     from metriclab.miners.top_k_negatives import TopKNegatives as TopKNegatives
 else:
     __getattr__, __dir__, __all__ = exports(
@@ -22,6 +23,7 @@ else:
         FalseNegatives="false_negatives",
         HardPairs="hardness",
         MultiSimilarity="multi_similarity",
+        NoMiner="none",
         SemihardPairs="hardness",
         TopKNegatives="top_k_negatives",
     )

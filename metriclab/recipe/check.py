@@ -89,7 +89,7 @@ class _Checker:
 
     def single(self, kind: Kind) -> ComponentSpec | None:
         """The one component of a kind; None where there is none."""
-        table = self.document.values.get(kind.table, DEFAULTS.get(kind.table))
+        table = self.table(kind)
         if table is not None:
             place = self.document.key(kind.table)
             if isinstance(table, list) and all(isinstance(entry, dict) for entry in table):
@@ -100,6 +100,11 @@ class _Checker:
             help = f"add [{kind.table}] with a name; `metriclab list {kind.name}` shows the names"
             self.report(self.document.top, f"the table [{kind.table}] is missing", help)
         return None
+
+    def table(self, kind: Kind) -> Any:
+        """What stands in the kind's table, or its default. A miner `none` is none, so that an entry can drop one."""
+        table = self.document.values.get(kind.table, DEFAULTS.get(kind.table))
+        return None if kind.name == "miner" and table == {"name": "none"} else table
 
     def several(self, kind: Kind) -> list[ComponentSpec]:
         """All components of a kind that a recipe may have more of."""
@@ -131,7 +136,7 @@ class _Checker:
             return
         takes = {parameter.kind: parameter for parameter in method.definition.components.values()}
         for kind in (KINDS[name] for name in TAKEN_BY_METHODS):
-            given = kind.table in self.document.values
+            given = self.table(kind) is not None
             if given and kind.name not in takes:
                 names = ", ".join(_header(parameter) for parameter in takes.values()) or "no other component"
                 help = f"remove the table, or name a method that takes a {kind.name}"

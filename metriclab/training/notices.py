@@ -16,6 +16,7 @@ def notices(recipe: Recipe, training: Training, splits: Splits) -> Iterator[str]
     """Settings without effect, images that are never drawn, and what cannot be measured, a sentence each."""
     epochs = training.steps / training.sampler.steps if training.sampler else None
     yield from without_effect(recipe, training.steps, epochs)
-    yield from filter(None, (coverage(training), batch_statistics(training)))
+    note = getattr(training.method.get_submodule("network.encoder"), "note", None)
+    yield from filter(None, (note, coverage(training), batch_statistics(training)))
     if not has_labels(splits.test):
         yield "the test split has no labels: the run trains and saves its encoder, but nothing can be measured"

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from metriclab.core.batch import Images
 from metriclab.core.random import RandomKeys
+from metriclab.core.size import Size, height_and_width
 from metriclab.errors import RecipeError
 from metriclab.views.blur import SIGMA, blur_, gaussian_kernels
 from metriclab.views.colour import (
@@ -28,7 +29,8 @@ from metriclab.views.colour import (
 )
 from metriclab.views.geometry import CROP_TRIES, Pyramid, portions, pyramid, random_boxes, resample
 
-ViewSize = Annotated[int, Ge(2)]
+Side = Annotated[int, Ge(2)]
+ViewSize = Side | tuple[Side, Side]
 AreaShare = Annotated[float, Gt(0), Le(1)]
 Degrees = Annotated[float, Ge(0), Le(180)]
 Strength = Annotated[float, Ge(0), Le(2.5)]
@@ -61,14 +63,14 @@ class Augmentation:
     """Random crop, flip, rotation, colour, grayscale, blur and solarisation, drawn for each image and view by itself.
 
     Attributes:
-        size: height and width of a view, in pixels.
+        size: of a view, in pixels: of a square, or (height, width).
         min_area, max_area: bounds of the share of an image's area that a crop covers.
         flip, grayscale, blur, solarize: probabilities.
         rotation: largest angle to either side, in degrees.
         colour: strength of the change of brightness, contrast, saturation and hue.
     """
 
-    size: int
+    size: Size
     min_area: float
     max_area: float
     flip: float
@@ -87,7 +89,8 @@ class Augmentation:
         plans = [
             self._plan(random_keys.uniform(index, _STREAM, sum(_COLUMNS)), images.sizes, channels) for index in indices
         ]
-        views = tuple(torch.empty(n, channels, self.size, self.size, device=images.pixels.device) for _ in plans)
+        shape = (n, channels, *height_and_width(self.size))
+        views = tuple(torch.empty(shape, device=images.pixels.device) for _ in plans)
         for part in portions(images, self.size):
             source = pyramid(Images(images.pixels[part], images.sizes[part]), self.size)
             for view, plan in zip(views, plans, strict=True):
@@ -103,7 +106,7 @@ class Augmentation:
         if self.grayscale > 0 and channels == 3:
             after = torch.cat([after, grayscale(grays[:, 0] < self.grayscale)], 1)
         return _Plan(
-            boxes=random_boxes(crop, sizes, self.min_area, self.max_area),
+            boxes=random_boxes(crop, sizes, self.min_area, self.max_area, self.size),
             mirror=flip[:, 0] < self.flip,
             angle=math.radians(self.rotation) * (2 * rotation[:, 0] - 1),
             before=colours.before,
@@ -115,7 +118,7 @@ class Augmentation:
             inverted=inverted[:, 0] < self.solarize,
         )
 
-    def _view(self, source: Pyramid, plan: _Plan, view: Float[Tensor, "n c s s"]) -> None:
+    def _view(self, source: Pyramid, plan: _Plan, view: Float[Tensor, "n c h w"]) -> None:
         """Fills `view`. What can happen to no sample is left out."""
         x = resample(source, plan.boxes, self.size, plan.mirror, plan.angle if self.rotation > 0 else None)
         colours = Colours(plan.before, plan.hue, plan.after)

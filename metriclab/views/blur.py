@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from metriclab.core.size import Size, height_and_width
 from metriclab.views import device
 
 SIGMA = (0.1, 2.0)
@@ -14,7 +17,7 @@ SIGMA = (0.1, 2.0)
 _BLOCK = 64
 
 
-def blur_(x: Float[Tensor, "n c s s"], kernels: Float[Tensor, "n k"]) -> Float[Tensor, "n c s s"]:
+def blur_(x: Float[Tensor, "n c h w"], kernels: Float[Tensor, "n k"]) -> Float[Tensor, "n c h w"]:
     """`blur` in place; a CPU passes over what it leaves as it is."""
     if not device.is_cpu(x):
         return x.copy_(blur(x, kernels))
@@ -22,35 +25,36 @@ def blur_(x: Float[Tensor, "n c s s"], kernels: Float[Tensor, "n k"]) -> Float[T
     return x.index_copy_(0, chosen, blur(x.index_select(0, chosen), kernels[chosen]))
 
 
-def blur(x: Float[Tensor, "n c s s"], kernels: Float[Tensor, "n k"]) -> Float[Tensor, "n c s s"]:
+def blur(x: Float[Tensor, "n c h w"], kernels: Float[Tensor, "n k"]) -> Float[Tensor, "n c h w"]:
     """Each image blurred by its kernel in both directions; beyond the border the image is mirrored.
 
     The blur of a row is a product with a banded matrix. Only the band is multiplied, block by block.
     """
-    size, radius = x.shape[3], kernels.shape[1] // 2
+    (height, width), radius = x.shape[2:], kernels.shape[1] // 2
     # Matrix products would be taken in half precision under autocast.
     with torch.autocast(x.device.type, enabled=False):
-        matrix = _matrix(kernels, size)
-        blocks = [_band(start, radius, size) for start in range(0, size, _BLOCK)]
+        matrix = _matrix(kernels, width)
         across, down = torch.empty_like(x), torch.empty_like(x)
-        for block, inside in blocks:
+        for block, inside in _bands(radius, width):
             band = matrix[:, block, inside].transpose(1, 2)
             across.flatten(1, 2)[..., block] = torch.bmm(x.flatten(1, 2)[..., inside], band)
-        for block, inside in blocks:
+        matrix = matrix if height == width else _matrix(kernels, height)
+        for block, inside in _bands(radius, height):
             for channel in range(x.shape[1]):
                 down[:, channel, block] = torch.bmm(matrix[:, block, inside], across[:, channel, inside])
     return down
 
 
-def gaussian_kernels(sigma: Float[Tensor, "n"], chosen: Bool[Tensor, "n"], size: int) -> Float[Tensor, "n k"]:
-    """Kernels of a tenth of the size, at least three pixels; those that are not chosen leave an image as it is.
+def gaussian_kernels(sigma: Float[Tensor, "n"], chosen: Bool[Tensor, "n"], size: Size) -> Float[Tensor, "n k"]:
+    """Kernels of a tenth of the shorter side, at least three pixels; those not chosen leave an image as it is.
 
     Args:
         sigma: standard deviations, in pixels.
         chosen: samples to blur.
         size: of the images they are for.
     """
-    radius = min(max(1, size // 20), size - 1)
+    side = min(height_and_width(size))
+    radius = min(max(1, side // 20), side - 1)
     offsets = torch.arange(-radius, radius + 1, device=sigma.device)
     kernels = torch.exp(-0.5 * (offsets / sigma[:, None]).square())
     # Far tails are cut: products with subnormal numbers are many times slower on a CPU.
@@ -59,10 +63,11 @@ def gaussian_kernels(sigma: Float[Tensor, "n"], chosen: Bool[Tensor, "n"], size:
     return torch.where(chosen[:, None], kernels, (offsets == 0).float())
 
 
-def _band(start: int, radius: int, size: int) -> tuple[slice, slice]:
-    """A block of rows of the matrix, and the columns that are not zero in it."""
-    stop = min(start + _BLOCK, size)
-    return slice(start, stop), slice(max(0, start - radius), min(size, stop + radius))
+def _bands(radius: int, size: int) -> Iterator[tuple[slice, slice]]:
+    """The blocks of rows of the matrix, each with the columns that are not zero in it."""
+    for start in range(0, size, _BLOCK):
+        stop = min(start + _BLOCK, size)
+        yield slice(start, stop), slice(max(0, start - radius), min(size, stop + radius))
 
 
 def _matrix(kernel: Float[Tensor, "n k"], size: int) -> Float[Tensor, "n {size} {size}"]:

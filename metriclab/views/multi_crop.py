@@ -22,7 +22,7 @@ from metriclab.views.augmentation import (
     ViewSize,
     check_areas,
 )
-from metriclab.views.geometry import central_view
+from metriclab.views.geometry import Fit, central_view
 
 
 @register("views", "multi-crop")
@@ -38,11 +38,11 @@ class MultiCropViews:
 
     Args:
         count: number of large views of an image.
-        size: height and width of a large view, in pixels.
+        size: of a large view, in pixels: one number for squares, or height and width, [256, 128].
         min_area: smallest share of an image's area that a large crop may cover.
         max_area: largest share.
         small_count: number of small views of an image.
-        small_size: height and width of a small view, in pixels; an encoder may have a smallest one.
+        small_size: of a small view, likewise; an encoder may have a smallest one.
         small_min_area: smallest share of an image's area that a small crop may cover.
         small_max_area: largest share.
         flip: probability of swapping left and right; 0 where that changes the class, as in text.
@@ -51,6 +51,8 @@ class MultiCropViews:
         grayscale: probability of losing all colour.
         blur: probability of a Gaussian blur with a sigma of 0.1 to 2 pixels.
         solarize: probability of inverting the light half of the values (Grill et al., BYOL, NeurIPS 2020).
+        fit: how the test view takes an image of another aspect: the middle of it (crop), all of it between black bars
+            (pad), or all of it, scaled in both directions (squash).
 
     Raises:
         RecipeError: where a smallest area is above the largest.
@@ -75,11 +77,13 @@ class MultiCropViews:
         grayscale: Probability = 0.2,
         blur: Probability = 0.5,
         solarize: Probability = 0.0,
+        fit: Fit = "crop",
     ) -> None:
         keep_settings(self, locals())
         check_areas("multi-crop", ("min_area", min_area), ("max_area", max_area))
         check_areas("multi-crop", ("small_min_area", small_min_area), ("small_max_area", small_max_area))
         self.count = count + small_count
+        self.fit: Fit = fit
         self.large_count = count
         self.large = Augmentation(size, min_area, max_area, flip, rotation, colour, grayscale, blur, solarize)
         self.small = replace(self.large, size=small_size, min_area=small_min_area, max_area=small_max_area)
@@ -89,5 +93,5 @@ class MultiCropViews:
         return (*large, *self.small.views(images, random_keys, range(self.large_count, self.count)))
 
     def test(self, images: Images, /) -> Float[Tensor, "n c h w"]:
-        """The short side scaled to the size of a large view, the middle of the long side."""
-        return central_view(images, self.large.size)
+        """The whole image or its middle, as `fit` says, at the size of a large view."""
+        return central_view(images, self.large.size, self.fit)

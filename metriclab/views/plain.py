@@ -13,27 +13,30 @@ from metriclab.core.random import RandomKeys
 from metriclab.core.settings import repr_settings
 from metriclab.registry import register
 from metriclab.views.augmentation import ViewSize
-from metriclab.views.geometry import central_view
+from metriclab.views.geometry import Fit, central_view
 
 
 @register("views", "plain")
 class PlainViews:
-    """The short side scaled to `size`, the middle of the long side; in training as in evaluation.
+    """The whole image or its middle at `size`; in training as in evaluation.
 
     Args:
-        size: height and width of a view, in pixels.
+        size: of a view, in pixels: one number for squares, or height and width, [256, 128].
         count: number of training views of an image, all the same.
+        fit: how an image of another aspect is taken: the middle of it (crop), all of it between black bars
+            (pad), or all of it, scaled in both directions (squash).
     """
 
     __repr__ = repr_settings
 
-    def __init__(self, *, size: ViewSize = 32, count: Annotated[int, Ge(1)] = 1) -> None:
+    def __init__(self, *, size: ViewSize = 32, count: Annotated[int, Ge(1)] = 1, fit: Fit = "crop") -> None:
         self.size = size
         self.count = count
+        self.fit: Fit = fit
 
     def __call__(self, images: Images, random_keys: RandomKeys, /) -> tuple[Float[Tensor, "n c h w"], ...]:
         return (self.test(images),) * self.count
 
     def test(self, images: Images, /) -> Float[Tensor, "n c h w"]:
         """The same view."""
-        return central_view(images, self.size)
+        return central_view(images, self.size, self.fit)

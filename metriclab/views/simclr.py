@@ -21,7 +21,7 @@ from metriclab.views.augmentation import (
     ViewSize,
     check_areas,
 )
-from metriclab.views.geometry import central_view
+from metriclab.views.geometry import Fit, central_view
 
 
 @register("views", "simclr")
@@ -35,7 +35,7 @@ class SimCLRViews:
 
     Args:
         count: number of training views of an image.
-        size: height and width of a view, in pixels.
+        size: of a view, in pixels: one number for squares, or height and width, [256, 128].
         min_area: smallest share of an image's area that a crop may cover.
         max_area: largest share.
         flip: probability of swapping left and right; 0 where that changes the class, as in text.
@@ -44,6 +44,8 @@ class SimCLRViews:
         grayscale: probability of losing all colour.
         blur: probability of a Gaussian blur with a sigma of 0.1 to 2 pixels.
         solarize: probability of inverting the light half of the values (Grill et al., BYOL, NeurIPS 2020).
+        fit: how the test view takes an image of another aspect: the middle of it (crop), all of it between black bars
+            (pad), or all of it, scaled in both directions (squash).
 
     Raises:
         RecipeError: where `min_area` is above `max_area`.
@@ -64,15 +66,17 @@ class SimCLRViews:
         grayscale: Probability = 0.2,
         blur: Probability = 0.5,
         solarize: Probability = 0.0,
+        fit: Fit = "crop",
     ) -> None:
         keep_settings(self, locals())
         check_areas("simclr", ("min_area", min_area), ("max_area", max_area))
         self.count = count
+        self.fit: Fit = fit
         self.augmentation = Augmentation(size, min_area, max_area, flip, rotation, colour, grayscale, blur, solarize)
 
     def __call__(self, images: Images, random_keys: RandomKeys, /) -> tuple[Float[Tensor, "n c _h _w"], ...]:
         return self.augmentation.views(images, random_keys, range(self.count))
 
     def test(self, images: Images, /) -> Float[Tensor, "n c h w"]:
-        """The short side scaled to `size`, the middle of the long side."""
-        return central_view(images, self.augmentation.size)
+        """The whole image or its middle, as `fit` says, without chance."""
+        return central_view(images, self.augmentation.size, self.fit)

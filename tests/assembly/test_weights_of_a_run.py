@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file
 
@@ -88,7 +89,7 @@ def test_a_missing_run_is_named_with_the_command_that_makes_it(tmp_path):
     assert caught.value.message == 'encoder.weights = "runs/simclr": there is no run in this folder'
     assert caught.value.help == (
         "run first what it is to start from: metriclab run RECIPE --out runs/simclr; or name a file that ends in "
-        ".safetensors, .pth, .pt"
+        ".safetensors, .pth, .pt, .pth.tar, .ckpt, .bin"
     )
     (tmp_path / "empty").mkdir()
     with pytest.raises(StorageError, match="there is no run in this folder"):
@@ -138,3 +139,13 @@ def test_files_are_still_files(source, tmp_path):
     best = json.loads((source / "result.json").read_text())["best_step"]
     file = source / "checkpoints" / f"step-{best:010d}.safetensors"
     assert_equal(built(tmp_path, file).network.encoder, encoder_in(source, best))
+
+
+def test_a_run_says_what_it_took_of_a_checkpoint(tmp_path):
+    state = timm.create_model("test_resnet").state_dict()
+    networks = {f"module.encoder.{name}": tensor for name, tensor in state.items()}
+    torch.save({"epoch": 99, "state_dict": networks}, tmp_path / "simsiam.pth.tar")
+    recipe = tiny(tmp_path, "train.steps=1", f"encoder.weights={tmp_path / 'simsiam.pth.tar'}")
+    messages = [status.message for status in run(recipe, tmp_path / "run")]
+    expected = f"encoder.weights: took the {len(state) - 2} tensors of {tmp_path}/simsiam.pth.tar below "
+    assert f"{expected}'state_dict.module.encoder.', without its fc" in messages

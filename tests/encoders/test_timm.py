@@ -11,9 +11,10 @@ from metriclab.core.network import Network
 from metriclab.distributed.batch_norm import synchronize_batch_norm
 from metriclab.encoders.pixels import Pixels
 from metriclab.encoders.timm import TimmEncoder
-from metriclab.encoders.weights import read_weights
+from metriclab.encoders.weights_file import read_weights
 from metriclab.errors import DataError, RecipeError
 from metriclab.heads import LinearHead
+from tests.support.tiny import run, tiny
 
 SMALL = ["test_convnext", "test_resnet", "test_vit", "test_efficientnet", "test_mambaout"]
 
@@ -242,7 +243,7 @@ def test_pickled_code_is_not_run(tmp_path: Path):
     torch.save({"weight": torch.zeros(1), "bomb": Bomb()}, tmp_path / "evil.pth")
     (tmp_path / "plain.pt").write_bytes(pickle.dumps(Bomb(), protocol=2))
     for file in ("evil.pth", "plain.pt"):
-        with pytest.raises(DataError, match=r"holds pickled objects, which could run code.*\n.*state_dict"):
+        with pytest.raises(DataError, match=r"holds pickled objects \(setattr\), which could run code.*\n.*state_dict"):
             read_weights(tmp_path / file)
     assert Bomb.armed
 
@@ -308,8 +309,39 @@ def test_settings_that_do_not_fit_are_refused(settings, text: str):
 
 def test_transformers_take_the_size_they_are_built_for():
     assert TimmEncoder(model="test_vit3", image_size=48).eval()(images(3, 48)).shape == (4, 96)
+    assert TimmEncoder(model="test_vit3", image_size=(64, 32)).eval()(torch.rand(2, 3, 64, 32)).shape == (2, 96)
     with pytest.raises(RecipeError, match=r"built for 160 x 160 pixels, not 32 x 32.*\n.*encoder\.image_size = 32"):
         TimmEncoder(model="test_vit3").eval()(images())
+    with pytest.raises(RecipeError, match=r"not 64 x 32: .*\n.*image_size = \[64, 32\]; where .*dynamic_image_size"):
+        TimmEncoder(model="test_vit3").eval()(torch.rand(2, 3, 64, 32))
+
+
+def test_a_transformer_of_dynamic_size_takes_every_size_of_its_patches():
+    encoder = TimmEncoder(model="test_vit3", image_size=32, dynamic_image_size=True).eval()
+    fixed = TimmEncoder(model="test_vit3", image_size=32).eval()
+    fixed.load_state_dict(encoder.state_dict())
+    torch.testing.assert_close(encoder(images(3, 32)), fixed(images(3, 32)))
+    assert encoder(torch.rand(2, 3, 64, 16)).shape == (2, 96)
+    with pytest.raises(RecipeError, match=r"takes no 16 x 18 pixels: .*16.*\n.*multiples of its patches"):
+        encoder(torch.rand(2, 3, 16, 18))
+    with pytest.raises(RecipeError, match=r"'test_convnext' has no dynamic_image_size.*\n.*leave it out"):
+        TimmEncoder(model="test_convnext", dynamic_image_size=True)
+
+
+def test_the_help_for_a_transformer_and_several_sizes_leads_out(tmp_path: Path):
+    options = [
+        "encoder.model=test_vit3",
+        "encoder.global_pool=avg",
+        "views.name=multi-crop",
+        "views.size=32",
+        "views.small_size=16",
+        "train.steps=1",
+    ]
+    with pytest.raises(RecipeError) as caught:
+        run(tiny(tmp_path, *options, "encoder.image_size=32"), tmp_path / "fails")
+    assert str(caught.value.help).endswith("encoder.dynamic_image_size = true")
+    recipe = tiny(tmp_path, *options, "encoder.image_size=32", "encoder.dynamic_image_size=true")
+    assert run(recipe, tmp_path / "runs")[-1].stage == "finished"
 
 
 def test_weights_that_cannot_be_fetched_say_what_to_do(monkeypatch: pytest.MonkeyPatch):
@@ -354,5 +386,6 @@ def test_pixels_are_the_image_itself():
 def test_pixels_refuse_another_size():
     with pytest.raises(RecipeError, match=r"takes images of 32 x 32 pixels, not 8 x 8\n  help: set encoder.size = 8"):
         Pixels()(images(3, 8))
-    with pytest.raises(RecipeError, match="let the views make square images"):
+    with pytest.raises(RecipeError, match=r"not 8 x 9 pixels|set encoder\.size = \[8, 9\]"):
         Pixels()(torch.rand(1, 3, 8, 9))
+    assert Pixels(size=(8, 9))(torch.rand(1, 3, 8, 9)).shape == (1, 216)

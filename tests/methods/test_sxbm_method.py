@@ -269,7 +269,7 @@ def test_with_all_items_in_memory_it_is_the_exact_graph_of_neighbours_whatever_t
         with forced_tile_cells(cells):
             found = nearest_features(every, every, 5)
         exact = similarity.topk(5)
-        assert torch.equal(found.rows.items.view(40, 5), every.items[exact.indices])
+        assert torch.equal(found.slots, exact.indices)
         torch.testing.assert_close(found.similarity, exact.values)
 
 
@@ -279,9 +279,10 @@ def test_the_order_of_the_memory_does_not_matter_and_ties_go_by_item():
     memory = replace(memory, z=twice)
     expected = nearest_features(anchors, memory, 5)
     for _ in range(5):
-        found = nearest_features(anchors, memory[torch.randperm(20)], 5)
-        assert torch.equal(found.rows.items, expected.rows.items)
-    for near, similarity in zip(expected.rows.items.view(6, 5), expected.similarity, strict=True):
+        moved = memory[torch.randperm(20)]
+        found = nearest_features(anchors, moved, 5)
+        assert torch.equal(moved.items[found.slots], memory.items[expected.slots])
+    for near, similarity in zip(memory.items[expected.slots], expected.similarity, strict=True):
         first, second = near[:2].tolist()
         assert similarity[0] == pytest.approx(float(similarity[1]))
         assert first < second
@@ -294,11 +295,44 @@ def test_an_item_is_never_its_own_neighbour_nor_is_an_empty_place():
     found = nearest_features(anchors, memory.rows(), 30)
     assert found.similarity.shape == (6, 9)
     assert (found.similarity.isfinite().sum(1) == 5).all()
-    items, labels = found.rows.items.view(6, 9), found.rows.labels.view(6, 9)
-    for n, item in enumerate(anchors.items.tolist()):
-        assert item not in items[n, :5].tolist()
-        assert items[n, 5:].tolist() == [item] * 4
-        assert labels[n, 5:].tolist() == [-1] * 4
+    for item, near in zip(anchors.items.tolist(), memory.rows().items[found.slots], strict=True):
+        assert item not in near[:5].tolist()
+        assert sorted([item, *near[:5].tolist()]) == anchors.items.sort().values.tolist()
+
+
+def test_the_head_sees_each_remembered_row_once_however_many_are_near():
+    n, size, k, dim = 32, 60, 50, 64
+    network = Network(nn.Flatten(), nn.Linear(dim, 16, bias=False))
+    network.encoder.out_features = dim
+    method = SXBM(network, memory=build("memory", "features", dim, size=size), k=k)
+    method.memory.push(cloud(size, dim))
+    seen = []
+    network.head.register_forward_hook(lambda module, given, output: seen.append(len(given[0])))
+    images = torch.randn(n, 1, 8, 8)
+    batch = Batch((images,), torch.arange(n) % 3, torch.arange(100, 100 + n), torch.arange(n), 1)
+    with measure() as meter:
+        outputs = method(batch)
+        method.objective(outputs, outputs).loss.backward()
+    assert seen == [n + size]
+    assert meter.largest <= (n + size) * dim < n * k * 16
+
+
+def test_values_and_gradients_are_those_of_k_rows_an_image():
+    method = sxbm(40, k=7).double()
+    *before, last = stream(8)
+    for part in before:
+        take_step(method, part)
+    held, head = method.memory.rows(), method.network.head
+    features = torch.nn.functional.normalize(method.network.encoder(last.views[0]))
+    found = nearest_features(rows(features, last.labels, last.items), held, 7)
+    here = found.similarity.isfinite()
+    own, near = (torch.nn.functional.normalize(head(z), dim=-1) for z in (features, held.z[found.slots]))
+    expected = ((own[:, None] * near).sum(2) - found.similarity)[here].abs().mean()
+    outputs = method(last)
+    loss = method.objective(outputs, outputs).loss
+    torch.testing.assert_close(loss, expected, atol=1e-12, rtol=0)
+    for one, other in zip(*(torch.autograd.grad(x, head.parameters()) for x in (loss, expected)), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-12, rtol=0)
 
 
 def test_it_never_holds_all_similarities():
