@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from metriclab.assembly.assemble import classes_of
+from metriclab.core.promises import check_dataset
 from metriclab.core.protocols import Dataset
 from metriclab.recipe import ComponentSpec, Recipe
 from metriclab.runs.files import digest_of
@@ -35,7 +36,10 @@ def load_splits(recipe: Recipe) -> Splits:
     chosen = recipe.components["dataset"]
     train: Dataset = chosen.build("train")
     with_split: Callable[[str], Dataset] = getattr(train, "with_split", chosen.build)
-    return Splits(train, with_split("val"), with_split("test"))
+    val, test = with_split("val"), with_split("test")
+    for split, data in (("val", val), ("test", test)):
+        chosen.definition.hold(check_dataset, data, split)
+    return Splits(train, val, test)
 
 
 def benchmark(recipe: Recipe, splits: Splits) -> dict[str, Any]:

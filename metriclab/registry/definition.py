@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from metriclab.errors import RecipeError
-from metriclab.registry.entry import ComponentEntry
+from metriclab.errors import PluginError, RecipeError
+from metriclab.registry.entry import ComponentEntry, is_builtin
 from metriclab.registry.kinds import KINDS, Kind
 from metriclab.registry.params import REQUIRED, ComponentParameter, Parameter
 from metriclab.registry.problems import ParameterProblem, missing, unknown, wrong
@@ -81,6 +81,24 @@ class Definition:
                 help=f"build({call}, ...)",
             )
         return self.factory(*given, **components, **values)
+
+    def hold(self, check: Callable[..., None], /, *arguments: Any) -> None:
+        """Makes a check of `core.promises`, of plugins alone: what metriclab brings is tested.
+
+        Raises:
+            PluginError: where the component does not keep what is checked.
+        """
+        from metriclab.core.promises import BrokenPromise
+
+        if is_builtin(self.entry):
+            return
+        try:
+            check(*arguments)
+        except BrokenPromise as error:
+            raise PluginError(
+                f"{self.entry} of {self.entry.source}: {error}",
+                help=f"its author must mend that; `metriclab check-plugin {self.entry.package}` tests all of it",
+            ) from error
 
     def snippet(self) -> str:
         """The component's table as TOML, with every default; what has none is a comment."""

@@ -15,6 +15,7 @@ from metriclab import distributed
 from metriclab.assembly.assemble import Training
 from metriclab.assembly.devices import precision
 from metriclab.core.batch import Batch
+from metriclab.core.promises import check_objective
 from metriclab.core.protocols import Objective
 from metriclab.errors import RecipeError
 from metriclab.recipe import Train
@@ -99,6 +100,7 @@ def backward(training: Training, loaded: Loaded) -> tuple[Objective, Any]:
         local = method(loaded.part(0, len(loaded)))
     world = distributed.gather(local)
     objective: Objective = method.objective(local, world)
+    check_objective(method, objective)
     objective.loss.backward()  # type: ignore[no-untyped-call]
     return objective, world
 
