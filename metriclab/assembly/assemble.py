@@ -11,11 +11,13 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
 from metriclab import distributed
 from metriclab.assembly.devices import choose_device, set_up_torch
 from metriclab.assembly.weights import build_encoder
 from metriclab.core.network import Network, embedding_function
+from metriclab.core.promises import check_features, check_views
 from metriclab.core.protocols import Dataset, Evaluator, Sampler, Schedule, Views
 from metriclab.core.random import RandomKeys
 from metriclab.distributed.batch_norm import synchronize_batch_norm
@@ -81,22 +83,25 @@ def _assembled(recipe: Recipe, data: Dataset, initial: bool) -> Training:
     schedule = recipe.components["schedule"].build(max(steps, 1))
     views: Views = recipe.components["views"].build()
     require_finite(method, recipe)
-    try_one_image(method, views, data, device)
+    try_one_image(recipe, method, views, data, device)
     if settings.compile:
         method.get_submodule("network.encoder").compile()
     return Training(settings, device, data, views, sampler, method, optimizer, schedule, steps)
 
 
 @torch.no_grad()
-def try_one_image(method: nn.Module, views: Views, data: Dataset, device: torch.device) -> None:
+def try_one_image(recipe: Recipe, method: nn.Module, views: Views, data: Dataset, device: torch.device) -> None:
     """Sends one image all the way through, in every size, so that those that do not fit are found before all else.
 
     Raises:
         RecipeError: where the network cannot take what the views make.
+        PluginError: where a plugin's views, encoder or head give what those of its kind may not.
     """
     image, zero = data.images(np.arange(1)).to(device), torch.zeros(1, dtype=torch.int64, device=device)
-    sizes = {view.shape: view for view in (views.test(image), *views(image, RandomKeys(0, 0, zero, zero)))}
-    for view in sizes.values():
+    made, test = views(image, RandomKeys(0, 0, zero, zero)), views.test(image)
+    recipe.components["views"].definition.hold(check_views, views, image, made, test)
+    hooks = [_hold_to_width(recipe, method, kind) for kind in ("encoder", "head")]
+    for view in {view.shape: view for view in (test, *made)}.values():
         try:
             embedding_function(method.eval())(view)
         except torch.OutOfMemoryError as error:
@@ -113,6 +118,8 @@ def try_one_image(method: nn.Module, views: Views, data: Dataset, device: torch.
                 f"the encoder fails on an image of {size}, and on larger ones: {error}",
                 help="if it was built for one size, set that in [views]; if not, the fault is the encoder's",
             ) from error
+    for hook in hooks:
+        hook.remove()
     method.train()
 
 
@@ -145,6 +152,15 @@ def require_finite(method: nn.Module, recipe: Recipe) -> None:
         if ours
         else "the component that makes them starts them so: report it to its author",
     )
+
+
+def _hold_to_width(recipe: Recipe, method: nn.Module, kind: str) -> RemovableHandle:
+    """Checks what a part of the network gives whenever it is called."""
+
+    def look(module: nn.Module, given: tuple[Tensor, ...], features: Tensor) -> None:
+        recipe.components[kind].definition.hold(check_features, module, features, len(given[0]), "for one image")
+
+    return method.get_submodule(f"network.{kind}").register_forward_hook(look)
 
 
 def number_of_steps(settings: Train, sampler: Sampler | None) -> int:

@@ -37,10 +37,16 @@ def check_plugin(plugin: str, without: tuple[str, ...], as_json: bool) -> None:
     This is a command of its own because `metriclab check` takes the path of a recipe, which may have any name.
     """
     entries = _entries_of(plugin)
+    from metriclab.testing.checks import slug
     from metriclab.testing.package import check_entries  # imports torch, which a wrong name does not need
 
-    outcomes = check_entries(entries, without=[check.replace("-", " ") for check in without])
+    words = [slug(check) for check in without]
+    outcomes = check_entries(entries, without=words)
     seen = list(outcomes) if as_json else list(_printed(outcomes, entries))
+    there = sorted({slug(outcome.check) for outcome in seen} - {""})
+    for word in words:
+        if word not in there:
+            raise RecipeError(f"--without {word}: there is no such check", help=suggest(word, there))
     if as_json:
         click.echo(json.dumps([asdict(outcome) for outcome in seen], indent=2))
     found = {outcome.status for outcome in seen}

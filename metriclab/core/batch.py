@@ -26,11 +26,25 @@ class Images:
     sizes: Int64[Tensor, "n 2"]
 
     @classmethod
-    def padded(cls, images: Sequence[UInt8[np.ndarray, "c _h _w"]]) -> Images:
-        """Images of any sizes, at least one, joined."""
+    def padded(cls, images: Sequence[np.ndarray]) -> Images:
+        """Images of any sizes joined: uint8 arrays of shape (c, h, w), at least one, all of as many channels.
+
+        Raises:
+            ValueError: for any others.
+        """
+        if not len(images):
+            raise ValueError("Images.padded is given no image, and needs one at least: it would not know the channels")
+        channels = images[0].shape[0] if images[0].ndim else 0
+        for place, image in enumerate(images):
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[0] != channels or not image.size:
+                raise ValueError(
+                    f"image {place} for Images.padded is {image.dtype} of shape {image.shape}, expected uint8 of "
+                    f"({channels}, h, w) as the first one: scale floats in [0, 1] by 255 and cast them with "
+                    "astype(np.uint8), and put channels first"
+                )
         sizes = torch.tensor([image.shape[1:] for image in images], dtype=torch.int64)
         height, width = sizes.amax(0).tolist()
-        pixels = np.zeros((len(images), len(images[0]), height, width), dtype=np.uint8)
+        pixels = np.zeros((len(images), channels, height, width), dtype=np.uint8)
         for row, image in enumerate(images):
             pixels[row, :, : image.shape[1], : image.shape[2]] = image
         return cls(torch.from_numpy(pixels), sizes)

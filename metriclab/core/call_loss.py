@@ -9,6 +9,7 @@ from typing import Any, overload
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from metriclab.core.promises import check_scalar
 from metriclab.core.protocols import Loss, Miner
 from metriclab.core.rows import Labels, Rows, is_copy, rows
 from metriclab.errors import RecipeError
@@ -84,13 +85,16 @@ def apply_loss(
         world: `gather(local)`.
         references: what the anchors are held against, the same on every rank; `world` by default.
         miner: chooses among the pairs, for a loss that `takes_miner`.
+
+    Raises:
+        PluginError: where the loss gives anything but a scalar.
     """
     anchors = local if getattr(loss, "pairwise", False) else world
     references = world if references is None else references
-    if miner is None:
-        return loss(anchors, references)
     mining: Any = loss  # the protocol of losses knows no miners
-    return mining(anchors, references, miner=miner)  # type: ignore[no-any-return]
+    value: Tensor = loss(anchors, references) if miner is None else mining(anchors, references, miner=miner)
+    check_scalar(loss, value)
+    return value
 
 
 def takes_miner(loss: Loss) -> bool:

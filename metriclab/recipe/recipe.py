@@ -38,8 +38,16 @@ class ComponentSpec:
     label: str
 
     def build(self, *given: Any, **components: Any) -> Any:
-        """The component, built with what it takes of all that its kind is given, and the components it asks for."""
-        return self.definition.make(*given, **self.params, **components)
+        """The component, built with what it takes of all that its kind is given, and the components it asks for.
+
+        Raises:
+            PluginError: where a plugin builds what the protocol of its kind does not allow.
+        """
+        from metriclab.core.promises import check_built  # imports torch
+
+        component = self.definition.make(*given, **self.params, **components)
+        self.definition.hold(check_built, self.kind, component, *given)
+        return component
 
     def as_dict(self) -> dict[str, Any]:
         """The recipe's table of this component."""

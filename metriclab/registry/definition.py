@@ -10,7 +10,7 @@ from typing import Any, NoReturn, Union, get_args, get_origin, get_type_hints
 
 from metriclab.errors import PluginError, RecipeError
 from metriclab.registry.docstring import parse_docstring
-from metriclab.registry.entry import ComponentEntry
+from metriclab.registry.entry import ComponentEntry, is_builtin
 from metriclab.registry.kinds import KINDS, Kind
 from metriclab.registry.params import (
     REQUIRED,
@@ -84,6 +84,24 @@ class Definition:
     def make(self, /, *given: Any, **values: Any) -> Any:
         """The component of values that have been checked, with as much as it takes of all that its kind is given."""
         return self.factory(*given[: len(self.given)], **values)
+
+    def hold(self, check: Callable[..., None], /, *arguments: Any) -> None:
+        """Makes a check of `core.promises`, of plugins alone: what metriclab brings is tested.
+
+        Raises:
+            PluginError: where the component does not keep what is checked.
+        """
+        from metriclab.core.promises import BrokenPromise
+
+        if is_builtin(self.entry):
+            return
+        try:
+            check(*arguments)
+        except BrokenPromise as error:
+            raise PluginError(
+                f"{self.entry} of {self.entry.source}: {error}",
+                help=f"its author must mend that; `metriclab check-plugin {self.entry.package}` tests all of it",
+            ) from error
 
     def snippet(self) -> str:
         """The component's table as TOML, with every default; what has none is a comment."""

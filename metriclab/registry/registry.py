@@ -180,10 +180,21 @@ def _imported(entry: ComponentEntry) -> Any:
     try:
         component = importlib.import_module(entry.module)
         for part in entry.attribute.split("."):
-            component = getattr(component, part)
+            component = _attribute(entry, component, part)
     except (Exception, SystemExit) as error:  # whatever a plugin does, it is told of that plugin
         raise import_failure(f"{entry} of {entry.source} ({entry.target})", error) from error
     return component
+
+
+def _attribute(entry: ComponentEntry, holder: Any, name: str) -> Any:
+    try:
+        return getattr(holder, name)
+    except AttributeError as error:
+        failure = import_failure(f"{entry} of {entry.source} ({entry.target})", error)
+        point = f'[project.entry-points."{KINDS[entry.kind].group}"] {entry.name} = "{entry.target}"'
+        help = f"its pyproject.toml says {point}: write there what it is called now and install the package again"
+        near = suggest(name, dir(holder))
+        raise PluginError(failure.message, help=f"{help}; {near}" if near else help) from error
 
 
 def _declared() -> list[ComponentEntry]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from metriclab.registry.kinds import BUILTIN
 from metriclab.report.blocks import Cell, Charts, Code, Facts, Notes, Number, Section, Table, shorten
 from metriclab.report.charts import Series, draw_lines, make_legend
 from metriclab.report.labels import describe_baselines, format_compact, format_cost, format_number, label, metric_label
@@ -174,6 +175,7 @@ def manifest_section(path: Path) -> Section:
         **{name: manifest.get(name) for name in ("processor", "cpus", "threads", "ranks", "platform")},
         "Python": manifest.get("python"),
         **{name: versions.get(name) for name in ("torch", "timm", "numpy")},
+        "plugins": ", ".join(f"{name} {of}" for name, of in manifest.get("plugins", {}).items() if name != BUILTIN),
         "test data": manifest.get("data", {}).get("test", "")[:16],
     }
     rows = [(name, shorten(str(value), 400)) for name, value in facts.items() if value not in (None, "")]

@@ -25,6 +25,8 @@ from torch import Tensor
 from metriclab.core.files import read_regular, repair
 from metriclab.errors import RecipeError, StorageError
 from metriclab.recipe import Recipe, read
+from metriclab.registry import entries
+from metriclab.registry.kinds import BUILTIN
 from metriclab.runs.files import digest, parse_json, read_json, write_atomic, write_json
 from metriclab.runs.lock import RunLock
 from metriclab.runs.renamed import rename, upgrade
@@ -133,13 +135,33 @@ class RunFolder:
 
     def differences(self, recipe: Recipe) -> list[str]:
         """Dotted keys in which a recipe differs from the one the run was started with."""
-        return sorted(differing_keys(read(self.recipe_file).as_dict(), recipe.as_dict()))
+        return sorted(differing_keys(self._read().as_dict(), recipe.as_dict()))
 
     def recipe(self) -> Recipe:
         """The complete recipe the run was started with."""
         if not self.recipe_file.is_file():
             raise StorageError(f"{self.path} is no run folder: it has no recipe.toml")
-        return read(self.recipe_file)
+        return self._read()
+
+    def _read(self) -> Recipe:
+        try:
+            return read(self.recipe_file)
+        except RecipeError as error:
+            help = self._missing_plugins()
+            if help is None:
+                raise
+            raise RecipeError(f"{error}", help=help) from error
+
+    def _missing_plugins(self) -> str | None:
+        """How to have the plugins that the run was made with and that are not there now."""
+        made_with = self.manifest().get("plugins", {}) if self.manifest_file.is_file() else {}
+        there = {entry.package for entry in entries()} | {BUILTIN}
+        missing = {package: version for package, version in made_with.items() if package not in there}
+        files = [f"--plugin {package}" for package, version in missing.items() if version == "file"]
+        packages = [f"{package} {version}" for package, version in missing.items() if version not in ("file", "code")]
+        ways = [f"add {' '.join(files)}, with the path of the file"] if files else []
+        ways += [f"install {' and '.join(packages)}"] if packages else []
+        return f"the run was made with plugins that are not there: {'; '.join(ways)}" if ways else None
 
     def manifest(self) -> dict[str, Any]:
         value: dict[str, Any] = read_json(self.manifest_file, Manifest)

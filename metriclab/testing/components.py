@@ -98,8 +98,14 @@ def _memory(definition: Definition, params: Params, options: Params) -> list[Che
     return memory_checks(memory, **options)
 
 
+def _encoder(definition: Definition, params: Params, options: Params) -> list[Check]:
+    make = partial(definition.build, **params)
+    return encoder_checks(make(), **{"rebuild": make, **options})
+
+
 def _head(definition: Definition, params: Params, options: Params) -> list[Check]:
-    return head_checks(definition.build(7, **params), 7, **options)
+    make = partial(definition.build, 7, **params)
+    return head_checks(make(), 7, **{"rebuild": make, **options})
 
 
 def _method(definition: Definition, params: Params, options: Params) -> list[Check]:
@@ -171,7 +177,7 @@ _KINDS: dict[str, _Kind] = {
     "dataset": _made(dataset_checks),
     "views": _plain(views_checks),
     "sampler": _made(sampler_checks),
-    "encoder": _plain(encoder_checks),
+    "encoder": _encoder,
     "head": _head,
     "loss": _loss,
     "miner": _plain(miner_checks),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -11,8 +12,10 @@ import numpy as np
 import torch
 
 from metriclab.core.batch import Images
+from metriclab.core.promises import check_dataset as check_data
+from metriclab.core.promises import check_images
 from metriclab.core.protocols import Dataset
-from metriclab.testing.checks import Check, check, run_all
+from metriclab.testing.checks import Check, check, running
 
 SPLITS = ("train", "val", "test")
 _MOST = 12
@@ -21,14 +24,15 @@ _MOST = 12
 Make = Callable[[str], Dataset]
 
 
-def check_dataset(make: Make, *, splits: Sequence[str] = SPLITS) -> None:
+def dataset_checks(make: Make, *, splits: Sequence[str] = SPLITS) -> list[Check]:
     """Checks a data set: everything that a run, an evaluation and the comparison of runs rely on.
 
-    Labels are int64, one an item, and index `classes`; every item has a name; equal labels mean equal classes in every
-    split. `images` gives uint8 images of 1 or 3 channels with their true sizes, in the order asked for and as often as
-    asked for, the same image in every call and company, also from several threads at once; what is done to a batch does
-    not come back. The fingerprint is a hex digest, the same for another data set built alike, and each split has its
-    own. Whether labels are known without reading an image it cannot see.
+    Labels are int64, one an item, and index `classes`; every item has a name of its own; equal labels mean equal
+    classes in every split. `images` gives uint8 images from 0 to 255, of 1 or 3 channels, with their true sizes, in the
+    order asked for and as often as asked for, the same image in every call and company, also from several threads at
+    once; what is done to a batch does not come back, and reading changes no label. Built again it is the same, and so
+    are the splits of `with_split` where it has that. The fingerprint is a hex digest, and each split has its own.
+    Whether labels are known without reading an image it cannot see.
 
     Args:
         make: builds a split, as `functools.partial(build, "dataset", "mine", root="...")`; a small one.
@@ -37,18 +41,17 @@ def check_dataset(make: Make, *, splits: Sequence[str] = SPLITS) -> None:
     Raises:
         AssertionError: saying what is wrong and how to see it.
     """
-    run_all(dataset_checks(make, splits=splits))
-
-
-def dataset_checks(make: Make, *, splits: Sequence[str] = SPLITS) -> list[Check]:
-    """What `check_dataset` runs, one by one."""
     return [
         check("labels, classes and names", _check_labels, make, splits),
         check("images", _check_images, make, splits),
         check("same item, same image", _check_again, make, splits),
         check("several threads", _check_threads, make, splits),
         check("fingerprints", _check_fingerprints, make, splits),
+        check("the same again", _check_rebuilt, make, splits),
     ]
+
+
+check_dataset = running(dataset_checks)
 
 
 def _chosen(data: Any) -> np.ndarray:
@@ -61,14 +64,14 @@ def _check_labels(make: Make, splits: Sequence[str]) -> None:
     meanings: dict[int, tuple[str, str]] = {}
     for split in splits:
         data: Any = make(split)
-        what = f"{type(data).__name__} ({split})"
-        labels = data.labels
-        fits = isinstance(labels, np.ndarray) and labels.dtype == np.int64 and labels.ndim == 1
-        assert fits, f"the labels of {what} are {_described(labels)}, expected a numpy array of int64 of one axis"
+        what, labels = f"{type(data).__name__} ({split})", data.labels
+        check_data(data, split)
         assert len(labels) or split == "val", f"{what} has no items"
-        assert len(data.names) == len(labels), f"{what} has {len(data.names)} names for {len(labels)} items"
-        top = int(labels.max(initial=-1))
-        assert top < len(data.classes), f"{what} has the label {top}, and {len(data.classes)} classes"
+        names = Counter(data.names)
+        doubled, times = names.most_common(1)[0] if names else ("", 1)
+        assert times == 1, (
+            f"{what} calls {times} items {doubled!r}: each needs a name of its own, in messages and exports"
+        )
         for label in np.unique(labels[labels >= 0]).tolist():
             name = str(data.classes[label])
             known, where = meanings.setdefault(label, (name, split))
@@ -78,10 +81,6 @@ def _check_labels(make: Make, splits: Sequence[str]) -> None:
             )
 
 
-def _described(value: Any) -> str:
-    return f"{value.dtype} of shape {value.shape}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
-
-
 def _check_images(make: Make, splits: Sequence[str]) -> None:
     for split in splits:
         data: Any = make(split)
@@ -89,18 +88,17 @@ def _check_images(make: Make, splits: Sequence[str]) -> None:
             continue
         what, items = f"{type(data).__name__} ({split})", _chosen(data)
         images = data.images(items)
-        assert isinstance(images, Images), f"{what} gives a {type(images).__name__}, not Images"
-        pixels, sizes = images.pixels, images.sizes
-        assert pixels.dtype == torch.uint8, f"{what} gives pixels of {pixels.dtype}, expected uint8: views make floats"
-        right = pixels.dim() == 4 and len(pixels) == len(items) and pixels.shape[1] in (1, 3)
-        assert right, (
-            f"{what} gives pixels of shape {tuple(pixels.shape)} for {len(items)} items, expected (n, 1 or 3, h, w)"
+        check_images(images, len(items), what)
+        assert int(images.pixels.max()) > 1, (
+            f"{what} gives images whose pixels are 0 or 1 alone, which are black: scale floats in [0, 1] to 255 before "
+            "they become uint8"
         )
-        assert tuple(sizes.shape) == (len(items), 2), (
-            f"{what} gives sizes of shape {tuple(sizes.shape)}, expected (n, 2)"
-        )
-        within = (sizes >= 1).all() and (sizes <= torch.tensor(pixels.shape[2:])).all()
-        assert bool(within), f"{what} gives sizes that are empty or beyond its padded pixels {tuple(pixels.shape[2:])}"
+        first, alone = _image(images, 0), len(items) == 1
+        differ = any(not torch.equal(_image(images, place), first) for place in range(1, len(items)))
+        assert alone or differ, f"{what} gives the same image for {len(items)} items: it must heed the items asked for"
+        for key in ("labels", "names", "classes"):
+            same = np.array_equal(np.asarray(getattr(make(split), key)), np.asarray(getattr(data, key)))
+            assert same, f"the {key} of {what} are other ones after images were read than as it was built"
 
 
 def _image(images: Images, place: int) -> torch.Tensor:
@@ -145,9 +143,28 @@ def _check_fingerprints(make: Make, splits: Sequence[str]) -> None:
         what, digest = f"{type(data).__name__} ({split})", data.fingerprint
         hexadecimal = isinstance(digest, str) and re.fullmatch("[0-9a-f]{8,}", digest) is not None
         assert hexadecimal, f"the fingerprint of {what} is {digest!r}, expected a hex digest of images and labels"
-        again = make(split).fingerprint
-        assert again == digest, (
-            f"the fingerprint of {what} is another one when it is built again: no runs could be compared"
-        )
         assert digest not in seen, f"{what} has the fingerprint of {seen.get(digest)}: it must be that of this split"
         seen[digest] = split
+
+
+def _check_rebuilt(make: Make, splits: Sequence[str]) -> None:
+    """Built a second time, and as a run asks for the other splits."""
+    first: Any = make(splits[0])
+    with_split = getattr(first, "with_split", None)
+    for split in splits:
+        whole: Any = make(split)
+        _compare(whole, make(split), split, "when it is built again: no runs could be compared")
+        if with_split is not None:
+            _compare(whole, with_split(split), split, "from with_split than when it is built")
+    _compare(make(splits[0]), first, splits[0], "after with_split was called: it must leave the data set as it is")
+
+
+def _compare(one: Any, other: Any, split: str, fault: str) -> None:
+    what = f"{type(one).__name__} ({split})"
+    for key in ("labels", "names", "classes", "fingerprint"):
+        same = np.array_equal(np.asarray(getattr(one, key)), np.asarray(getattr(other, key)))
+        assert same, f"the {key} of {what} {'is' if key == 'fingerprint' else 'are'} not the same {fault}"
+    if len(one.labels):
+        ours, theirs = one.images(_chosen(one)), other.images(_chosen(one))
+        same = torch.equal(ours.pixels, theirs.pixels) and torch.equal(ours.sizes, theirs.sizes)
+        assert same, f"{what} gives other images {fault}"

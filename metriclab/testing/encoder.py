@@ -4,81 +4,83 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from metriclab.core.promises import check_built, check_features
 from metriclab.testing.cases import shuffle
-from metriclab.testing.checks import Check, check, refusal, run_all
+from metriclab.testing.checks import Check, check, refusal, running, wanted
+from metriclab.testing.state import assert_stateless
+
+_REGISTER = "register them, layers in an nn.ModuleList in place of a list"
+
+Rebuild = Callable[[], nn.Module]
 
 CLOSE = 1e-4
 """Largest difference, beside the largest feature or 1, of float32 features that must be equal but for rounding."""
 
 
-def check_encoder(encoder: nn.Module, *, size: int = 32, channels: int = 3, device: bool = True) -> None:
+def encoder_checks(
+    encoder: Any, *, size: int = 32, channels: int = 3, device: bool = True, rebuild: Rebuild | None = None
+) -> list[Check]:
     """Checks an encoder on small images: everything that training, evaluation and checkpoints rely on.
 
     It gives one finite feature vector of `out_features` an image, also for images all black or all white, in
     channels-last memory and under bfloat16 autocast, and writes into nothing it is given. In `eval()` it is a pure
     function of each image by itself. All state is in parameters and buffers: saved, copied or pickled, it goes on as it
-    was. A gradient reaches every parameter that wants one. It takes values from 0 to 1, so mean and standard deviation
-    are its own.
+    was; every weight is a parameter, and a gradient reaches each that wants one. It takes values from 0 to 1, so mean
+    and standard deviation are its own.
 
     Args:
         encoder: the component, built; it is copied, never changed.
         size: height and width of the images, in pixels.
         channels: of the images.
         device: whether it runs on tensors without values, so that a GPU need never wait for it.
+        rebuild: builds another one like it, which has to give the same once it has its state.
 
     Raises:
         AssertionError: saying what is wrong and how to see it.
     """
-    run_all(encoder_checks(encoder, size=size, channels=channels, device=device))
-
-
-def encoder_checks(encoder: Any, *, size: int = 32, channels: int = 3, device: bool = True) -> list[Check]:
-    """What `check_encoder` runs, one by one."""
     images = torch.rand(6, channels, size, size, generator=torch.Generator().manual_seed(0))
-    checks = module_checks(encoder, images, "image")
+    checks = module_checks(encoder, images, "image", rebuild)
     if isinstance(encoder, nn.Module):
-        name = type(encoder).__name__
-        checks.append(check("channels last", _check_channels_last, name, encoder, images))
-        if device:
-            checks.append(check("no values read on the host", _check_device, name, encoder, images))
-    return checks
+        checks.append(check("channels last", _check_channels_last, type(encoder).__name__, encoder, images))
+    return wanted(checks, device=device)
 
 
-def check_head(head: nn.Module, in_features: int, *, device: bool = True) -> None:
+check_encoder = running(encoder_checks)
+
+
+def head_checks(head: Any, in_features: int, *, device: bool = True, rebuild: Rebuild | None = None) -> list[Check]:
     """Checks a head on features of this width, which it was built with: all that `check_encoder` asks, but for images.
 
     Args:
         head: the component, built; it is copied, never changed.
         in_features: width of the encoder's features.
         device: whether it runs on tensors without values, so that a GPU need never wait for it.
+        rebuild: builds another one like it, which has to give the same once it has its state.
 
     Raises:
         AssertionError: saying what is wrong and how to see it.
     """
-    run_all(head_checks(head, in_features, device=device))
-
-
-def head_checks(head: Any, in_features: int, *, device: bool = True) -> list[Check]:
-    """What `check_head` runs, one by one."""
     features = torch.randn(6, in_features, generator=torch.Generator().manual_seed(0))
-    checks = module_checks(head, features, "row")
-    if device and isinstance(head, nn.Module):
-        checks.append(check("no values read on the host", _check_device, type(head).__name__, head, features))
-    return checks
+    return wanted(module_checks(head, features, "row", rebuild), device=device)
 
 
-def module_checks(module: Any, given: Tensor, what: str) -> list[Check]:
+check_head = running(head_checks)
+
+
+def module_checks(module: Any, given: Tensor, what: str, rebuild: Rebuild | None) -> list[Check]:
     """What encoders and heads have in common.
 
     Args:
         module: it is copied, never changed.
         given: what to call it on, one an image or a row.
         what: "image" or "row".
+        rebuild: as above.
     """
     name = type(module).__name__
     if not isinstance(module, nn.Module):
@@ -87,10 +89,11 @@ def module_checks(module: Any, given: Tensor, what: str) -> list[Check]:
         check("features", _check_features, name, module, given, what),
         check("arguments unchanged", _check_arguments, name, module, given),
         check("each by itself", _check_alone, name, module, given, what),
-        check("state saved", _check_state, name, module, given),
+        check("state saved", _check_state, name, module, given, rebuild),
         check("copies", _check_copies, name, module, given),
         check("gradients", _check_gradients, name, module, given),
         check("bfloat16 autocast", _check_autocast, name, module, given),
+        check("no values read on the host", _check_device, name, module, given, option="device"),
     ]
 
 
@@ -110,20 +113,16 @@ def _differ(one: Tensor, other: Tensor) -> float:
 
 
 def _check_features(name: str, module: Any, given: Tensor, what: str) -> None:
-    width = getattr(module, "out_features", None)
-    assert isinstance(width, int), f"{name}.out_features is {width}, expected the width of what it gives"
+    check_built("encoder", module)
     cases = {"in eval()": given, f"for one {what}": given[:1], "of zeros": given * 0, "of ones": given * 0 + 1}
     for case, one in cases.items():
         features = _seen(module, one)
-        right = tuple(features.shape) == (len(one), width)
-        assert right, (
-            f"{name} gives shape {tuple(features.shape)} {case}, expected ({len(one)}, out_features = {width})"
-        )
+        check_features(module, features, len(one), case)
         assert features.dtype == torch.float32, f"{name} gives {features.dtype} for float32"
         assert bool(features.isfinite().all()), f"{name} is not finite {case}"
     with torch.random.fork_rng(devices=[]):
         features = _copy(module, training=True)(given)
-    assert tuple(features.shape) == (len(given), width), f"{name} gives shape {tuple(features.shape)} in training"
+    check_features(module, features, len(given), "in training")
     assert bool(features.isfinite().all()), f"{name} is not finite in training"
 
 
@@ -150,7 +149,7 @@ def _check_alone(name: str, module: nn.Module, given: Tensor, what: str) -> None
         )
 
 
-def _check_state(name: str, module: nn.Module, given: Tensor) -> None:
+def _check_state(name: str, module: nn.Module, given: Tensor, rebuild: Rebuild | None) -> None:
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         used = _copy(module, training=True)
         for shift in (0.0, 0.1):
@@ -160,6 +159,17 @@ def _check_state(name: str, module: nn.Module, given: Tensor) -> None:
         assert torch.equal(_seen(used, given), _seen(resumed, given)), (
             f"{name} goes on differently after its state was saved and loaded: keep it in buffers and parameters"
         )
+        for mode in (True, False):
+            used.train(mode)
+            assert_stateless(name, used, lambda: used(given), "keep it in buffers and parameters")
+        if rebuild is not None:
+            torch.manual_seed(7)
+            other = rebuild()
+            other.load_state_dict(copy.deepcopy(module.state_dict()))
+            assert _differ(_seen(other, given), _seen(module, given)) <= CLOSE, (
+                f"another {name} gives other features with the state of this one: it has weights that are no "
+                f"parameters, which no checkpoint holds; {_REGISTER}"
+            )
 
 
 def _check_copies(name: str, module: nn.Module, given: Tensor) -> None:
@@ -180,10 +190,15 @@ def _check_copies(name: str, module: nn.Module, given: Tensor) -> None:
 def _check_gradients(name: str, module: nn.Module, given: Tensor) -> None:
     trained = _copy(module, training=True)
     wanting = {key: parameter for key, parameter in trained.named_parameters() if parameter.requires_grad}
-    if not wanting:
-        return
     with torch.random.fork_rng(devices=[]):
         features = trained(given)
+        strangers = _trained_by(features) - {id(parameter) for parameter in trained.parameters()}
+        assert not strangers, (
+            f"{name} computes with {len(strangers)} weights that are none of its parameters, so nothing trains or "
+            f"saves them; {_REGISTER}"
+        )
+        if not wanting:
+            return
         weights = torch.randn(features.shape, generator=torch.Generator().manual_seed(1))
         assert features.requires_grad, f"{name} gives features without a graph, though it has parameters to train"
         (features * weights).sum().backward()
@@ -193,6 +208,22 @@ def _check_gradients(name: str, module: nn.Module, given: Tensor) -> None:
             "requires_grad = False"
         )
         assert bool(parameter.grad.isfinite().all()), f"the gradient of '{key}' of {name} is not finite"
+    moved = any(bool(parameter.grad.any()) for parameter in wanting.values() if parameter.grad is not None)
+    assert moved, f"the gradient of every parameter of {name} is zero: nothing would train"
+
+
+def _trained_by(features: Tensor) -> set[int]:
+    """The tensors that a backward pass from here gives a gradient."""
+    found, waiting, seen = set(), [features.grad_fn], set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            found.add(id(node.variable))
+        waiting += [following for following, _ in node.next_functions]
+    return found
 
 
 def _check_autocast(name: str, module: nn.Module, given: Tensor) -> None:

@@ -8,20 +8,22 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from metriclab.core.promises import check_scalar
 from metriclab.core.protocols import Loss
 from metriclab.core.rows import Rows
 from metriclab.core.tiles import forced_tile_cells
 from metriclab.testing.cases import Call, case, edges, evaluate, fresh, oblong, pairless, plain, shuffle, square
-from metriclab.testing.checks import Check, check, run_all
+from metriclab.testing.checks import Check, check, running, wanted
 from metriclab.testing.loss_on_ranks import check_ranks
 from metriclab.testing.loss_signs import check_signs
 from metriclab.testing.meter import measure
+from metriclab.testing.state import assert_stateless
 
 CLOSE = 1e-9
 """Largest difference, beside the scale of the gradient or 1, of float64 results that must be equal but for rounding."""
 
 
-def check_loss(
+def loss_checks(
     loss: Loss,
     *,
     gradcheck: bool = True,
@@ -29,7 +31,7 @@ def check_loss(
     by_label: bool = True,
     unit: bool = True,
     ranks: bool = True,
-) -> None:
+) -> list[Check]:
     """Checks a loss on the edge cases of the field, on any number of ranks.
 
     It gives a scalar with a gradient, the same whatever the order of its rows, under autocast and under no_grad; both
@@ -37,7 +39,8 @@ def check_loss(
     and labels all unknown, in every precision; but a row that is NaN stays in sight. Zero rows get no gradient, rows of
     unknown label have no influence, and with no pair a loss over pairs is 0. It writes into nothing it is given, keeps
     state in buffers, takes rows of norm 1 as they come, draws positives together and pushes negatives apart, and gives
-    on 2 and 3 ranks what it gives in one process, without gathering anything itself.
+    on 2 and 3 ranks what it gives in one process, without gathering anything itself. Most of it is tried in float64, as
+    differences then are faults and not rounding: a loss computes in the precision of its rows, float32 or better.
 
     A loss marked `pairwise = True` is also called with fewer anchors than references, must not depend on the size of
     tiles, and must never hold a value for every pair at a time.
@@ -53,19 +56,6 @@ def check_loss(
     Raises:
         AssertionError: saying what is wrong and how to see it.
     """
-    run_all(loss_checks(loss, gradcheck=gradcheck, signs=signs, by_label=by_label, unit=unit, ranks=ranks))
-
-
-def loss_checks(
-    loss: Loss,
-    *,
-    gradcheck: bool = True,
-    signs: bool = True,
-    by_label: bool = True,
-    unit: bool = True,
-    ranks: bool = True,
-) -> list[Check]:
-    """What `check_loss` runs, one by one."""
     pairwise = bool(getattr(loss, "pairwise", False))
     calls = [square, oblong] if pairwise else [square]
     checks = [
@@ -75,22 +65,20 @@ def loss_checks(
         check("edge cases", _for_each, _check_edges, loss, calls),
         check("row order", _for_each, _check_order, loss, calls),
         check("precisions", _for_each, _check_modes, loss, calls),
+        check("rows taken as they come", _check_length, loss, option="unit"),
+        check("gradcheck", _for_each, _check_gradient, loss, calls, option="gradcheck"),
+        check("unknown labels", _for_each, _check_unknown, loss, calls, option="by_label"),
     ]
-    if unit:
-        checks.append(check("rows taken as they come", _check_length, loss))
-    if gradcheck:
-        checks.append(check("gradcheck", _for_each, _check_gradient, loss, calls))
-    if by_label:
-        checks.append(check("unknown labels", _for_each, _check_unknown, loss, calls))
     if pairwise:
         checks.append(check("no pairs", _check_pairless, loss))
         checks.append(check("tiles", _check_tiles, loss))
         checks.append(check("memory", _check_memory, loss))
-    if signs:
-        checks.append(check("signs", check_signs, loss))
-    if ranks:
-        checks.append(check("several ranks", check_ranks, loss))
-    return checks
+    checks.append(check("signs", check_signs, loss, option="signs"))
+    checks.append(check("several ranks", check_ranks, loss, option="ranks"))
+    return wanted(checks, gradcheck=gradcheck, signs=signs, by_label=by_label, unit=unit, ranks=ranks)
+
+
+check_loss = running(loss_checks)
 
 
 def _for_each(function: Callable[[Loss, Call], None], loss: Loss, calls: Sequence[Call]) -> None:
@@ -109,7 +97,7 @@ def _same(one: Tensor, other: Tensor, tolerance: float = CLOSE) -> bool:
 
 def _check_result(loss: Loss, call: Call) -> None:
     value, gradient = evaluate(loss, plain(), call)
-    assert value.shape == (), f"{_name(loss)} returns shape {tuple(value.shape)}, expected a scalar"
+    check_scalar(loss, value)
     assert value.dtype == torch.float64, f"{_name(loss)} returns {value.dtype} for float64 rows"
     assert bool(gradient.any()), f"{_name(loss)} gives plain rows no gradient: is the graph cut, by detach or item?"
 
@@ -230,6 +218,7 @@ def _check_state(loss: Loss) -> None:
     assert torch.equal(value, again) or bool(value.isnan() & again.isnan()), (
         f"{_name(loss)} gives {again} after its state was saved and loaded, {value} without: keep state in buffers"
     )
+    assert_stateless(_name(loss), other, lambda: square(other, first.rows()), "keep state in buffers")
 
 
 def _check_tiles(loss: Loss) -> None:

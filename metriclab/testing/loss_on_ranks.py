@@ -12,9 +12,7 @@ from metriclab.core.protocols import Loss
 from metriclab.distributed import average_gradients, gather, mean
 from metriclab.testing.cases import Case, case, fresh, plain
 from metriclab.testing.meter import measure
-from metriclab.testing.ranks import Share, pack, two_ranks
-
-GATHERS = "gathers by itself"
+from metriclab.testing.ranks import Share, agree_on_ranks
 
 
 def check_ranks(loss: Loss) -> None:
@@ -23,19 +21,12 @@ def check_ranks(loss: Loss) -> None:
     unlabelled = case("a last rank without labels", [0, 0, 1, 1, 1, 0, 2, 2, -1, -1, -1, -1])
     pairless = case("no pair on any rank", [-1] * 7)
     cases = [plain(), lonely, unlabelled, pairless]
-    pack(loss)
-    try:
-        two_ranks(all_values_and_gradients, fresh(loss), cases)
-    except AssertionError as error:
-        if GATHERS in str(error):
-            raise AssertionError(
-                f"{type(loss).__name__} {GATHERS}: the run hands a loss the rows of all ranks"
-            ) from error
-        raise AssertionError(
-            f"{type(loss).__name__}: {error}. On several ranks a loss with `pairwise = True` gets this rank's anchors "
-            "and all references and returns ranks x local sum / global count, as PairLoss does; any other loss gets "
-            "all rows on both sides"
-        ) from error
+    why = (
+        "On several ranks a loss with `pairwise = True` gets this rank's anchors and all references and returns ranks "
+        "x local sum / global count, as PairLoss does; any other loss gets all rows on both sides"
+    )
+    name = type(loss).__name__
+    agree_on_ranks(name, "is another one", why, all_values_and_gradients, fresh(loss), cases, tolerance=1e-12)
 
 
 def all_values_and_gradients(share: Share, loss: Loss, cases: list[Case]) -> dict[str, Tensor]:
@@ -55,7 +46,8 @@ def value_and_gradients(share: Share, loss: Loss, given: Case) -> dict[str, Tens
     world = gather(local)
     with measure() as meter:
         value = apply_loss(loss, local, world)
-    assert not any("c10d" in name and "allreduce" not in name for name in meter.operators), GATHERS
+    gathers = any("c10d" in name and "allreduce" not in name for name in meter.operators)
+    assert not gathers, f"{type(loss).__name__} gathers by itself: the run hands a loss the rows of all ranks"
     parameters = dict(loss.named_parameters()) if isinstance(loss, nn.Module) else {}
     parameters["embeddings"] = z
     gradients = torch.autograd.grad(value, list(parameters.values()), allow_unused=True)

@@ -18,10 +18,12 @@ def check_signs(loss: Loss) -> None:
     name = type(loss).__name__
     pulls = [_derivative(loss, near, far, [0, 0, 1]) for near in ANGLES for far in ANGLES]
     assert max(pulls) <= 1e-9, f"{name} pushes positives apart: its derivative by their cosine is {max(pulls):.3g}"
-    assert min(pulls) < 0, f"{name} never draws positives together, whatever their angle"
+    assert min(pulls) < 0, (
+        f"{name} never draws positives together, whatever their angle: it only pushes, or does nothing"
+    )
     pushes = [_derivative(loss, near, far, [0, 1, 0]) for near in ANGLES for far in ANGLES]
     assert min(pushes) >= -1e-9, f"{name} draws negatives together: its derivative by their cosine is {min(pushes):.3g}"
-    assert max(pushes) > 0, f"{name} never pushes negatives apart, whatever their angle"
+    assert max(pushes) > 0, f"{name} never pushes negatives apart, whatever their angle: it only pulls"
 
 
 def _derivative(loss: Loss, angle: float, other: float, labels: list[int]) -> float:

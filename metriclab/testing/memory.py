@@ -15,12 +15,13 @@ from metriclab.core.rows import Rows, concatenate, rows
 from metriclab.distributed import gather
 from metriclab.registry import build
 from metriclab.testing.cases import shuffle
-from metriclab.testing.checks import Check, check, refusal, run_all
+from metriclab.testing.checks import Check, check, refusal, running, wanted
 from metriclab.testing.pushes import FIELDS, held, pushed, pushes_for, same_rows
-from metriclab.testing.ranks import Share, pack, two_ranks
+from metriclab.testing.ranks import Share, agree_on_ranks
+from metriclab.testing.state import assert_stateless
 
 
-def check_memory(memory: Memory, *, ranks: bool = True) -> None:
+def memory_checks(memory: Memory, *, ranks: bool = True) -> list[Check]:
     """Checks a memory from empty to overfull: everything that losses, methods and checkpoints rely on.
 
     What it holds never depends on the order of the rows in a push nor on the number of ranks; rows of no finite
@@ -35,11 +36,6 @@ def check_memory(memory: Memory, *, ranks: bool = True) -> None:
     Raises:
         AssertionError: saying what is wrong and how to see it.
     """
-    run_all(memory_checks(memory, ranks=ranks))
-
-
-def memory_checks(memory: Memory, *, ranks: bool = True) -> list[Check]:
-    """What `check_memory` runs, one by one."""
     name = type(memory).__name__
     if not isinstance(memory, nn.Module):
         return refusal("state in buffers", f"{name} is no nn.Module: its state could not be saved")
@@ -61,10 +57,12 @@ def memory_checks(memory: Memory, *, ranks: bool = True) -> list[Check]:
         check("copies", _check_copies, name, memory, pushes),
         *(check(what, _on_copy, function, name, memory, pushes) for what, function in on_copies.items()),
         check("state saved", _check_saved, name, memory, pushes),
+        check("several ranks", _check_ranks, name, memory, pushes, option="ranks"),
     ]
-    if ranks:
-        checks.append(check("several ranks", _check_ranks, name, memory, pushes))
-    return checks
+    return wanted(checks, ranks=ranks)
+
+
+check_memory = running(memory_checks)
 
 
 def _on_copy(function: Callable[[str, Any, list[Rows]], None], name: str, memory: Any, pushes: list[Rows]) -> None:
@@ -72,14 +70,9 @@ def _on_copy(function: Callable[[str, Any, list[Rows]], None], name: str, memory
 
 
 def _check_ranks(name: str, memory: Any, pushes: list[Rows]) -> None:
-    pack(memory)
-    try:
-        two_ranks(fill, _copy(memory), pushes, tolerance=0.0)
-    except AssertionError as error:
-        raise AssertionError(
-            f"{name} does not hold the same on several ranks: {error}. Every rank pushes the rows of all ranks, "
-            "in an order of its own: put them in the order of their ids"
-        ) from error
+    why = "Every rank pushes the rows of all ranks, in an order of its own: put them in the order of their ids"
+    differs = "does not hold the same on several ranks"
+    agree_on_ranks(name, differs, why, fill, _copy(memory), pushes, tolerance=0.0)
 
 
 def fill(share: Share, memory: Any, pushes: list[Rows]) -> dict[str, Tensor]:
@@ -229,6 +222,7 @@ def _check_saved(name: str, memory: Any, pushes: list[Rows]) -> None:
             "pointer, count and ids in buffers"
         )
         whole.push(new)
+    assert_stateless(name, whole, lambda: whole.push(pushes[0]), "keep state in buffers")
 
 
 def _check_copies(name: str, memory: Any, pushes: list[Rows]) -> None:

@@ -15,7 +15,7 @@ from metriclab.core.rows import Rows
 from metriclab.core.tiles import forced_tile_cells
 from metriclab.testing.cases import Case, evaluate, oblong, square
 from metriclab.testing.loss_on_ranks import all_values_and_gradients
-from metriclab.testing.ranks import pack, two_ranks
+from metriclab.testing.ranks import agree_on_ranks
 
 RULE = "a row of the masks may depend on that row of the pairs, and on labels, items, ids and views, alone"
 
@@ -55,8 +55,7 @@ def check_tiles(name: str, miner: Miner, given: Sequence[Case]) -> None:
 
 def check_ranks(name: str, miner: Miner, given: Sequence[Case]) -> None:
     """Asserts equal values and gradients on 1, 2 and 3 ranks."""
-    pack(miner)
-    try:
-        two_ranks(all_values_and_gradients, Mined(miner), list(given))
-    except AssertionError as error:
-        raise AssertionError(f"{name} chooses otherwise on several ranks: {error}; {RULE}") from error
+    loss = Mined(miner)
+    agree_on_ranks(
+        name, "chooses otherwise on several ranks", RULE, all_values_and_gradients, loss, list(given), tolerance=1e-12
+    )

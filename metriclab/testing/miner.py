@@ -12,14 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from metriclab.core.pairs import Pairs, all_pairs
+from metriclab.core.promises import check_mined
 from metriclab.core.protocols import Miner
 from metriclab.distributed import map_tensors
 from metriclab.testing.cases import Case, case, edges, plain, shuffle
-from metriclab.testing.checks import Check, check, run_all
+from metriclab.testing.checks import Check, check, running, wanted
 from metriclab.testing.mined_loss import RULE, check_ranks, check_tiles
+from metriclab.testing.state import assert_stateless
 
 
-def check_miner(miner: Miner, *, rounding: bool = True, device: bool = True, ranks: bool = True) -> None:
+def miner_checks(miner: Miner, *, rounding: bool = True, device: bool = True, ranks: bool = True) -> list[Check]:
     """Checks a miner on the edge cases of the field, in tiles and on several ranks.
 
     Its masks shrink and nothing else changes; an anchor's choice depends on its own pairs alone, not on the order of
@@ -34,11 +36,6 @@ def check_miner(miner: Miner, *, rounding: bool = True, device: bool = True, ran
     Raises:
         AssertionError: saying what is wrong and how to see it.
     """
-    run_all(miner_checks(miner, rounding=rounding, device=device, ranks=ranks))
-
-
-def miner_checks(miner: Miner, *, rounding: bool = True, device: bool = True, ranks: bool = True) -> list[Check]:
-    """What `check_miner` runs, one by one."""
     tied = [one for one in edges() if one.name in ("identical rows", "opposite rows")]
     cases = [plain(), many(), *tied]
     every = [given.to(dtype) for given in [*edges(), many()] for dtype in (torch.float64, torch.float32)]
@@ -49,17 +46,17 @@ def miner_checks(miner: Miner, *, rounding: bool = True, device: bool = True, ra
         check("row order", _for_each, _check_order, miner, cases),
         check("parts of the anchors", _for_each, _check_parts, miner, cases),
         check("pairs alone looked at", _for_each, _check_other_cells, miner, cases),
+        check("rounding", _for_each, _check_rounding, miner, cases, option="rounding"),
+        check("precisions", _check_precision, miner),
+        check("NaN in sight", _check_broken, miner),
+        check("no values read on the host", _check_device, miner, option="device"),
+        check("tiles", check_tiles, _name(miner), miner, [plain(), many()]),
+        check("several ranks", check_ranks, _name(miner), miner, [plain(), many()], option="ranks"),
     ]
-    if rounding:
-        checks.append(check("rounding", _for_each, _check_rounding, miner, cases))
-    checks.append(check("precisions", _check_precision, miner))
-    checks.append(check("NaN in sight", _check_broken, miner))
-    if device:
-        checks.append(check("no values read on the host", _check_device, miner))
-    checks.append(check("tiles", check_tiles, _name(miner), miner, [plain(), many()]))
-    if ranks:
-        checks.append(check("several ranks", check_ranks, _name(miner), miner, [plain(), many()]))
-    return checks
+    return wanted(checks, rounding=rounding, device=device, ranks=ranks)
+
+
+check_miner = running(miner_checks)
 
 
 def _for_each(function: Callable[[Miner, Case], None], miner: Miner, cases: Sequence[Case]) -> None:
@@ -118,19 +115,7 @@ def _check_nothing(miner: Miner) -> None:
 
 def _check_result(miner: Miner, pairs: Pairs, what: str) -> None:
     before = copy.deepcopy(pairs)
-    mined = _mine(miner, pairs, what)
-    assert isinstance(mined, Pairs), f"{_name(miner)} returns a {type(mined).__name__}, not Pairs"
-    for field in ("similarity", "anchors", "references", "embedding_dim"):
-        assert getattr(mined, field) is getattr(pairs, field), (
-            f"{_name(miner)} changes the {field} of its pairs: return dataclasses.replace(pairs, positive=..., "
-            "negative=...), which keeps them"
-        )
-    for side in ("positive", "negative"):
-        mask, whole = getattr(mined, side), getattr(before, side)
-        fits = mask.dtype == torch.bool and mask.shape == whole.shape
-        assert fits, f"{_name(miner)} returns a {side} mask of {mask.dtype} and shape {tuple(mask.shape)} on {what}"
-        grown = mask & ~whole
-        assert not grown.any(), f"{_name(miner)} adds {side} pairs on {what}: masks may only shrink"
+    check_mined(_name(miner), _mine(miner, pairs, what), pairs, what)
     assert _equal(before, pairs), f"{_name(miner)} writes into its pairs"
 
 
@@ -143,15 +128,15 @@ def _equal(one: Pairs, other: Pairs) -> bool:
 
 
 def _check_again(miner: Miner, given: Case) -> None:
+    advice = "it must be a pure function; draw from the ids of anchors and references"
+    miner = copy.deepcopy(miner)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         first = miner(against_itself(given))
         miner(against_itself(plain()))
         second = miner(against_itself(given))
-    assert _same(first, second), (
-        f"{_name(miner)} chooses otherwise in a second call on {given.name}: it must be a pure function; draw from "
-        "the ids of anchors and references"
-    )
+    assert _same(first, second), f"{_name(miner)} chooses otherwise in a second call on {given.name}: {advice}"
+    assert_stateless(_name(miner), miner, lambda: miner(against_itself(given)), advice)
 
 
 def _check_order(miner: Miner, given: Case) -> None:

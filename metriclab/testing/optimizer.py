@@ -11,14 +11,16 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from metriclab.core.promises import check_built, check_factor
 from metriclab.core.protocols import Schedule
-from metriclab.testing.checks import Check, check, run_all
+from metriclab.testing.checks import Check, check, running
+from metriclab.testing.state import assert_stateless
 
 MakeOptimizer = Callable[[Mapping[str, nn.Module]], Optimizer]
 MakeSchedule = Callable[[int], Schedule]
 
 
-def check_optimizer(make: MakeOptimizer) -> None:
+def optimizer_checks(make: MakeOptimizer) -> list[Check]:
     """Checks an optimizer: that it trains all that trains, at the rate the run sets, and goes on after a resume.
 
     Every parameter that wants a gradient is in one group, every frozen one in none; groups have a `name` and an
@@ -31,11 +33,6 @@ def check_optimizer(make: MakeOptimizer) -> None:
     Raises:
         AssertionError: saying what is wrong and how to see it.
     """
-    run_all(optimizer_checks(make))
-
-
-def optimizer_checks(make: MakeOptimizer) -> list[Check]:
-    """What `check_optimizer` runs, one by one."""
     return [
         check("every parameter in one group", _check_groups, make),
         check("learning rate", _check_rate, make),
@@ -44,7 +41,10 @@ def optimizer_checks(make: MakeOptimizer) -> list[Check]:
     ]
 
 
-def check_schedule(make: MakeSchedule) -> None:
+check_optimizer = running(optimizer_checks)
+
+
+def schedule_checks(make: MakeSchedule) -> list[Check]:
     """Checks a schedule: a finite factor, 0 or more and somewhere above it, for every step, by the step alone.
 
     Args:
@@ -53,12 +53,10 @@ def check_schedule(make: MakeSchedule) -> None:
     Raises:
         AssertionError: saying what is wrong and how to see it.
     """
-    run_all(schedule_checks(make))
-
-
-def schedule_checks(make: MakeSchedule) -> list[Check]:
-    """What `check_schedule` runs, one by one."""
     return [check("factors", _check_factors, make), check("pure function of the step", _check_pure, make)]
+
+
+check_schedule = running(schedule_checks)
 
 
 def _modules() -> dict[str, nn.Module]:
@@ -92,19 +90,7 @@ def _step(optimizer: Optimizer, modules: Mapping[str, nn.Module], factor: float 
 
 def _check_groups(make: MakeOptimizer) -> None:
     modules = _modules()
-    optimizer = make(modules)
-    name = type(optimizer).__name__
-    assert isinstance(optimizer, Optimizer), f"{name} is no torch.optim.Optimizer"
-    held = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
-    for key, parameter in _parameters(modules).items():
-        found, expected = held.count(id(parameter)), int(parameter.requires_grad)
-        assert found == expected, (
-            f"{name} has parameter '{key}' {found} times, expected {expected}: a trained one once, a frozen one never; "
-            "one that two modules share belongs to the first"
-        )
-    for group in optimizer.param_groups:
-        for key in ("name", "initial_lr"):
-            assert key in group, f"a group of {name} has no '{key}', from which the run sets lr = initial_lr x schedule"
+    check_built("optimizer", make(modules), modules)
 
 
 def _check_rate(make: MakeOptimizer) -> None:
@@ -119,12 +105,17 @@ def _check_rate(make: MakeOptimizer) -> None:
 
 def _check_descent(make: MakeOptimizer) -> None:
     modules = _modules()
-    optimizer = make(modules)
+    optimizer, before = make(modules), copy.deepcopy(_parameters(modules))
     losses = [_step(optimizer, modules) for _ in range(30)]
     name = type(optimizer).__name__
     lowered = any(loss < losses[0] for loss in losses)
     assert lowered, f"{name} never lowers a plain loss in 30 steps: is the sign right?"
     assert all(map(math.isfinite, losses)), f"{name} diverges on a plain loss: {losses[-1]}"
+    for key, parameter in _parameters(modules).items():
+        moved = not parameter.requires_grad or not torch.equal(parameter, before[key])
+        assert moved, (
+            f"{name} never moves '{key}' in 30 steps, though it has a gradient: does a step look at every group?"
+        )
 
 
 def _check_saved(make: MakeOptimizer) -> None:
@@ -148,8 +139,7 @@ def _check_factors(make: MakeSchedule) -> None:
         schedule = make(total)
         factors: list[Any] = [schedule(step) for step in range(total)]
         for step, factor in enumerate(factors):
-            number = isinstance(factor, int | float) and math.isfinite(factor) and factor >= 0
-            assert number, f"the schedule gives {factor!r} in step {step} of {total}, expected a number, 0 or more"
+            check_factor(factor, step, total)
         assert max(factors) > 0, f"the schedule is 0 in every one of {total} steps"
 
 
@@ -162,3 +152,4 @@ def _check_pure(make: MakeSchedule) -> None:
         "the schedule gives another factor when steps are asked for again or in another order: a resumed run starts "
         "in the middle, so it must be a pure function of the step"
     )
+    assert_stateless("the schedule", schedule, lambda: schedule(3), "it must be a pure function of the step")

@@ -37,7 +37,7 @@ def conformance(
         options: of the kind's check, such as those of `metriclab.testing.check_loss`.
     """
 
-    @pytest.mark.parametrize("check", _checks(kind, name, params, options), ids=_id)
+    @pytest.mark.parametrize("check", _checks(kind, name, params, options), ids=lambda check: check.slug)
     def test_conformance(check: Check) -> None:
         check.run()
 
@@ -54,7 +54,3 @@ def _checks(kind: str, name: str, params: Mapping[str, Any] | None, options: Map
             raise problem
 
         return [Check("built", fail)]
-
-
-def _id(check: Check) -> str:
-    return check.name.replace(" ", "-").replace(",", "")

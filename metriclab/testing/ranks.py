@@ -47,6 +47,18 @@ class Share:
         return slice(borders[self.rank], borders[self.rank + 1])
 
 
+class RankCrash(AssertionError):
+    """A function raised on a rank, before anything could be compared.
+
+    Args:
+        failures: where, and the traceback.
+    """
+
+    def __init__(self, failures: Sequence[tuple[str, str]]) -> None:
+        where, trace = failures[0]
+        super().__init__(f"raises {where}: {trace.strip().splitlines()[-1]}\n{trace}")
+
+
 def on_ranks(function: Callable[..., Any], ranks: int, *arguments: Any) -> list[Any]:
     """What `function(share, *arguments)` returns on each of several ranks, in rank order.
 
@@ -95,6 +107,26 @@ def two_ranks(
                 _compare(f"{name} on rank {rank} of {number}", tensor, expected[name], tolerance)
 
 
+def agree_on_ranks(
+    name: str, differs: str, why: str, function: Callable[..., Mapping[str, Tensor]], *arguments: Any, tolerance: float
+) -> None:
+    """As `two_ranks`, for the function of a component, which is told apart: does it differ, or does it raise?
+
+    Args:
+        name: of the component.
+        differs: what is said of it where a tensor differs.
+        why: what mends that.
+        function, arguments, tolerance: see `two_ranks`.
+    """
+    pack(arguments)
+    try:
+        two_ranks(function, *arguments, tolerance=tolerance)
+    except RankCrash as error:
+        raise AssertionError(f"{name} {error}") from error
+    except AssertionError as error:
+        raise AssertionError(f"{name} {differs}: {error}. {why}") from error
+
+
 def _compare(what: str, found: Tensor, expected: Tensor, tolerance: float) -> None:
     assert found.shape == expected.shape, f"{what} has shape {tuple(found.shape)}, one process {tuple(expected.shape)}"
     if expected.numel() == 0:
@@ -122,9 +154,10 @@ class _Pool:
         for rank, connection in enumerate(connections):
             connection.send_bytes(pickle.dumps((rank, ranks, group, plugin_files(), message)))
         answers = [self._answer(connection, rank) for rank, connection in enumerate(connections)]
-        failures = [f"rank {rank} of {ranks}:\n{text}" for rank, (text, _) in enumerate(answers) if text]
+        one = "in one process" if ranks == 1 else None
+        failures = [(one or f"on rank {rank} of {ranks}", text) for rank, (text, _) in enumerate(answers) if text]
         if failures:
-            raise AssertionError("failed on several ranks\n" + "\n".join(failures))
+            raise RankCrash(failures)
         return [value for _, value in answers]
 
     def _answer(self, connection: Connection, rank: int) -> tuple[str, Any]:
@@ -134,7 +167,7 @@ class _Pool:
         except (EOFError, OSError):
             pass  # the pipe broke
         self.close()
-        raise AssertionError(f"rank {rank} died, or gave no answer in {PATIENCE} seconds")
+        raise RankCrash([(f"on rank {rank}", f"it died, or gave no answer in {PATIENCE} seconds")])
 
     def close(self) -> None:
         for process, connection in self.workers:

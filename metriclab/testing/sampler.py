@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from metriclab.core.promises import check_batch, check_built
 from metriclab.core.protocols import Sampler
-from metriclab.testing.checks import Check, check, run_all
+from metriclab.testing.checks import Check, check, running, wanted
+from metriclab.testing.state import assert_stateless
 
 LARGEST_SEED = 2**63 - 1
 """A run gives seeds of 63 bits."""
@@ -18,7 +20,7 @@ LARGEST_SEED = 2**63 - 1
 Make = Callable[[np.ndarray], Sampler]
 
 
-def check_sampler(make: Make, *, labels: np.ndarray | None = None, shuffles: bool = True) -> None:
+def sampler_checks(make: Make, *, labels: np.ndarray | None = None, shuffles: bool = True) -> list[Check]:
     """Checks a sampler: everything that batches, ranks and a resumed run rely on.
 
     An epoch gives `steps` batches of int64 indices of items that are there, none empty and none larger than
@@ -34,21 +36,18 @@ def check_sampler(make: Make, *, labels: np.ndarray | None = None, shuffles: boo
     Raises:
         AssertionError: saying what is wrong and how to see it.
     """
-    run_all(sampler_checks(make, labels=labels, shuffles=shuffles))
-
-
-def sampler_checks(make: Make, *, labels: np.ndarray | None = None, shuffles: bool = True) -> list[Check]:
-    """What `check_sampler` runs, one by one."""
     labels = _some_labels() if labels is None else np.asarray(labels, dtype=np.int64)
     checks = [
         check("batches", _check_batches, make, labels),
         check("pure function of the seed", _check_pure, make, labels),
         check("global generators", _check_generators, make, labels),
         check("labels unchanged", _check_labels, make, labels),
+        check("another seed, another order", _check_shuffles, make, labels, option="shuffles"),
     ]
-    if shuffles:
-        checks.append(check("another seed, another order", _check_shuffles, make, labels))
-    return checks
+    return wanted(checks, shuffles=shuffles)
+
+
+check_sampler = running(sampler_checks)
 
 
 def _some_labels() -> np.ndarray:
@@ -68,10 +67,7 @@ def _same(one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> bool:
 def _check_batches(make: Make, labels: np.ndarray) -> None:
     sampler: Any = make(labels.copy())
     name = type(sampler).__name__
-    for key in ("batch_size", "steps"):
-        value: Any = getattr(sampler, key, None)
-        whole = isinstance(value, int | np.integer)
-        assert whole and value >= 1, f"{name}.{key} is {value}, expected a whole number, 1 or more"  # noqa: PT018
+    check_built("sampler", sampler, labels)
     for seed in (0, 1, LARGEST_SEED):
         try:
             batches = list(sampler.epoch(seed))
@@ -80,17 +76,7 @@ def _check_batches(make: Make, labels: np.ndarray) -> None:
         found = len(batches)
         assert found == sampler.steps, f"{name}.epoch({seed}) gives {found} batches, and says steps = {sampler.steps}"
         for place, batch in enumerate(batches):
-            _check_batch(f"batch {place} of {name}.epoch({seed})", batch, sampler.batch_size, len(labels))
-
-
-def _check_batch(what: str, batch: Any, batch_size: int, items: int) -> None:
-    assert isinstance(batch, np.ndarray), f"{what} is a {type(batch).__name__}, expected a numpy array"
-    fits = batch.dtype == np.int64 and batch.ndim == 1
-    assert fits, f"{what} is {batch.dtype} of shape {batch.shape}, expected int64 of one axis"
-    size = len(batch)
-    assert 0 < size <= batch_size, f"{what} has {size} items, expected 1 to {batch_size}, which is batch_size"
-    low, high = int(batch.min()), int(batch.max())
-    assert low >= 0 and high < items, f"{what} holds items {low} to {high}, of 0 to {items - 1}"  # noqa: PT018
+            check_batch(f"batch {place} of {name}.epoch({seed})", batch, sampler.batch_size, len(labels))
 
 
 def _check_pure(make: Make, labels: np.ndarray) -> None:
@@ -104,6 +90,7 @@ def _check_pure(make: Make, labels: np.ndarray) -> None:
     )
     same = _same(before, _epoch(make(labels.copy()), 3))
     assert same, f"{name}.epoch(3) gives other batches in another sampler of the same labels: ranks would differ"
+    assert_stateless(name, sampler, lambda: _epoch(sampler, 3), "an epoch is a pure function of the seed")
 
 
 def _check_generators(make: Make, labels: np.ndarray) -> None:

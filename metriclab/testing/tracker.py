@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import math
+import struct
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from metriclab.core.protocols import Tracker
-from metriclab.testing.checks import Check, check, run_all
+from metriclab.testing.checks import Check, check, running
 
 Make = Callable[[Path], Tracker]
 
 
-def check_tracker(make: Make) -> None:
+def tracker_checks(make: Make) -> list[Check]:
     """Checks a tracker: it takes every number of a run, and goes on in the folder of a run that is resumed.
 
     Names differ from log to log, numbers may be NaN or infinite, steps may come again after a resume; the values it is
-    given are not changed, and nothing is written beside the run folder.
+    given are not changed, and nothing is written beside the run folder. Of one that writes files in the run folder in
+    which numbers can be found, as text or as floats: they have six digits or more, they are there while the run goes
+    on, which may be killed, and what an earlier part of the run logged stays.
 
     Args:
         make: builds it from a run folder, as `functools.partial(build, "tracker", "mine")`.
@@ -26,15 +29,14 @@ def check_tracker(make: Make) -> None:
     Raises:
         AssertionError: saying what is wrong and how to see it.
     """
-    run_all(tracker_checks(make))
-
-
-def tracker_checks(make: Make) -> list[Check]:
-    """What `check_tracker` runs, one by one."""
     return [
         check("every number of a run", _check_numbers, make),
         check("resumed run", _check_resumed, make),
+        check("numbers in files", _check_files, make),
     ]
+
+
+check_tracker = running(tracker_checks)
 
 
 _LOGS: list[tuple[int, dict[str, float]]] = [
@@ -58,6 +60,14 @@ def _log(tracker: Any, what: str) -> None:
     tracker.close()
 
 
+_BEFORE, _AFTER, _SMALL = 0.7310585786300049, 0.8807970779778823, 3.0590222692562472e-07
+"""Numbers that no log holds by chance: of a run, of the same run resumed, and one that a fixed number of decimals
+loses."""
+
+_MANY = 20
+"""Logs after which a tracker has written the first of them."""
+
+
 def _check_numbers(make: Make) -> None:
     with tempfile.TemporaryDirectory() as around:
         folder = Path(around) / "run"
@@ -72,3 +82,44 @@ def _check_resumed(make: Make) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for what in ("in a new folder", "in the folder of a resumed run"):
             _log(make(Path(folder)), what)
+
+
+def _check_files(make: Make) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        tracker = make(folder)
+        what = type(tracker).__name__
+        for step in range(1, _MANY + 1):
+            tracker.log(step, {"loss": _BEFORE, "learning_rate": _SMALL} if step == 1 else {"loss": 2.0})
+        live = _holds(folder, _BEFORE)
+        tracker.close()
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        kept, small = _holds(folder, _BEFORE), _holds(folder, _SMALL)
+        assert not files or any(path.stat().st_size for path in files), f"{what} writes empty files: are they closed?"
+        rounded = next((path.name for path in files if b"0.73" in path.read_bytes()), None)
+        assert kept or rounded is None, f"{what} rounds {_BEFORE} in {rounded}: write numbers whole, as repr does"
+        assert small or not kept, (
+            f"{what} rounds {_SMALL} to fewer digits than it has: write numbers whole, as repr does"
+        )
+        assert live or not kept, (
+            f"{what} has not written the first of {_MANY} logs before it is closed: flush what is logged, or a run "
+            "that is killed loses it"
+        )
+        resumed = make(folder)
+        resumed.log(_MANY + 1, {"loss": _AFTER})
+        resumed.close()
+        assert _holds(folder, _BEFORE) or not kept, (
+            f"{what} loses what was logged before the run was resumed: append to its files, or open new ones"
+        )
+        assert _holds(folder, _AFTER) or not kept, f"{what} writes nothing after the run was resumed"
+
+
+def _holds(folder: Path, value: float) -> bool:
+    """Whether a file holds this number: six digits of it as text, or its bytes."""
+    digits = f"{value:.16e}".partition("e")[0].replace(".", "")[:6].encode()
+    packed = [struct.pack(order + size, value) for order in "<>" for size in "fd"]
+    for path in folder.rglob("*"):
+        content = path.read_bytes() if path.is_file() else b""
+        if digits in content.replace(b".", b"") or any(one in content for one in packed):
+            return True
+    return False

@@ -10,10 +10,13 @@ import torch
 from torch import Tensor
 
 from metriclab.core.batch import Images
+from metriclab.core.promises import check_built
+from metriclab.core.promises import check_views as check_views_of
 from metriclab.core.protocols import Views
 from metriclab.core.random import RandomKeys
 from metriclab.testing.cases import shuffle
-from metriclab.testing.checks import Check, check, run_all
+from metriclab.testing.checks import Check, check, running
+from metriclab.testing.state import assert_stateless
 
 CLOSE = 1e-4
 """Largest difference of values in [0, 1] that must be equal but for rounding: pixels are resampled in float32."""
@@ -21,7 +24,7 @@ CLOSE = 1e-4
 HOW = "draw by `random_keys.uniform(view, stream)`"
 
 
-def check_views(views: Views, *, channels: tuple[int, ...] = (3, 1)) -> None:
+def views_checks(views: Any, *, channels: tuple[int, ...] = (3, 1)) -> list[Check]:
     """Checks views on images of several sizes: everything that a run and an evaluation rely on.
 
     A call gives `count` tensors, `test` one, all of n images, finite and in [0, 1], and write into nothing they get.
@@ -37,11 +40,6 @@ def check_views(views: Views, *, channels: tuple[int, ...] = (3, 1)) -> None:
     Raises:
         AssertionError: saying what is wrong and how to see it.
     """
-    run_all(views_checks(views, channels=channels))
-
-
-def views_checks(views: Any, *, channels: tuple[int, ...] = (3, 1)) -> list[Check]:
-    """What `check_views` runs, one by one."""
     name = type(views).__name__
     first = some_images(channels[0])
     return [
@@ -52,6 +50,9 @@ def views_checks(views: Any, *, channels: tuple[int, ...] = (3, 1)) -> list[Chec
         check("padding", _check_padding, name, views, first),
         check("draws of each image", _check_own_draws, name, views, channels[0]),
     ]
+
+
+check_views = running(views_checks)
 
 
 def some_images(channels: int) -> Images:
@@ -91,24 +92,8 @@ def _all_views(views: Views, images: Images, random_keys: RandomKeys) -> list[tu
 
 
 def _check_result(name: str, views: Views, images: Images) -> None:
-    given: Any = views(images, some_keys(len(images)))
-    count: Any = views.count
-    assert isinstance(given, tuple), f"{name} returns a {type(given).__name__}, not a tuple of views"
-    assert count >= 1, f"{name}.count is {count}: a run needs one view at least"
-    assert len(given) == count, f"{name} returns {len(given)} views, and says count = {count}"
-    for what, view in _all_views(views, images, some_keys(len(images))):
-        n, channels = images.pixels.shape[:2]
-        shape = tuple(view.shape)
-        fits = len(shape) == 4 and shape[:2] == (n, channels)
-        assert fits, f"{name}: {what} has shape {shape} for {n} images of {channels} channels, expected (n, c, h, w)"
-        assert view.dtype == torch.float32, f"{name}: {what} is {view.dtype}, expected float32"
-        assert bool(view.isfinite().all()), f"{name}: {what} is not finite"
-        low, high = float(view.min()), float(view.max())
-        assert low >= 0 and high <= 1, (  # noqa: PT018
-            f"{name}: {what} has values from {low:.3g} to {high:.3g}, expected [0, 1]: mean and standard deviation "
-            "belong to the encoder, and what exceeds the range is clamped"
-        )
-        assert not view.requires_grad, f"{name}: {what} carries a graph: make views under no_grad"
+    check_built("views", views)
+    check_views_of(views, images, views(images, some_keys(len(images))), views.test(images))
 
 
 def _check_arguments(name: str, views: Views, images: Images) -> None:
@@ -140,6 +125,7 @@ def _check_pure(name: str, views: Views, images: Images) -> None:
             " of the images" if what == "test" else f" of images and random keys: {HOW}"
         )
     assert untouched, f"{name} uses or seeds torch's global generator: {HOW}"
+    assert_stateless(name, views, lambda: _all_views(views, images, random_keys), HOW)
 
 
 def _check_samples(name: str, views: Views, images: Images) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from metriclab import distributed
 from metriclab.assembly.assemble import Training
+from metriclab.core.promises import check_objective
 from metriclab.core.protocols import Objective
 from metriclab.distributed.batch_norm import SynchronizedBatchNorm
 from metriclab.training.batches import RankBatch
@@ -45,6 +46,7 @@ def step_in_chunks(
     reseed()
     world = distributed.gather(local)
     objective = method.objective(local, world)
+    check_objective(method, objective)
     objective.loss.backward()
     kept = [(buffer, buffer.clone()) for buffer in _moving_buffers(method)]
     gradients = [leaf.grad for leaf in _tensors(local)]

@@ -15,6 +15,7 @@ from metriclab import distributed
 from metriclab.assembly.assemble import Training
 from metriclab.assembly.devices import precision
 from metriclab.core.batch import Batch
+from metriclab.core.promises import check_objective
 from metriclab.core.protocols import Objective
 from metriclab.errors import RecipeError
 from metriclab.recipe import Train
@@ -101,6 +102,7 @@ def backward(training: Training, rank_batch: RankBatch) -> tuple[Objective, Any]
     local = embed(rank_batch.part(0, len(rank_batch)))
     world = distributed.gather(local)
     objective: Objective = method.objective(local, world)
+    check_objective(method, objective)
     objective.loss.backward()  # type: ignore[no-untyped-call]
     return objective, world
 

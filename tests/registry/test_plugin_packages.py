@@ -102,9 +102,8 @@ def test_a_package_that_cannot_be_imported_harms_only_who_names_it(install, targ
     install("broken", f"[metriclab.loss]\nbroken-loss = {target}\n", "0.1", broken_module=source)
     assert "broken-loss" in [entry.name for entry in entries("loss")]
     assert load_component("loss", "nt-xent")
-    assert refusal("loss", "broken-loss") == (
-        f"loss 'broken-loss' of broken 0.1 ({target}) cannot be imported: {reason}"
-    )
+    text = f"loss 'broken-loss' of broken 0.1 ({target}) cannot be imported: {reason}"
+    assert refusal("loss", "broken-loss").partition("\n")[0] == text
 
 
 def test_ctrl_c_in_an_import_is_not_the_plugins_fault(install):
@@ -189,3 +188,14 @@ def test_the_circle_package_of_this_repository(install, monkeypatch):
     assert definition.entry.source == "metriclab-circle 0.1.0"
     assert definition.snippet() == '[loss]\nname = "circle"\nmargin = 0.25\nscale = 256.0\n'
     assert definition.paper.startswith("Sun et al.")
+
+
+def test_a_function_that_was_renamed_is_told_with_the_line_of_pyproject(install):
+    source = DECORATED.replace("def ellipse", "def oval")
+    install("my-ellipse", "[metriclab.loss]\nellipse = my_ellipse_module:ovall\n", my_ellipse_module=source)
+    assert refusal("loss", "ellipse") == (
+        "loss 'ellipse' of my-ellipse 1.0 (my_ellipse_module:ovall) cannot be imported: AttributeError: module "
+        "'my_ellipse_module' has no attribute 'ovall'\n"
+        '  help: its pyproject.toml says [project.entry-points."metriclab.loss"] ellipse = "my_ellipse_module:ovall": '
+        "write there what it is called now and install the package again; did you mean 'oval'?"
+    )

@@ -103,6 +103,32 @@ def test_a_component_that_needs_values_is_left_out_and_that_is_said(tmp_path):
     assert result.exit_code == 1
 
 
+def test_a_check_that_does_not_apply_says_how_it_is_left_out(tmp_path):
+    path = tmp_path / "pulls.py"
+    path.write_text(
+        "from metriclab.api import PairLoss, Term, register\n"
+        "def pull(pairs):\n"
+        "    return {'pull': Term((1 - pairs.similarity).where(pairs.positive, 0).sum(1), pairs.positive.sum(1))}\n"
+        "@register('loss', 'pulls')\n"
+        "def pulls():\n"
+        "    return PairLoss(pull)\n"
+    )
+    outcomes = json.loads(run(path, "--json", "--without", "several-ranks").stdout)
+    [wrong] = [one for one in outcomes if one["status"] == "wrong"]
+    assert wrong["check"] == "signs"
+    assert wrong["text"] == (
+        "PairLoss never pushes negatives apart, whatever their angle: it only pulls (where that is meant, leave this "
+        "check out: signs=False, or `--without signs`)"
+    )
+    assert run(path, "--without", "signs", "--without", "several-ranks").exit_code == 0
+
+
+def test_a_check_that_there_is_none_of_is_told(tmp_path):
+    result = run(write(tmp_path), "--without", "factor")
+    assert result.exit_code == 2
+    assert "--without factor: there is no such check\n  help: did you mean 'factors'?" in result.stderr
+
+
 def test_exit_codes(tmp_path):
     good = tmp_path / "good.py"
     good.write_text(PLUGIN.partition('@register("schedule", "{name}")')[0])

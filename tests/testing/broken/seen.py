@@ -89,6 +89,17 @@ class MutatesImages(Squares):
         return super().test(images)
 
 
+@register("views", "counts-its-calls")
+class CountsItsCalls(Squares):
+    """To be stronger in later epochs."""
+
+    calls = 0
+
+    def __call__(self, images: Images, keys: RandomKeys) -> tuple[Tensor, ...]:
+        self.calls += 1
+        return super().__call__(images, keys)
+
+
 @register("views", "miscounts")
 class Miscounts(Squares):
     count = 2
@@ -142,6 +153,17 @@ class GoesOn(GoodSampler):
 
     def order(self, seed: int) -> np.ndarray:
         return self.generator.permutation(self.items)
+
+
+@register("sampler", "counts-epochs")
+class CountsEpochs(GoodSampler):
+    """For a curriculum that a resumed run begins anew."""
+
+    epochs = 0
+
+    def order(self, seed: int) -> np.ndarray:
+        self.epochs += 1
+        return super().order(seed)
 
 
 @register("sampler", "small-seeds")
@@ -238,6 +260,59 @@ class DeadLayer(Good):
         self.unused = nn.Linear(7, 7)
 
 
+@register("encoder", "layers-in-a-list")
+class LayersInAList(nn.Module):
+    """Not one of them is trained or saved."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out_features = 7
+        self.layers = [nn.Conv2d(3, 7, 5, stride=3)]
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layers[0](images - 0.5).mean((2, 3))
+
+
+@register("encoder", "some-layers-in-a-list")
+class SomeLayersInAList(Good):
+    def __init__(self) -> None:
+        super().__init__()
+        self.more = {"last": nn.Linear(7, 7)}
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.more["last"](super().forward(images))
+
+
+@register("encoder", "plain-weights")
+class PlainWeights(Good):
+    """Drawn anew in each process."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.randn(7, 7)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images) @ self.weight
+
+
+@register("encoder", "stops-gradients")
+class StopsGradients(Good):
+    def forward(self, images: Tensor) -> Tensor:
+        features = super().forward(images)
+        return features.detach() + 0 * features
+
+
+@register("head", "unregistered")
+class UnregisteredHead(nn.Module):
+    def __init__(self, in_features: int, /) -> None:
+        super().__init__()
+        self.out_features = 4
+        self.weight = torch.randn(in_features, 4)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features @ self.weight.to(features)
+
+
 @register("encoder", "needs-contiguous")
 class NeedsContiguous(Good):
     def __init__(self) -> None:
@@ -325,3 +400,66 @@ class Augments(GoodData):
         images = super().images(items)
         images.pixels.add_(torch.randint(0, 9, (1,)).to(torch.uint8))
         return images
+
+
+@register("dataset", "floats-to-uint8")
+class FloatsToBytes(GoodData):
+    """Cast before they are scaled: black."""
+
+    def images(self, items: np.ndarray) -> Images:
+        images = super().images(items)
+        return Images((images.pixels / 255).to(torch.uint8), images.sizes)
+
+
+@register("dataset", "doubled-names")
+class DoubledNames(GoodData):
+    def __init__(self, split: str, /) -> None:
+        super().__init__(split)
+        self.names = [f"{label}.png" for label in self.labels]
+
+
+@register("dataset", "other-images-with-split")
+class OtherImagesWithSplit(GoodData):
+    shift = 0
+
+    def with_split(self, split: str) -> GoodData:
+        other = type(self)(split)
+        other.shift = 5
+        return other
+
+    def images(self, items: np.ndarray) -> Images:
+        images = super().images(items)
+        return Images(images.pixels + self.shift, images.sizes)
+
+
+@register("dataset", "splits-itself")
+class SplitsItself(GoodData):
+    """Becomes the other split in place of giving it."""
+
+    def with_split(self, split: str) -> GoodData:
+        self.__init__(split)  # type: ignore[misc]
+        return self
+
+
+@register("dataset", "labels-on-reading")
+class LabelsOnReading(GoodData):
+    """Finds labels as it reads."""
+
+    def images(self, items: np.ndarray) -> Images:
+        self.labels = (np.arange(12) + 1) % 3
+        return super().images(items)
+
+
+@register("dataset", "draws-its-labels")
+class DrawsItsLabels(GoodData):
+    """A split drawn anew by each process."""
+
+    def __init__(self, split: str, /) -> None:
+        super().__init__(split)
+        self.labels = np.random.default_rng().permutation(12) % 3
+
+
+@register("dataset", "one-image")
+class OneImage(GoodData):
+    def images(self, items: np.ndarray) -> Images:
+        return super().images(np.full_like(items, 3))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from typing import Any
 
@@ -27,6 +28,32 @@ def draws_globally():
 
 def _half(pairs: Pairs) -> Pairs:
     return replace(pairs, negative=pairs.negative & (torch.rand_like(pairs.similarity) < 0.5))
+
+
+class Counts:
+    """Stricter the more often it was called."""
+
+    calls = 0
+
+    def __call__(self, pairs: Pairs) -> Pairs:
+        self.calls += 1
+        return replace(pairs, negative=pairs.negative & ~(pairs.similarity < -1 + self.calls // 1000))
+
+
+@register("miner", "counts-its-calls")
+def counts_its_calls():
+    return Counts()
+
+
+@register("miner", "counts-in-a-closure")
+def counts_in_a_closure():
+    calls = [0]
+
+    def choose(pairs: Pairs) -> Pairs:
+        calls[0] += 1
+        return replace(pairs, negative=pairs.negative & ~(pairs.similarity < -1 + calls[0] // 1000))
+
+    return choose
 
 
 class Shelf(nn.Module):
@@ -80,6 +107,28 @@ class StateOutsideBuffers(Shelf):
         if self.pushes % 2 == 0:
             super().store(rows)
         self.pushes += 1
+
+
+@register("memory", "counts-pushes")
+class CountsPushes(Shelf):
+    """Begins to store after a thousand pushes of this process."""
+
+    def __init__(self, width: int, classes: Tensor, /) -> None:
+        super().__init__(width)
+        self.pushes = 0
+
+    def push(self, rows: Rows) -> None:
+        self.pushes += 1
+        super().push(rows)
+
+
+@register("memory", "not-normalised")
+class NotNormalised(Shelf):
+    def __init__(self, width: int, classes: Tensor, /) -> None:
+        super().__init__(width)
+
+    def rows(self) -> Rows:
+        return Rows(3 * self.z, *self.keys)
 
 
 class Simple(nn.Module):
@@ -183,3 +232,77 @@ class RenamesItsNetwork(nn.Module):
     def embed(self, images: Tensor) -> Embedded:
         embedded: Embedded = self.backbone(images)
         return embedded
+
+
+@register("method", "climbs")
+class Climbs(Simple):
+    """The value is right, and the gradient has the other sign."""
+
+    def __init__(self, network: Network, /, *, loss: Loss) -> None:
+        super().__init__(network, loss)
+
+    def objective(self, local: Any, world: Any) -> Objective:
+        loss = super().objective(local, world).loss
+        return Objective(2 * loss.detach() - loss, {})
+
+
+@register("method", "climbs-the-given-loss")
+class ClimbsTheGivenLoss(Simple):
+    def __init__(self, network: Network, /, *, loss: Loss) -> None:
+        super().__init__(network, loss)
+
+    def objective(self, local: Any, world: Any) -> Objective:
+        return Objective(-super().objective(local, world).loss, {})
+
+
+@register("method", "average-runs-away")
+class AverageRunsAway(Simple):
+    """The momentum has the wrong sign."""
+
+    def __init__(self, network: Network, /, *, loss: Loss) -> None:
+        super().__init__(network, loss)
+        self.average = copy.deepcopy(network).requires_grad_(False)
+
+    @torch.no_grad()
+    def after_step(self, world: Any, step: int) -> None:
+        for average, now in zip(self.average.parameters(), self.network.parameters(), strict=True):
+            average.lerp_(now, -0.01)
+
+
+@register("method", "undoes-its-steps")
+class UndoesItsSteps(Simple):
+    """Climbs further than the optimizer came down."""
+
+    def __init__(self, network: Network, /, *, loss: Loss) -> None:
+        super().__init__(network, loss)
+        self.register_buffer("last", torch.zeros(0))
+
+    @torch.no_grad()
+    def after_step(self, world: Any, step: int) -> None:
+        for parameter in self.network.parameters():
+            if parameter.grad is not None:
+                parameter.add_(parameter.grad)
+
+
+@register("method", "in-float32")
+class InFloat32(Simple):
+    """Good: it computes in float32 whatever it is given."""
+
+    def __init__(self, network: Network, /, *, loss: Loss) -> None:
+        super().__init__(network, loss)
+
+    def forward(self, batch: Batch) -> tuple[Rows]:
+        return super().forward(replace(batch, views=tuple(view.float() for view in batch.views)))
+
+
+@register("method", "crashes-on-few-images")
+class CrashesOnFewImages(Simple):
+    """Not a wrong sum over ranks: it cannot work with what a rank has."""
+
+    def __init__(self, network: Network, /, *, loss: Loss) -> None:
+        super().__init__(network, loss)
+
+    def forward(self, batch: Batch) -> tuple[Rows]:
+        if len(batch) < 7:
+            raise ValueError("too few images for a queue")
+        return super().forward(batch)
