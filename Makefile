@@ -4,6 +4,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
+# Tests start processes by the dozen: each would compile all of metriclab anew where the environment forbids to keep that.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: run quick test slow plugins lint types fmt docs bench clean
 
 run: .venv/installed
@@ -65,10 +68,10 @@ clean:
 	$(INSTALL) -e .
 	touch $@
 
-.venv/installed-test: .venv/installed
+.venv/installed-test: pyproject.toml constraints.txt | .venv/bin/python
 	$(INSTALL) -e ".[test]"
-	touch $@
+	touch .venv/installed $@
 
-.venv/installed-dev: .venv/installed-test
+.venv/installed-dev: pyproject.toml constraints.txt | .venv/bin/python
 	$(INSTALL) -e ".[test,dev]"
-	touch $@
+	touch .venv/installed .venv/installed-test $@
