@@ -179,7 +179,7 @@ for line in sys.stdin:
     print(child, flush=True)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
-"""Makes a run of each line, in a process of its own that has imported everything: of so many starts, most is imports."""
+"""Makes a run of each line, in a process that has imported everything before it was forked: that is most of a start."""
 
 
 @pytest.mark.slow
