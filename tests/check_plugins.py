@@ -116,12 +116,9 @@ def check(package: Path, made: Environment) -> None:
 def components_of(name: str, made: Environment) -> set[tuple[str, str]]:
     """Kind and name of what a package brings."""
     listed = made.ask("-m", "metriclab.cli", "list", "--json")
-    in_venv = f"metadata.distribution('{name}').locate_file('').resolve().is_relative_to(sys.prefix)"
-    code = f"import sys; from importlib import metadata; print({in_venv})"
-    try:
-        found = made.ask("-c", code).strip() == "True"
-    except subprocess.CalledProcessError:
-        found = False  # the environment around this one does not have it either
+    in_venv = f"d.name == {name!r} and d.locate_file('').resolve().is_relative_to(sys.prefix)"
+    code = f"import sys; from importlib import metadata; print(any({in_venv} for d in metadata.distributions()))"
+    found = made.ask("-c", code).strip() == "True"  # the environment around this one may have it too
     of_package = [entry for entry in json.loads(listed) if entry["package"] == name]
     return {(entry["kind"], entry["name"]) for entry in of_package} if found else set()
 
