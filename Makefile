@@ -4,16 +4,22 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
+# Tests start processes by the dozen: each would compile all of metriclab anew where the environment forbids to keep that.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: run quick test slow plugins lint types fmt docs bench clean
 
 run: .venv/installed
 	$(BIN)/metriclab run recipes/simclr.toml
 
-# The inner loop: one process, no test that would start another, and of each component its own tests without the kit.
+# The inner loop: one process, no test that would start another, and of each component its own tests without the kit;
+# of formulas those on random rows, not on equal or zero ones.
+NOT_QUICK := kit or keeps or run or whatever or anywhere or lower_precision or rank or equally or slot_by_slot or identical or zero
+
 quick: .venv/installed-test
-	$(BIN)/python -m pytest --no-processes -k "not (kit or keeps or pml or run or whatever or anywhere or lower_precision)" \
+	$(BIN)/python -m pytest --no-processes --ignore-glob="*_pml*" -k "not ($(NOT_QUICK))" \
 		$(addprefix tests/,core losses miners memories ranking) \
-		$(addprefix tests/test_,samplers.py schedules.py optimizers.py heads.py architecture.py)
+		$(addprefix tests/test_,samplers.py schedules.py optimizers.py heads.py)
 
 test: .venv/installed-test
 	$(BIN)/python -m pytest -n auto --dist worksteal
@@ -65,10 +71,10 @@ clean:
 	$(INSTALL) -e .
 	touch $@
 
-.venv/installed-test: .venv/installed
+.venv/installed-test: pyproject.toml constraints.txt | .venv/bin/python
 	$(INSTALL) -e ".[test]"
-	touch $@
+	touch .venv/installed $@
 
-.venv/installed-dev: .venv/installed-test
+.venv/installed-dev: pyproject.toml constraints.txt | .venv/bin/python
 	$(INSTALL) -e ".[test,dev]"
-	touch $@
+	touch .venv/installed .venv/installed-test $@

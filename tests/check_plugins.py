@@ -1,8 +1,9 @@
 """Builds each package of plugins/ as a wheel, installs it, tests it, runs recipes with it, and removes it again.
 
-All of that in an environment of its own, where metriclab is a wheel too, as a user has it; the packages it depends on
-are those of the environment that runs this. Run by `make plugins`; not collected by pytest. Names of packages as
-arguments, as in `python tests/check_plugins.py metriclab-circle`, check these alone.
+All of that in environments where metriclab is a wheel too, as a user has it; the packages it depends on are those of
+the environment that runs this, its pip and hatchling among them. There is an environment a processor, which checks one
+package at a time; what a package printed is shown when it is through. Run by `make plugins`; not collected by pytest.
+Names of packages as arguments, as in `python -m tests.check_plugins metriclab-circle`, check these alone.
 """
 
 from __future__ import annotations
@@ -16,7 +17,11 @@ import sys
 import sysconfig
 import tempfile
 import tomllib
+import venv
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
 from typing import NamedTuple
 
 from tests.support.tiny import TINY
@@ -32,16 +37,27 @@ class Environment(NamedTuple):
     Attributes:
         python: its interpreter.
         folder: an empty one, in which everything runs: no checkout is on the path.
+        said: what the commands since the last package printed.
     """
 
     python: Path
     folder: Path
+    said: list[str]
 
-    def call(self, *command: object, **options) -> subprocess.CompletedProcess:
-        print("+", *command, flush=True)
-        clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    def call(self, *command: object) -> None:
+        """A command of this interpreter, which must succeed; what it prints is kept."""
+        self.said.append(self.ask(*command))
+
+    def ask(self, *command: object) -> str:
+        """What a command prints to its output, for the caller alone; all that a failing one prints is kept."""
+        self.said.append(f"+ {' '.join(map(str, command))}")
+        clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
         arguments = [str(self.python), *map(str, command)]
-        return subprocess.run(arguments, check=True, text=True, cwd=self.folder, env=clean, **options)
+        done = subprocess.run(arguments, capture_output=True, text=True, cwd=self.folder, env=clean)
+        if done.returncode:
+            self.said.extend([done.stdout, done.stderr])
+        done.check_returncode()
+        return done.stdout
 
     def install(self, wheel: Path) -> None:
         """The wheel, whatever the environment around this one has, and then what it depends on if that is missing."""
@@ -51,18 +67,19 @@ class Environment(NamedTuple):
 
 def environment(folder: Path) -> Environment:
     """A new environment that also sees the packages of this one, but none of its editable installations."""
-    subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
+    venv.create(folder / "venv", symlinks=True, with_pip=False)
     work = folder / "work"
     work.mkdir()
-    made = Environment(folder / "venv" / "bin" / "python", work)
-    purelib = made.call("-c", "import sysconfig; print(sysconfig.get_path('purelib'))", capture_output=True)
+    made = Environment(folder / "venv" / "bin" / "python", work, [])
+    purelib = made.ask("-c", "import sysconfig; print(sysconfig.get_path('purelib'))")
     around = dict.fromkeys([sysconfig.get_path("purelib"), sysconfig.get_path("platlib")])
-    (Path(purelib.stdout.strip()) / "around.pth").write_text("\n".join(around) + "\n")
+    (Path(purelib.strip()) / "around.pth").write_text("\n".join(around) + "\n")
     return made
 
 
 def wheel_of(package: Path, folder: Path) -> Path:
-    subprocess.run([sys.executable, "-m", "build", "--wheel", "--outdir", folder, package], check=True)
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, package]
+    subprocess.run(command, check=True, capture_output=True, text=True)
     (wheel,) = folder.glob("*.whl")
     return wheel
 
@@ -98,14 +115,11 @@ def check(package: Path, made: Environment) -> None:
 
 def components_of(name: str, made: Environment) -> set[tuple[str, str]]:
     """Kind and name of what a package brings."""
-    listed = made.call("-m", "metriclab.cli", "list", "--json", capture_output=True)
-    in_venv = f"metadata.distribution('{name}').locate_file('').resolve().is_relative_to(sys.prefix)"
-    code = f"import sys; from importlib import metadata; print({in_venv})"
-    try:
-        found = made.call("-c", code, capture_output=True).stdout.strip() == "True"
-    except subprocess.CalledProcessError:
-        found = False  # the environment around this one does not have it either
-    of_package = [entry for entry in json.loads(listed.stdout) if entry["package"] == name]
+    listed = made.ask("-m", "metriclab.cli", "list", "--json")
+    in_venv = f"d.name == {name!r} and d.locate_file('').resolve().is_relative_to(sys.prefix)"
+    code = f"import sys; from importlib import metadata; print(any({in_venv} for d in metadata.distributions()))"
+    found = made.ask("-c", code).strip() == "True"  # the environment around this one may have it too
+    of_package = [entry for entry in json.loads(listed) if entry["package"] == name]
     return {(entry["kind"], entry["name"]) for entry in of_package} if found else set()
 
 
@@ -128,7 +142,7 @@ def run_recipes(name: str, package: Path, made: Environment) -> None:
         values = tomllib.loads(recipe.read_text())
         root = values.get("data", {}).get("root")
         if root is not None and not Path(root).exists():
-            print(f"{recipe.name} is not run: it needs data in {root}")
+            made.said.append(f"{recipe.name} is not run: it needs data in {root}")
             continue
         batch = values.get("sampler", {}).get("batch_size", 0)
         smaller = ["--set", f"sampler.batch_size={BATCH}"] if batch > BATCH else []
@@ -143,24 +157,48 @@ def run(name: str, recipe: Path, made: Environment, *options: str) -> None:
     out = made.folder / "run"
     made.call("-m", "metriclab.cli", "run", recipe, *options, "--set", f"train.steps={STEPS}", "--out", out, "-q")
     plugins = json.loads((out / "manifest.json").read_text())["plugins"]
-    print("plugins of the run:", plugins)
+    made.said.append(f"plugins of the run: {plugins}")
     assert name in plugins, f"the run used nothing of {name}"
     shutil.rmtree(out)
+
+
+def check_all(packages: list[Path], folder: Path) -> Iterator[str]:
+    """What was said of each package, as soon as it is through; what is wrong with one is raised then."""
+    metriclab, free = wheel_of(ROOT, folder / "metriclab"), SimpleQueue()
+
+    def prepare(number: int) -> None:
+        made = environment(folder / str(number))
+        made.install(metriclab)
+        where = made.ask("-c", "import metriclab; print(metriclab.__file__)").strip()
+        assert Path(where).is_relative_to(folder), f"{where} is not the wheel"
+        free.put(made)
+
+    def checked(package: Path) -> str:
+        made = free.get()
+        made.said[:] = [f"== {package.name}"]
+        try:
+            check(package, made)
+            return "\n".join(made.said)
+        except BaseException:
+            print(*made.said, sep="\n", flush=True)
+            raise
+        finally:
+            free.put(made)
+
+    at_once = min(len(packages), os.cpu_count() or 1)
+    with ThreadPoolExecutor(at_once) as pool:
+        list(pool.map(prepare, range(at_once)))
+        yield from pool.map(checked, packages)
 
 
 def main(wanted: list[str]) -> None:
     packages = sorted(path.parent for path in (ROOT / "plugins").glob("*/pyproject.toml"))
     unknown = set(wanted) - {package.name for package in packages}
     assert not unknown, f"plugins/ has no {', '.join(unknown)}"
+    chosen = [package for package in packages if not wanted or package.name in wanted]
     with tempfile.TemporaryDirectory() as folder:
-        made = environment(Path(folder))
-        built = Path(folder) / "metriclab"
-        made.install(wheel_of(ROOT, built))
-        where = made.call("-c", "import metriclab; print(metriclab.__file__)", capture_output=True).stdout.strip()
-        assert Path(where).is_relative_to(folder), f"{where} is not the wheel"
-        for package in packages:
-            if not wanted or package.name in wanted:
-                check(package, made)
+        for said in check_all(chosen, Path(folder)):
+            print(said, flush=True)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -84,8 +85,14 @@ def least_difference(
     varying = [values for values in runs if len(values) > 1 and np.ptp(values) > 0]
     freedom = sum(len(values) - 1 for values in varying)
     pooled = sum(float(((values - values.mean()) ** 2).sum()) for values in varying) / max(1, freedom)
-    quantile = stats.studentized_range.ppf(1 - ERROR, max(2, len(runs)), freedom or np.inf) / np.sqrt(2)
-    return np.asarray(quantile * np.sqrt(by_class**2 + pooled * over_seeds))
+    quantile = _range_quantile(max(2, len(runs)), freedom)
+    return np.asarray(quantile / np.sqrt(2) * np.sqrt(by_class**2 + pooled * over_seeds))
+
+
+@cache
+def _range_quantile(entries: int, freedom: int) -> float:
+    """Of the studentized range; scipy integrates for it, which takes longer than all else that a verdict needs."""
+    return float(stats.studentized_range.ppf(1 - ERROR, entries, freedom or np.inf))
 
 
 def class_errors(sums: Float64[np.ndarray, "p c"], counts: Float64[np.ndarray, "c"]) -> Float64[np.ndarray, "p"]:

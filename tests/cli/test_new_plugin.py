@@ -21,6 +21,14 @@ from metriclab.registry.api_version import API_VERSION
 from metriclab.registry.registry import definitions
 
 ROOT = Path(__file__).parents[2]
+RUN_EACH = """
+import os, sys
+from metriclab.cli import main
+for folder in sys.argv[1:]:
+    os.chdir(folder)
+    main(["run", "recipe.toml", "--set", "train.steps=3", "--out", "runs/ci"], standalone_mode=False)
+    assert os.path.exists("runs/ci/result.json")
+"""
 KINDS = pytest.mark.parametrize("kind", CREATED)
 
 
@@ -188,5 +196,5 @@ def test_packages_install_and_pass_their_own_tests(tmp_path):
     listed = call("-m", "metriclab.cli", "list")
     for folder in folders:
         assert f"  {folder.name}  " in listed
-        call("-m", "metriclab.cli", "run", "recipe.toml", "--set", "train.steps=3", "--out", "runs/ci", folder=folder)
+    call("-c", RUN_EACH, *folders)
     assert not {folder.name for folder in folders} & {found.name for found in entries()}

@@ -35,14 +35,15 @@ def recipe(tmp_path) -> Path:
     return path
 
 
-def test_a_run_prints_the_table_and_says_where_it_is(recipe, tmp_path):
+def test_a_run_prints_the_table_and_says_where_it_is(recipe, tmp_path, monkeypatch):
     done = metriclab("run", "tiny.toml", "--set", "train.steps=2", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     (folder,) = (tmp_path / "runs").iterdir()
     assert folder.name.startswith("tiny-")
     for text in ("raw pixels", "untrained", "trained", "  map_at_r", f"run folder: runs/{folder.name}"):
         assert text in done.stdout
-    as_json = metriclab("run", "tiny.toml", "--set", "train.steps=2", "--resume", "--json", "-q", folder=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    as_json = CliRunner().invoke(main, ["run", "tiny.toml", "--set", "train.steps=2", "--resume", "--json", "-q"])
     assert json.loads(as_json.stdout) == json.loads((folder / "result.json").read_text())
 
 
@@ -93,11 +94,8 @@ def test_control_c_saves_and_says_how_to_go_on(recipe, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_under_torchrun_the_run_is_that_of_one_process(ranks, recipe, tmp_path):
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m"]
-    for name, launcher in (("one", [sys.executable, "-m"]), ("several", torchrun)):
-        command = [*launcher, "metriclab.cli", "run", "tiny.toml", "--out", name, "-q"]
-        done = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr
+    _run_on(1, "one", recipe)
+    _run_on(ranks, "several", recipe)
     one, several = (_finished(tmp_path / name) for name in ("one", "several"))
     assert len(one.metrics) == len(several.metrics)
     for expected, found in zip(one.metrics, several.metrics, strict=True):
@@ -162,9 +160,10 @@ name = "retrieval"
 
 @pytest.mark.slow
 def test_weights_memory_and_result_on_ranks_are_those_of_one_process_also_when_their_number_changes(tmp_path):
-    (tmp_path / "recipe.toml").write_text(RECIPE_OF_RANKS)
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(RECIPE_OF_RANKS)
     for ranks in (1, 2, 3):
-        _run_on(ranks, f"ranks-{ranks}", tmp_path)
+        _run_on(ranks, f"ranks-{ranks}", recipe)
     # What a killed run leaves behind: no result, and the newest checkpoint is not the last step's.
     cut = tmp_path / "ranks-2"
     shutil.copytree(cut, tmp_path / "changed")
@@ -172,7 +171,7 @@ def test_weights_memory_and_result_on_ranks_are_those_of_one_process_also_when_t
     assert {path.suffix for path in newest} == {".json", ".safetensors"}
     for path in (tmp_path / "changed" / "result.json", tmp_path / "changed" / "scores.safetensors", *newest):
         path.unlink()
-    told = _run_on(3, "changed", tmp_path, "--resume")
+    told = _run_on(3, "changed", recipe, "--resume")
     assert "ranks changed since the run began (2 to 3)" in told
     one = _finished(tmp_path / "ranks-1")
     assert int((_memory_labels(one.weights) >= 0).sum()) == 40
@@ -187,10 +186,16 @@ def test_weights_memory_and_result_on_ranks_are_those_of_one_process_also_when_t
             assert found.result["metrics"]["retrieval"][metric] == pytest.approx(value, abs=1e-3), (name, metric)
 
 
-def _run_on(ranks: int, out: str, folder: Path, *options: str) -> str:
-    torchrun = ["torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m"] if ranks > 1 else []
-    command = [sys.executable, "-m", *torchrun, "metriclab.cli", "run", "recipe.toml", "--out", out, "-q", *options]
-    done = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+def _run_on(ranks: int, out: str, recipe: Path, *options: str) -> str:
+    """What is said on the way, in a folder beside the recipe; one rank is this process."""
+    arguments = ["run", str(recipe), "--out", str(recipe.parent / out), "-q", *options]
+    if ranks == 1:
+        here = CliRunner().invoke(main, arguments)
+        assert here.exit_code == 0, here.output
+        return here.stderr
+    torchrun = ["torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m"]
+    command = [sys.executable, "-m", *torchrun, "metriclab.cli", *arguments]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stderr
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from functools import cache
 
 import numpy as np
 import pytest
 from scipy import stats
 
+from metriclab.comparison import statistics
 from metriclab.comparison.statistics import (
     class_bootstrap,
     class_errors,
@@ -160,17 +162,23 @@ def found(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return (sign_flip_test(sums) < 0.05) & ~of_seeds & (np.abs(differences.mean((1, 2))) > least)
 
 
+@pytest.fixture
+def flips_once(monkeypatch) -> None:
+    """Flips of one number of classes are the same in every test of theirs; here they are drawn once."""
+    monkeypatch.setattr(statistics, "_sign_flips", cache(lambda classes, draw=statistics._sign_flips: [*draw(classes)]))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("classes", [40, 300])
 @pytest.mark.parametrize("entries", [2, 5, 10])
-def test_without_a_difference_hardly_any_is_found(entries, classes):
+def test_without_a_difference_hardly_any_is_found(entries, classes, flips_once):
     generator, trials = np.random.default_rng(7), 200
     wrong = [found(*world(generator, entries, classes)).any() for _ in range(trials)]
     assert np.mean(wrong) <= 0.05
 
 
 @pytest.mark.slow
-def test_a_planted_difference_is_found():
+def test_a_planted_difference_is_found(flips_once):
     generator = np.random.default_rng(8)
     pairs = [found(*world(generator, 10, 1000, effect=0.02, seeds=5)) for _ in range(20)]
     assert np.mean([of_trial[:9] for of_trial in pairs]) > 0.8  # the pairs of the better entry come first
@@ -180,13 +188,14 @@ def test_a_planted_difference_is_found():
 @pytest.mark.slow
 @pytest.mark.parametrize("classes", [10, 40, 300])
 def test_the_interval_by_class_covers(classes):
-    generator, trials = np.random.default_rng(9), 1000
+    generator, trials = np.random.default_rng(9), (40, 25)  # so many sizes of classes, so many experiments with each
     held = []
-    for _ in range(trials):
+    for _ in range(trials[0]):
         counts = generator.integers(5, 25, classes).astype(float)
         # What one class is worth, and the noise of its queries: the truth is 0.
-        sums = generator.normal(0, 0.08, classes) * counts + generator.normal(0, 0.2, classes) * np.sqrt(counts)
-        held.append(class_bootstrap(sums[None], counts)[0].holds(0.0))
+        worth, noise = (generator.normal(0, spread, (trials[1], classes)) for spread in (0.08, 0.2))
+        sums = worth * counts + noise * np.sqrt(counts)
+        held += [interval.holds(0.0) for interval in class_bootstrap(sums, counts)]
     assert 0.93 <= np.mean(held) <= 0.97
 
 

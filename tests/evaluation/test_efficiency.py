@@ -54,10 +54,19 @@ def with_probes(folder: Path, *overrides: str, more: str = PROBES):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> RunFolder:
+def shown(tmp_path_factory) -> tuple[RunFolder, str]:
+    """A run, and what its command showed."""
     folder = tmp_path_factory.mktemp("finished")
-    run(with_probes(folder, "train.steps=2"), folder / "run")
-    return RunFolder(folder / "run")
+    with_probes(folder)
+    arguments = ["run", str(folder / "probes.toml"), "--set", "train.steps=2", "--out", str(folder / "run")]
+    done = CliRunner().invoke(main, arguments)
+    assert done.exit_code == 0, done.output
+    return RunFolder(folder / "run"), done.output
+
+
+@pytest.fixture(scope="module")
+def finished(shown) -> RunFolder:
+    return shown[0]
 
 
 def test_operations_are_those_of_the_layers(tmp_path):
@@ -198,13 +207,9 @@ def test_a_metric_that_is_not_there_ends_a_run_before_it_begins(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_the_command_shows_what_has_no_second_output(tmp_path):
-    with_probes(tmp_path)
-    arguments = ["run", str(tmp_path / "probes.toml"), "--set", "train.steps=1", "--out", str(tmp_path / "run")]
-    shown = CliRunner().invoke(main, arguments)
-    assert shown.exit_code == 0, shown.output
-    assert "relative_drop" in shown.output
-    assert "few-labels" in shown.output
+def test_the_command_shows_what_has_no_second_output(shown):
+    assert "relative_drop" in shown[1]
+    assert "few-labels" in shown[1]
 
 
 def test_every_evaluator_can_be_built_from_its_defaults():

@@ -54,6 +54,7 @@ def test_registered_loss(name):
     check_loss(build("loss", name, *given, **REQUIRED.get(name, {})), unit=name != "pml")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "parameters"),
     [
@@ -79,6 +80,7 @@ def test_registered_miner(name):
     check_miner(build("miner", name))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "parameters"),
     [
