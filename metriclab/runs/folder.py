@@ -23,6 +23,7 @@ from torch import Tensor
 from metriclab import distributed
 from metriclab.errors import RecipeError, StorageError
 from metriclab.recipe import Recipe, read
+from metriclab.recipe.renamed import SCHEMA
 from metriclab.runs.files import digest, read_json, write_atomic, write_json
 from metriclab.runs.renamed import rename, upgrade
 from metriclab.trackers import METRICS_FILE
@@ -102,12 +103,23 @@ class RunFolder:
 
     def differences(self, recipe: Recipe) -> list[str]:
         """Dotted keys in which a recipe differs from the one the run was started with."""
-        return sorted(differing_keys(read(self.recipe_file).as_dict(), recipe.as_dict()))
+        return sorted(differing_keys(self.recipe().as_dict(), recipe.as_dict()))
 
     def recipe(self) -> Recipe:
-        """The complete recipe the run was started with."""
+        """The complete recipe the run was started with, in the keys of today.
+
+        Raises:
+            StorageError: where there is none, or a newer metriclab stored it.
+        """
         if not self.recipe_file.is_file():
             raise StorageError(f"{self.path} is no run folder: it has no recipe.toml")
+        schema = self.manifest().get("recipe_schema", 1) if self.manifest_file.is_file() else SCHEMA
+        if schema > SCHEMA:
+            raise StorageError(
+                f"{self.path} was run by a newer metriclab: its recipe is of version {schema}, of which this one knows "
+                f"{SCHEMA}",
+                help="update metriclab",
+            )
         return read(self.recipe_file)
 
     def manifest(self) -> dict[str, Any]:
