@@ -9,23 +9,17 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from metriclab import distributed
 from metriclab.assembly.devices import choose_device, set_up_torch
+from metriclab.assembly.trial import require_finite, try_one_image
 from metriclab.assembly.weights import build_encoder
-from metriclab.core.network import Network, embedding_function
-from metriclab.core.promises import check_features, check_views
+from metriclab.core.network import Network
 from metriclab.core.protocols import Dataset, Evaluator, Sampler, Schedule, Views
-from metriclab.core.random import RandomKeys
 from metriclab.distributed.batch_norm import synchronize_batch_norm
-from metriclab.errors import RecipeError
 from metriclab.recipe import Recipe, Train
-
-LARGE = 256
-"""Pixels of a side that are enough for any encoder which takes more than one size."""
 
 
 @dataclass(frozen=True, slots=True)

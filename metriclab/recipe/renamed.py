@@ -12,6 +12,9 @@ from typing import Any
 from metriclab.registry.kinds import BUILTIN, KINDS
 from metriclab.registry.toml import toml_key, toml_value
 
+SCHEMA = 2
+"""The version of recipes, which a run stores: one more with every entry of the tables below. Version 1 stored none."""
+
 _EMBEDDING_DIM = {"width": "embedding_dim"}
 
 RENAMED: dict[tuple[str, str], dict[str, str]] = {

@@ -25,6 +25,7 @@ from torch import Tensor
 from metriclab.core.files import read_regular, repair
 from metriclab.errors import RecipeError, StorageError
 from metriclab.recipe import Recipe, read
+from metriclab.recipe.renamed import SCHEMA
 from metriclab.registry import entries
 from metriclab.registry.kinds import BUILTIN
 from metriclab.runs.files import digest, parse_json, read_json, write_atomic, write_json
@@ -135,10 +136,14 @@ class RunFolder:
 
     def differences(self, recipe: Recipe) -> list[str]:
         """Dotted keys in which a recipe differs from the one the run was started with."""
-        return sorted(differing_keys(self._read().as_dict(), recipe.as_dict()))
+        return sorted(differing_keys(self.recipe().as_dict(), recipe.as_dict()))
 
     def recipe(self) -> Recipe:
-        """The complete recipe the run was started with."""
+        """The complete recipe the run was started with, in the keys of today.
+
+        Raises:
+            StorageError: where there is none, or a newer metriclab stored it.
+        """
         if not self.recipe_file.is_file():
             raise StorageError(f"{self.path} is no run folder: it has no recipe.toml")
         return self._read()
@@ -162,6 +167,14 @@ class RunFolder:
         ways = [f"add {' '.join(files)}, with the path of the file"] if files else []
         ways += [f"install {' and '.join(packages)}"] if packages else []
         return f"the run was made with plugins that are not there: {'; '.join(ways)}" if ways else None
+        schema = self.manifest().get("recipe_schema", 1) if self.manifest_file.is_file() else SCHEMA
+        if schema > SCHEMA:
+            raise StorageError(
+                f"{self.path} was run by a newer metriclab: its recipe is of version {schema}, of which this one knows "
+                f"{SCHEMA}",
+                help="update metriclab",
+            )
+        return read(self.recipe_file)
 
     def manifest(self) -> dict[str, Any]:
         value: dict[str, Any] = read_json(self.manifest_file, Manifest)

@@ -15,6 +15,7 @@ import torch
 from metriclab import distributed
 from metriclab.errors import DataError
 from metriclab.recipe import Recipe
+from metriclab.recipe.renamed import SCHEMA
 from metriclab.runs.folder import RunFolder
 
 _LIBRARIES = {
@@ -41,6 +42,7 @@ def manifest_of(
     """
     return {
         **environment(),
+        "recipe_schema": SCHEMA,
         "plugins": packages(recipe),
         "data": dict(data),
         "classes": classes,

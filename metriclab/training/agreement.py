@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from metriclab import __version__, distributed
 from metriclab.errors import RecipeError
 from metriclab.recipe import Recipe
-from metriclab.runs.files import digest_of
+from metriclab.runs.files import digest, digest_of
 from metriclab.runs.folder import differing_keys
 from metriclab.runs.manifest import environment, packages
 
@@ -19,8 +21,19 @@ _ENVIRONMENT = ("python", "versions")
 def require_same_recipe(recipe: Recipe) -> None:
     """Checks that all ranks have read one recipe, and run it by the same packages. Raises as `require_same`."""
     own = environment()
-    there = {"metriclab": __version__, "plugins": packages(recipe), **{key: own[key] for key in _ENVIRONMENT}}
+    plugins = {**packages(recipe), **_plugin_files(recipe)}
+    there = {"metriclab": __version__, "plugins": plugins, **{key: own[key] for key in _ENVIRONMENT}}
     require_same({**recipe.as_dict(), **there}, help="start every rank by one command, with the same packages")
+
+
+def _plugin_files(recipe: Recipe) -> dict[str, str]:
+    """Digests of one-file plugins, which have no version."""
+    factories = {
+        one.definition.entry.package: one.definition.factory
+        for one in (*recipe.components.values(), *recipe.evaluators, *recipe.trackers)
+        if one.definition.entry.version == "file"
+    }
+    return {name: digest(Path(inspect.getfile(factory)).read_bytes()) for name, factory in factories.items()}
 
 
 def require_same(values: Mapping[str, Any], help: str) -> None:

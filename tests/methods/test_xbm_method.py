@@ -11,6 +11,7 @@ import torch
 from metriclab.core.protocols import Memory
 from metriclab.distributed import average_gradients, gather, mean
 from metriclab.errors import RecipeError
+from metriclab.methods import xbm as xbm_module
 from metriclab.methods.xbm import XBM
 from metriclab.recipe import Recipe, read
 from metriclab.registry import build
@@ -210,3 +211,42 @@ def test_it_logs_when_the_memory_counts_and_who_is_alone_with_it():
     outputs = method(second)
     metrics = method.objective(outputs, outputs).metrics
     assert (float(metrics["memory_weight"]), float(metrics["anchors_without_positives"])) == (0.5, 0.0)
+
+
+def recalls(method: XBM, monkeypatch) -> list[bool]:
+    """Whether each of the objectives so far looked at the memory's pairs."""
+    looked: list[bool] = []
+    original = xbm_module.apply_loss
+
+    def watched(loss, local, world, *references, **options):
+        looked[-1] |= bool(references)
+        return original(loss, local, world, *references, **options)
+
+    monkeypatch.setattr(xbm_module, "apply_loss", watched)
+    objective = method.objective
+
+    def counted(local, world):
+        looked.append(False)
+        return objective(local, world)
+
+    monkeypatch.setattr(method, "objective", counted)
+    return looked
+
+
+def test_the_memory_costs_nothing_before_it_counts(monkeypatch):
+    method = xbm(start_step=2)
+    looked = recalls(method, monkeypatch)
+    saved = None
+    for step, batch in enumerate(batches()[:4]):
+        outputs = method(batch)
+        objective = method.objective(outputs, outputs)
+        assert float(objective.metrics["memory_weight"]) == (step >= 2)
+        method.after_step(outputs, step)
+        saved = saved or (copy.deepcopy(method.state_dict()) if step == 1 else None)
+    assert looked == [False, False, True, True]
+    # Where a state is loaded, its step decides, and not what the module did before.
+    for start_step, state, expected in ((2, saved, True), (3, saved, False), (2, xbm().state_dict(), False)):
+        other = xbm(start_step=start_step)
+        other.after_step(other(batches()[0]), 5)
+        other.load_state_dict(state)
+        assert other.memory_counts is expected

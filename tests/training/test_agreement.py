@@ -14,9 +14,10 @@ from metriclab import distributed
 from metriclab.assembly.assemble import assemble
 from metriclab.assembly.splits import load_splits
 from metriclab.errors import MetriclabError, RecipeError
+from metriclab.registry import load_plugin_file
 from metriclab.runs import manifest
 from metriclab.testing import Share, on_ranks
-from metriclab.training.agreement import require_same
+from metriclab.training.agreement import require_same, require_same_recipe
 from tests.support.tiny import TINY, run, tiny
 
 
@@ -71,6 +72,32 @@ def refused_by_data(share: Share, folder: Path) -> str:
         os.chdir("/")
         del os.environ["XDG_CACHE_HOME"]
     return caught.value.message
+
+
+PLUGIN = """
+from metriclab.api import register
+from metriclab.losses import NTXent
+
+@register("loss", "test-mine")
+def mine() -> object:
+    return NTXent(temperature={})
+"""
+
+
+def refused_by_plugin(share: Share, folder: Path) -> str:
+    own = folder / str(share.rank)
+    own.mkdir()
+    (own / "mine.py").write_text(PLUGIN.format(0.1 + share.rank))
+    load_plugin_file(own / "mine.py")
+    with pytest.raises(RecipeError) as caught:
+        require_same_recipe(tiny(own, "loss.name=test-mine"))
+    return caught.value.message
+
+
+def test_another_plugin_of_one_file_is_named_on_every_rank(tmp_path):
+    one, other = on_ranks(refused_by_plugin, 2, tmp_path)
+    assert one == other
+    assert "they differ in plugins.mine.py (" in one
 
 
 def refused_by_version(share: Share) -> str:
