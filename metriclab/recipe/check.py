@@ -31,15 +31,10 @@ _TABLES = [*(kind.table for kind in KINDS.values()), "train"]
 
 
 def check(document: Document, path: Path, problems: Sequence[Problem] = ()) -> Recipe:
-    """The recipe of a document.
-
-    Args:
-        document: tables and their places.
-        path: the file it was read from.
-        problems: those found before, to be told together with those found here.
+    """The recipe of a document that was read from `path`.
 
     Raises:
-        RecipeProblems: all that is wrong, in the order of the document.
+        RecipeProblems: all that is wrong, with what was found before, in the order of the document.
         PluginError: where a component that the document names is broken.
     """
     checker = _Checker(document)
