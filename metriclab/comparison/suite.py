@@ -157,10 +157,11 @@ class SuiteChecker:
 
     def placed(self, problem: Problem, options: Mapping[str, Where]) -> Problem:
         """A problem of a `--set` option told where the suite has it."""
-        where = options.get(problem.path.removeprefix("--set "))
-        if where is None or not problem.path.startswith("--set "):
+        option = problem.place.path
+        where = options.get(option.removeprefix("--set "))
+        if where is None or not option.startswith("--set "):
             return problem
-        at_value = problem.column > problem.path.index("=")
+        at_value = problem.place.column > option.index("=")
         place = self.document.value(*where) if at_value else self.document.key(*where)
         return place.problem(problem.message, problem.help)
 
@@ -246,7 +247,9 @@ def read_suite(path: Path) -> Suite:
     checker.alike(entries)
     if checker.problems:
         unique = list(dict.fromkeys(checker.problems))  # a mistake in the base is one of every entry
-        raise RecipeProblems(sorted(unique, key=lambda problem: (problem.path != str(path), problem.line or 0)))
+        raise RecipeProblems(
+            sorted(unique, key=lambda problem: (problem.place.path != str(path), problem.place.line or 0))
+        )
     suite: dict[str, Any] = document.values["suite"]  # type: ignore[assignment]  # it has been checked
     return Suite(
         path=path,

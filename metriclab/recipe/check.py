@@ -9,7 +9,7 @@ from typing import Any
 
 from metriclab.recipe.check_component import ComponentChecker
 from metriclab.recipe.document import Document
-from metriclab.recipe.problems import Problem, RecipeProblems, show
+from metriclab.recipe.problems import Problem, RecipeProblems, in_order, show
 from metriclab.recipe.recipe import LABEL, REQUIRES, ComponentSpec, Recipe
 from metriclab.recipe.train import Train, check_train
 from metriclab.registry import KINDS, ComponentParameter, Kind, suggest
@@ -47,19 +47,10 @@ def check(document: Document, path: Path, problems: Sequence[Problem] = ()) -> R
     required, missing_packages = check_requires(document)
     found = [*problems, *missing_packages, *checker.components.problems, *train_problems]
     if found:
-        raise RecipeProblems(_in_order(found, str(path)))
+        raise RecipeProblems(in_order(found, str(path)))
     assert train is not None
     components = {name: chosen for name, chosen in single.items() if chosen is not None}
     return Recipe(path, components, evaluators, trackers, train, required)
-
-
-def _position(problem: Problem) -> tuple[bool, int, int]:
-    return (True, 0, 0) if problem.line is None else (False, problem.line, problem.column)
-
-
-def _in_order(problems: Sequence[Problem], path: str) -> list[Problem]:
-    """By place: first the recipe itself, then the one it extends, then the options."""
-    return sorted(problems, key=lambda problem: (problem.path != path, *_position(problem)))
 
 
 class _Checker:

@@ -68,7 +68,7 @@ def test_a_key_inside_a_parameter(base: Path) -> None:
 def test_a_mistake_inside_a_parameter_points_at_the_option(base: Path) -> None:
     with pytest.raises(RecipeProblems) as caught:
         read(base, ["optimizer.groups.encoder=fast"])
-    assert [problem.path for problem in caught.value.problems] == ["--set optimizer.groups.encoder=fast"]
+    assert [problem.place.path for problem in caught.value.problems] == ["--set optimizer.groups.encoder=fast"]
 
 
 def test_options_never_change_the_next_reading(base: Path) -> None:
@@ -99,7 +99,7 @@ def test_options_that_cannot_be_read(option: str, base: Path) -> None:
     with pytest.raises(RecipeProblems) as caught:
         read(base, [option])
     (problem,) = caught.value.problems
-    assert problem.line is None
+    assert problem.place.line is None
     assert problem.help is not None
     str(caught.value).encode()
 
