@@ -26,7 +26,7 @@ from metriclab import distributed
 from metriclab.assembly.embedder import load
 from metriclab.cli import plugin_option
 from metriclab.errors import StorageError
-from metriclab.recipe import read
+from metriclab.recipe import read_recipe
 from metriclab.runs.folder import RunFolder
 from metriclab.training.experiment import Interrupted, experiment
 from metriclab.vectors.export import find_images, writer_for
@@ -46,7 +46,7 @@ def run(recipe: Path, overrides: tuple[str, ...], out: Path | None, resume: bool
     """Train and measure what RECIPE describes, on this machine or under torchrun."""
     if quiet:
         logging.getLogger("metriclab").setLevel(logging.WARNING)
-    checked = read(recipe, overrides)
+    checked = read_recipe(recipe, overrides)
     with distributed.process_group(), stop_on_signals() as stop:
         place = distributed.broadcast_object(str(out or _default_folder(recipe, resume)))
         folder = RunFolder(Path(place))

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from metriclab.recipe import Problem, Recipe, RecipeProblems, read
+from metriclab.recipe import Problem, Recipe, RecipeProblems, read_recipe
 from metriclab.recipe.document import Document, read_tables
 from metriclab.recipe.problems import Place, show
 from metriclab.registry import suggest
@@ -149,7 +149,7 @@ class SuiteChecker:
             self.report(self.document.value(*where), f"there is no recipe {path}", "name it relative to this file")
             return None
         try:
-            recipe = read(path, list(options))
+            recipe = read_recipe(path, list(options))
         except RecipeProblems as error:
             self.problems += [self.placed(problem, options) for problem in error.problems]
             return None

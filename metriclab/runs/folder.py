@@ -20,7 +20,7 @@ from torch import Tensor
 
 from metriclab import distributed
 from metriclab.errors import RecipeError, StorageError
-from metriclab.recipe import Recipe, read
+from metriclab.recipe import Recipe, read_recipe
 from metriclab.runs.files import digest, read_json, write_atomic, write_json
 from metriclab.runs.renamed import rename, upgrade
 
@@ -91,13 +91,13 @@ class RunFolder:
 
     def differences(self, recipe: Recipe) -> list[str]:
         """Dotted keys in which a recipe differs from the one the run was started with."""
-        return sorted(_differences(read(self.recipe_file).as_dict(), recipe.as_dict()))
+        return sorted(_differences(read_recipe(self.recipe_file).as_dict(), recipe.as_dict()))
 
     def recipe(self) -> Recipe:
         """The complete recipe the run was started with."""
         if not self.recipe_file.is_file():
             raise StorageError(f"{self.path} is no run folder: it has no recipe.toml")
-        return read(self.recipe_file)
+        return read_recipe(self.recipe_file)
 
     def manifest(self) -> dict[str, Any]:
         value: dict[str, Any] = read_json(self.manifest_file)
