@@ -28,12 +28,12 @@ CASES = ((512, None), (1024, None), (1024, 64), (8192, 64), (8192, 256))
 def one(batch: int, chunk: int | None, steps: int) -> dict[str, float]:
     """Images a second, and the peak in MB."""
     from metriclab.assembly.assemble import assemble
-    from metriclab.recipe import read
+    from metriclab.recipe import read_recipe
     from metriclab.training.fit import fit
 
     overrides = [f"encoder.model={MODEL}", f"sampler.batch_size={batch}"]
     overrides += [f"train.chunk={chunk}"] if chunk else []
-    recipe = read(RECIPE, overrides)
+    recipe = read_recipe(RECIPE, overrides)
     training = assemble(recipe, recipe.components["dataset"].build("train"))
     seconds, start = [], time.perf_counter()
     for _ in fit(replace(training, steps=steps)):

@@ -130,7 +130,7 @@ def training(recipe: Path, count: int):
     """A run's steps, on images that repeat so that any number of items fits into memory."""
     from metriclab.assembly.assemble import assemble
     from metriclab.core.batch import Images
-    from metriclab.recipe import read
+    from metriclab.recipe import read_recipe
     from metriclab.training.fit import fit
 
     class Repeated:
@@ -141,7 +141,7 @@ def training(recipe: Path, count: int):
         def images(self, items: np.ndarray, /) -> Images:
             return Images.padded(list(self.pixels[items % 1024]))
 
-    return fit(assemble(read(recipe), Repeated()), 0)
+    return fit(assemble(read_recipe(recipe), Repeated()), 0)
 
 
 def step_cost(recipe: str, count: str) -> dict[str, float]:
@@ -159,10 +159,10 @@ def step_cost(recipe: str, count: str) -> dict[str, float]:
 def memory(recipe: str) -> dict[str, float]:
     from metriclab.assembly.assemble import assemble
     from metriclab.assembly.splits import load_splits
-    from metriclab.recipe import read
+    from metriclab.recipe import read_recipe
     from metriclab.training.fit import fit
 
-    checked = read(Path(recipe))
+    checked = read_recipe(Path(recipe))
     steps = checked.train.steps or 0
     when, held = {max(1, steps // 10): "at a tenth", steps // 2: "at half", steps: "at the end"}, {}
     for step in fit(assemble(checked, load_splits(checked).train), 0):

@@ -140,10 +140,10 @@ def main() -> None:
     parser.add_argument("--one", nargs=2, metavar=("SIDE", "SEED"), help="train and measure one side, as JSON")
     given = parser.parse_args()
     if given.one:
-        from metriclab.recipe import read
+        from metriclab.recipe import read_recipe
 
         side, seed = given.one
-        recipe = read(given.recipe, [*given.set, f"train.seed={seed}"])
+        recipe = read_recipe(given.recipe, [*given.set, f"train.seed={seed}"])
         print(json.dumps(one(side, recipe, given.seconds, given.workers, given.probe)))
         return
     print_floor()

@@ -27,14 +27,14 @@ BATCH, SIZE, MODEL = 64, 128, "resnet18"
 
 def metriclab(folder: Path) -> list[str]:
     """A run up to its first step; the libraries that it had loaded."""
-    from metriclab.recipe import read
+    from metriclab.recipe import read_recipe
     from metriclab.runs.folder import RunFolder
     from metriclab.training.experiment import experiment
 
     overrides = ["data.name=folder", f"data.root={folder / 'pictures'}", f"views.size={SIZE}"]
     overrides += [f"encoder.model={MODEL}", f"sampler.batch_size={BATCH}"]
     run = RunFolder(Path(tempfile.mkdtemp(dir=folder)) / "run")
-    for progress in experiment(read(RECIPE, overrides), run, quiet=True):
+    for progress in experiment(read_recipe(RECIPE, overrides), run, quiet=True):
         if progress.done == 1:
             break
     loaded = {name.partition(".")[0] for name in sys.modules if "." in name}

@@ -115,10 +115,10 @@ def train(share: Any, path: str, warm_up: int) -> tuple[dict[str, float], dict[s
     """Of a step of this rank: bytes sent and collectives by purpose, and the median of its seconds."""
     from metriclab.assembly.assemble import assemble
     from metriclab.assembly.splits import load_splits
-    from metriclab.recipe import read
+    from metriclab.recipe import read_recipe
     from metriclab.training.fit import fit
 
-    recipe = read(Path(path))
+    recipe = read_recipe(Path(path))
     training = assemble(recipe, load_splits(recipe).train)
     steps = fit(training)
     for _ in range(warm_up):

@@ -33,11 +33,11 @@ def sides(model: str, batch: int, workers: int, overrides: list[str]) -> dict:
     """Every side as a function that gives the number of images after each step."""
     from metriclab.api import RandomKeys
     from metriclab.assembly.assemble import assemble
-    from metriclab.recipe import read
+    from metriclab.recipe import read_recipe
     from metriclab.training.fit import fit
 
     settings = [*VIEWS, f"encoder.model={model}", f"sampler.batch_size={batch}", *overrides]
-    recipe = read(RECIPE, settings)
+    recipe = read_recipe(RECIPE, settings)
     data = recipe.components["dataset"].build("train")
 
     def metriclab() -> Iterator[int]:

@@ -28,7 +28,7 @@ from metriclab.core.rows import Rows
 from metriclab.evaluation.embed import embed, embedding_settings
 from metriclab.methods import sxbm
 from metriclab.methods.neighbours import Neighbours, nearest_features
-from metriclab.recipe import read
+from metriclab.recipe import read_recipe
 from metriclab.runs.folder import RunFolder
 from metriclab.training.experiment import experiment
 
@@ -72,7 +72,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     given = parser.parse_args()
     start = f"encoder.weights='{given.run}'"
-    first = read(RECIPE, [start])
+    first = read_recipe(RECIPE, [start])
     splits = load_splits(first)
     reading = embedding_settings(assemble(first, splits.train))
     embedder = load(given.run)
@@ -87,7 +87,7 @@ def main() -> None:
     for form, recipe_file in (("with a pair loss", RECIPE), ("aligned, without labels", without_loss())):
         found = {"S-XBM": [], "random pairs": []}
         for seed in range(given.seeds):
-            recipe = read(recipe_file, [start, f"train.seed={seed}"])
+            recipe = read_recipe(recipe_file, [start, f"train.seed={seed}"])
             for name, search in (("S-XBM", nearest_features), ("random pairs", random_rows)):
                 sxbm.nearest_features = search
                 found[name].append(trained(recipe))

@@ -2,6 +2,8 @@
 
 Every group of the optimizer that comes out keeps its `name` and its `initial_lr`: the run sets
 `lr = initial_lr * schedule(step)` before each step.
+
+They are functions under the names of the classes that they build, and are named as the components of all kinds are.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Learning rate schedules: pure functions from a step to a factor of the learning rate."""
+"""Learning rate schedules: pure functions from a step to a factor of the learning rate.
+
+What makes one is a function, and has the kind of name that the components of all kinds have.
+"""
 
 from __future__ import annotations
 

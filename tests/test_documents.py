@@ -17,7 +17,7 @@ from torch import nn
 from metriclab.api import Batch, Network, build
 from metriclab.cli import main
 from metriclab.cli.new_plugin.package import plan, write
-from metriclab.recipe import read
+from metriclab.recipe import read_recipe
 from metriclab.registry import KINDS, registry
 from metriclab.testing import check_loss, check_method
 from tests.support.tiny import TINY
@@ -140,7 +140,7 @@ def test_the_entry_points_are_those_that_new_plugin_writes(tmp_path):
     project = tomllib.loads((tmp_path / "package" / "pyproject.toml").read_text())
     assert tomllib.loads(points)["project"]["entry-points"] == project["project"]["entry-points"]
     (tmp_path / "recipe.toml").write_text(requires + TINY)
-    assert read(tmp_path / "recipe.toml").requires == ("metriclab-toolkit>=0.1",)
+    assert read_recipe(tmp_path / "recipe.toml").requires == ("metriclab-toolkit>=0.1",)
 
 
 def test_every_command_and_option_exists():

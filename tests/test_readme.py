@@ -12,7 +12,7 @@ from PIL import Image
 from metriclab.api import build
 from metriclab.cli import main
 from metriclab.comparison.suite import read_suite
-from metriclab.recipe import read
+from metriclab.recipe import read_recipe
 from metriclab.registry import entries, load_plugin_file
 from metriclab.registry.entry import is_builtin
 from metriclab.testing import check_loss
@@ -29,10 +29,10 @@ def blocks(language: str) -> list[str]:
 def test_the_recipe_is_fine(tmp_path):
     whole, parts = blocks("toml")
     (tmp_path / "recipe.toml").write_text(whole)
-    assert read(tmp_path / "recipe.toml").components["loss"].params == {"temperature": 0.1}
+    assert read_recipe(tmp_path / "recipe.toml").components["loss"].params == {"temperature": 0.1}
     rest = [table for table in whole.split("\n\n") if not table.startswith(("[loss]", "[method]"))]
     (tmp_path / "other.toml").write_text("\n\n".join([*rest, parts]))
-    assert read(tmp_path / "other.toml").components["memory"].params["size"] == 4096
+    assert read_recipe(tmp_path / "other.toml").components["memory"].params["size"] == 4096
 
 
 def test_the_components_it_lists_are_all_there():
@@ -70,7 +70,7 @@ def test_every_command_and_option_exists(command):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.toml")), ids=lambda path: path.name)
 def test_every_recipe_is_fine(path):
-    assert read(path).train
+    assert read_recipe(path).train
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes" / "suites").glob("*.toml")), ids=lambda path: path.name)
@@ -85,7 +85,7 @@ def test_every_suite_is_fine(path):
 def test_the_example_in_python_runs(tmp_path, monkeypatch):
     (source,) = (text for text in blocks("python") if "load(" in text)
     (tmp_path / "tiny.toml").write_text(TINY)
-    run(read(tmp_path / "tiny.toml", ["train.steps=1"]), tmp_path / "runs" / "photos")
+    run(read_recipe(tmp_path / "tiny.toml", ["train.steps=1"]), tmp_path / "runs" / "photos")
     (tmp_path / "photos" / "cat").mkdir(parents=True)
     Image.new("RGB", (20, 12), "teal").save(tmp_path / "photos" / "cat" / "1.jpg")
     monkeypatch.chdir(tmp_path)

@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils.hooks import RemovableHandle
 
 from metriclab import distributed
 from metriclab.assembly.devices import choose_device, set_up_torch
@@ -81,80 +80,6 @@ def _assembled(recipe: Recipe, data: Dataset, initial: bool) -> Training:
     if settings.compile:
         method.get_submodule("network.encoder").compile()
     return Training(settings, device, data, views, sampler, method, optimizer, schedule, steps)
-
-
-@torch.no_grad()
-def try_one_image(recipe: Recipe, method: nn.Module, views: Views, data: Dataset, device: torch.device) -> None:
-    """Sends one image all the way through, in every size, so that those that do not fit are found before all else.
-
-    Raises:
-        RecipeError: where the network cannot take what the views make.
-        PluginError: where a plugin's views, encoder or head give what those of its kind may not.
-    """
-    image, zero = data.images(np.arange(1)).to(device), torch.zeros(1, dtype=torch.int64, device=device)
-    made, test = views(image, RandomKeys(0, 0, zero, zero)), views.test(image)
-    recipe.components["views"].definition.hold(check_views, views, image, made, test)
-    hooks = [_hold_to_width(recipe, method, kind) for kind in ("encoder", "head")]
-    for view in {view.shape: view for view in (test, *made)}.values():
-        try:
-            embedding_function(method.eval())(view)
-        except torch.OutOfMemoryError as error:
-            raise RecipeError(
-                f"one image does not fit the memory of the device beside the encoder: {str(error).splitlines()[0]}",
-                help='choose a smaller encoder, or train.device = "cpu"; or is the device in use by another process?',
-            ) from error
-        except (RuntimeError, AssertionError) as error:  # timm asserts what sizes fit
-            size = f"{view.shape[2]} x {view.shape[3]} pixels"
-            if takes_large_images(method, view):
-                help = "set a larger size in [views]"
-                raise RecipeError(f"the encoder cannot take images of {size}: {error}", help=help) from error
-            raise RecipeError(
-                f"the encoder fails on an image of {size}, and on larger ones: {error}",
-                help="if it was built for one size, set that in [views]; if not, the fault is the encoder's",
-            ) from error
-    for hook in hooks:
-        hook.remove()
-    method.train()
-
-
-def takes_large_images(method: nn.Module, view: Float[Tensor, "1 c h w"]) -> bool:
-    """Whether an image fails for its size alone."""
-    try:
-        embedding_function(method)(interpolate(view, size=(LARGE, LARGE)))
-    except (RuntimeError, AssertionError):
-        return False
-    return True
-
-
-def require_finite(method: nn.Module, recipe: Recipe) -> None:
-    """Checks the weights that training starts from: nothing later could tell them from a learning rate too high.
-
-    Raises:
-        RecipeError: where one is not finite, naming it and where it comes from.
-    """
-    named = [*method.named_parameters(), *method.get_submodule("network").named_buffers(prefix="network")]
-    floats = [(name, tensor) for name, tensor in named if tensor.is_floating_point()]
-    finite = torch.stack([tensor.isfinite().all() for _, tensor in floats]).tolist() if floats else []
-    broken = [name for (name, _), fine in zip(floats, finite, strict=True) if not fine]
-    if not broken:
-        return
-    source = next((key for key in ("weights", "pretrained") if recipe.components["encoder"].params.get(key)), None)
-    ours = source if source is not None and broken[0].startswith("network.encoder.") else None
-    raise RecipeError(
-        f"{len(broken)} of {len(floats)} tensors hold NaN or infinity before the first step: {', '.join(broken[:3])}",
-        help=f"encoder.{ours} brings them: choose weights of a training that has not diverged"
-        if ours
-        else "the component that makes them starts them so: report it to its author",
-    )
-
-
-def _hold_to_width(recipe: Recipe, method: nn.Module, kind: str) -> RemovableHandle:
-    """Checks what a part of the network gives whenever it is called."""
-
-    def look(module: nn.Module, given: tuple[Tensor, ...], features: Tensor) -> None:
-        recipe.components[kind].definition.hold(check_features, module, features, len(given[0]), "for one image")
-
-    return method.get_submodule(f"network.{kind}").register_forward_hook(look)
 
 
 def number_of_steps(settings: Train, sampler: Sampler | None) -> int:

@@ -66,9 +66,9 @@ def _decode(open_files: Callable[[], ImageFiles | None]) -> None:
 
 def _recipe_opener(path: Path, overrides: tuple[str, ...]) -> Callable[[], ImageFiles | None]:
     from metriclab.assembly.splits import load_splits
-    from metriclab.recipe import read
+    from metriclab.recipe import read_recipe
 
-    recipe = read(path, overrides)
+    recipe = read_recipe(path, overrides)
     return lambda: getattr(load_splits(recipe).train, "files", None)
 
 

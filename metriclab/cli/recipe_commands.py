@@ -10,7 +10,7 @@ import click
 
 from metriclab.cli.options import json_option, plugin_option
 from metriclab.errors import RecipeError
-from metriclab.recipe import Recipe, read
+from metriclab.recipe import Recipe, read_recipe
 from metriclab.recipe.run_length import without_effect
 
 
@@ -29,7 +29,7 @@ def check(recipe: Path, overrides: tuple[str, ...], with_data: bool, as_json: bo
     """
     if as_json and not with_data:
         raise RecipeError("--json is for what is found in data", help="add --data")
-    checked = read(recipe, overrides)
+    checked = read_recipe(recipe, overrides)
     if not as_json:
         click.echo(f"recipe is fine: {summary(checked)}")
     for text in without_effect(checked, checked.train.steps, checked.train.epochs):

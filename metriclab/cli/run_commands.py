@@ -26,7 +26,7 @@ from metriclab import distributed
 from metriclab.assembly.embedder import load
 from metriclab.cli import plugin_option
 from metriclab.errors import StorageError
-from metriclab.recipe import read
+from metriclab.recipe import read_recipe
 from metriclab.report.labels import describe_baselines, label
 from metriclab.runs.folder import RunFolder
 from metriclab.training.experiment import Interrupted, experiment
@@ -54,7 +54,7 @@ def run(recipe: Path, overrides: tuple[str, ...], out: Path | None, resume: bool
     if quiet:
         logging.getLogger("metriclab").setLevel(logging.WARNING)
     with distributed.process_group(), stop_on_signals() as stop:
-        checked = distributed.on_every_rank(lambda: read(recipe, overrides))
+        checked = distributed.on_every_rank(lambda: read_recipe(recipe, overrides))
         place = distributed.broadcast_object(str(out or _default_folder(recipe, resume)))
         folder = RunFolder(Path(place))
         first = distributed.rank() == 0

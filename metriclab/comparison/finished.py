@@ -182,11 +182,7 @@ def _common_name(paths: Sequence[Path]) -> str:
 
 
 def require_metric(run: FinishedRun, metric: str) -> None:
-    """Checks that a run has a value of the metric.
-
-    Raises:
-        RecipeError: naming the run, and why it has none.
-    """
+    """Checks that a run has a value of the metric; a RecipeError says why it has none."""
     if metric in run.metrics:
         return
     evaluator, _, name = metric.partition(".")
@@ -203,11 +199,7 @@ def require_metric(run: FinishedRun, metric: str) -> None:
 
 
 def require_one_run_a_seed(name: str, runs: Sequence[FinishedRun]) -> None:
-    """Checks that no two runs of an entry have one seed.
-
-    Raises:
-        RecipeError: naming both.
-    """
+    """Checks that no two runs of an entry have one seed; a RecipeError names both."""
     by_seed: dict[int, FinishedRun] = {}
     for run in runs:
         if (other := by_seed.setdefault(run.seed, run)) is not run:
@@ -218,12 +210,7 @@ def require_one_run_a_seed(name: str, runs: Sequence[FinishedRun]) -> None:
 
 
 def require_one_benchmark(runs: Sequence[FinishedRun], metric: str) -> None:
-    """Checks that runs were measured alike, and all have the metric.
-
-    Raises:
-        RecipeError: naming two runs, the key in which their benchmarks differ, and both values; or the run that lacks
-            the metric.
-    """
+    """Checks that runs were measured alike and have the metric; a RecipeError names two that differ, and how."""
     for run in runs:
         require_metric(run, metric)
     first, benchmark = runs[0], _benchmark(runs[0], metric)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from metriclab.recipe import Problem, Recipe, RecipeProblems, read
+from metriclab.recipe import Problem, Recipe, RecipeProblems, read_recipe
 from metriclab.recipe.document import Document, read_tables
 from metriclab.recipe.problems import Place, show
 from metriclab.registry import suggest
@@ -149,7 +149,7 @@ class SuiteChecker:
             self.report(self.document.value(*where), f"there is no recipe {path}", "name it relative to this file")
             return None
         try:
-            recipe = read(path, list(options))
+            recipe = read_recipe(path, list(options))
         except RecipeProblems as error:
             self.problems += [self.placed(problem, options) for problem in error.problems]
             return None
@@ -157,10 +157,11 @@ class SuiteChecker:
 
     def placed(self, problem: Problem, options: Mapping[str, Where]) -> Problem:
         """A problem of a `--set` option told where the suite has it."""
-        where = options.get(problem.path.removeprefix("--set "))
-        if where is None or not problem.path.startswith("--set "):
+        option = problem.place.path
+        where = options.get(option.removeprefix("--set "))
+        if where is None or not option.startswith("--set "):
             return problem
-        at_value = problem.column > problem.path.index("=")
+        at_value = problem.place.column > option.index("=")
         place = self.document.value(*where) if at_value else self.document.key(*where)
         return place.problem(problem.message, problem.help)
 
@@ -246,7 +247,9 @@ def read_suite(path: Path) -> Suite:
     checker.alike(entries)
     if checker.problems:
         unique = list(dict.fromkeys(checker.problems))  # a mistake in the base is one of every entry
-        raise RecipeProblems(sorted(unique, key=lambda problem: (problem.path != str(path), problem.line or 0)))
+        raise RecipeProblems(
+            sorted(unique, key=lambda problem: (problem.place.path != str(path), problem.place.line or 0))
+        )
     suite: dict[str, Any] = document.values["suite"]  # type: ignore[assignment]  # it has been checked
     return Suite(
         path=path,

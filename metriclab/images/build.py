@@ -72,20 +72,10 @@ class Room:
 def read_files(
     paths: Sequence[Path], size: int, store: PixelStore, room: Room, known: list[Record], items: Int64[np.ndarray, "m"]
 ) -> list[Record]:
-    """Records of all files: of some of them read anew, with the pixels written as far as there is room.
+    """Records of all files, those of some items read anew, with the pixels written as far as there is room.
 
-    What is decoded stays in the store if this ends early, so that it is found there the next time.
-
-    Args:
-        paths: the files.
-        size: see `decode`.
-        store: where decoded images are, and are put.
-        room: for more of them.
-        known: a record of each file.
-        items: the files to read.
-
-    Raises:
-        StorageError: if the store cannot be written.
+    What is decoded stays in the store if this ends early, so that it is found there the next time. Raises a
+    StorageError if the store cannot be written.
     """
     started, records = time.monotonic(), list(known)
     read = partial(_read_file, size=size, store=store, room=room)

@@ -13,10 +13,10 @@ from metriclab.recipe.problems import Problem, RecipeProblems
 from metriclab.recipe.recipe import ComponentSpec, Recipe
 from metriclab.recipe.train import Train
 
-__all__ = ["ComponentSpec", "Problem", "Recipe", "RecipeProblems", "Train", "read"]
+__all__ = ["ComponentSpec", "Problem", "Recipe", "RecipeProblems", "Train", "read_recipe"]
 
 
-def read(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe in a file.
 
     Args:

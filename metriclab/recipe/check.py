@@ -9,7 +9,7 @@ from typing import Any
 
 from metriclab.recipe.check_component import ComponentChecker
 from metriclab.recipe.document import Document
-from metriclab.recipe.problems import Problem, RecipeProblems, show
+from metriclab.recipe.problems import Problem, RecipeProblems, in_order, show
 from metriclab.recipe.recipe import LABEL, REQUIRES, ComponentSpec, Recipe
 from metriclab.recipe.train import Train, check_train
 from metriclab.registry import KINDS, ComponentParameter, Kind, suggest
@@ -31,15 +31,10 @@ _TABLES = [*(kind.table for kind in KINDS.values()), "train"]
 
 
 def check(document: Document, path: Path, problems: Sequence[Problem] = ()) -> Recipe:
-    """The recipe of a document.
-
-    Args:
-        document: tables and their places.
-        path: the file it was read from.
-        problems: those found before, to be told together with those found here.
+    """The recipe of a document that was read from `path`.
 
     Raises:
-        RecipeProblems: all that is wrong, in the order of the document.
+        RecipeProblems: all that is wrong, with what was found before, in the order of the document.
         PluginError: where a component that the document names is broken.
     """
     checker = _Checker(document)
@@ -52,19 +47,10 @@ def check(document: Document, path: Path, problems: Sequence[Problem] = ()) -> R
     required, missing_packages = check_requires(document)
     found = [*problems, *missing_packages, *checker.components.problems, *train_problems]
     if found:
-        raise RecipeProblems(_in_order(found, str(path)))
+        raise RecipeProblems(in_order(found, str(path)))
     assert train is not None
     components = {name: chosen for name, chosen in single.items() if chosen is not None}
     return Recipe(path, components, evaluators, trackers, train, required)
-
-
-def _position(problem: Problem) -> tuple[bool, int, int]:
-    return (True, 0, 0) if problem.line is None else (False, problem.line, problem.column)
-
-
-def _in_order(problems: Sequence[Problem], path: str) -> list[Problem]:
-    """By place: first the recipe itself, then the one it extends, then the options."""
-    return sorted(problems, key=lambda problem: (problem.path != path, *_position(problem)))
 
 
 class _Checker:

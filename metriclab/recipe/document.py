@@ -103,11 +103,7 @@ def read_tables(path: Path, place: Place | None = None, name: str | None = None)
 
 
 def parse(text: str, path: str) -> Document:
-    """The document in a text.
-
-    Args:
-        text: TOML.
-        path: what to call it in messages.
+    """The document in a text, which messages call `path`.
 
     Raises:
         RecipeProblems: where the text is not TOML, or holds nothing or what no recipe may hold.

@@ -32,7 +32,7 @@ class Place:
 
     def problem(self, message: str, help: str | None = None) -> Problem:
         """What is wrong here, and the repair."""
-        return Problem(message, self.path, self.line, self.column, self.source, help)
+        return Problem(message, self, help)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,20 +40,17 @@ class Problem:
     """One mistake in a recipe; `str(problem)` is the text that users see."""
 
     message: str
-    path: str
-    line: int | None = None
-    column: int = 1
-    source: str | None = None
+    place: Place
     help: str | None = None
 
     def __str__(self) -> str:
-        path = _printable(self.path)
-        place = path if self.line is None else f"{path}:{self.line}:{self.column}"
+        at = self.place
+        place = _printable(at.path) if at.line is None else f"{_printable(at.path)}:{at.line}:{at.column}"
         message, help = _printable(self.message), "" if self.help is None else f"help: {_printable(self.help)}"
-        if self.source is None:
+        if at.source is None:
             return f"{place}: {message}" + (help and f"\n  {help}")
-        source, caret = _excerpt(self.source, self.column)
-        number = "" if self.line is None else str(self.line)
+        source, caret = _excerpt(at.source, at.column)
+        number = "" if at.line is None else str(at.line)
         return f"{place}: {message}\n{number:>6} | {source}\n       | {caret} {help}".rstrip()
 
 
@@ -85,6 +82,16 @@ class RecipeProblems(RecipeError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return RecipeProblems, (self.problems,)
+
+
+def in_order(problems: Sequence[Problem], path: str) -> list[Problem]:
+    """By place: first the recipe itself, then the one it extends, then the options."""
+
+    def position(problem: Problem) -> tuple[bool, bool, int, int]:
+        at = problem.place
+        return at.path != path, at.line is None, at.line or 0, at.column if at.line else 0
+
+    return sorted(problems, key=position)
 
 
 def _excerpt(source: str, column: int) -> tuple[str, str]:

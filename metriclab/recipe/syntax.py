@@ -174,12 +174,7 @@ _VALUES = (  # how what is no value begins, and the repair
 
 
 def syntax_problem(error: str, lines: Lines) -> Problem:
-    """The problem that a `TOMLDecodeError` reports.
-
-    Args:
-        error: its text, which ends with the position.
-        lines: the document it is about.
-    """
+    """The problem that a `TOMLDecodeError` of this text, which ends with the position, reports of these lines."""
     match = _ERROR.fullmatch(error)
     assert match is not None, f"tomllib has changed its messages: {error}"
     offset = len(lines.text)

@@ -94,12 +94,7 @@ _ACCUMULATION = ("accumulate", "accumulate_grad_batches", "gradient_accumulation
 
 
 def check_train(document: Document, evaluators: Sequence[str]) -> tuple[Train | None, list[Problem]]:
-    """The settings of the loop, or None with all that is wrong with them.
-
-    Args:
-        document: tables and their places.
-        evaluators: the names of those that the recipe has.
-    """
+    """The settings of the loop, or None with all that is wrong with them, beside evaluators of these names."""
     values = document.values.get("train", {})
     if not isinstance(values, dict):
         help = "write [train] and below it the settings of the loop"

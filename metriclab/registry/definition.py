@@ -127,16 +127,9 @@ def check_values(
     values: Mapping[str, object],
     components: Mapping[str, ComponentParameter] = {},  # never changed
 ) -> tuple[dict[str, object], list[ParameterProblem]]:
-    """The values of a table with every default filled, and all that is wrong with them.
+    """The values of a component's table with every default filled, and all that is wrong with them.
 
     Where something is wrong, that parameter is left as it was given, or left out.
-
-    Args:
-        component: whose table it is, as messages call it.
-        model: pydantic model of the parameters.
-        parameters: the keys of the table.
-        values: what it holds.
-        components: those that are asked for, in tables of their own.
     """
     from pydantic import ValidationError
 
@@ -171,7 +164,7 @@ def define(entry: ComponentEntry, component: Any) -> Definition:
         if parameter.kind is not parameter.KEYWORD_ONLY:
             continue
         annotation = _resolve(entry, parameter, scope)
-        taken = _component_parameter(entry, parameter, annotation)
+        taken = _taken(entry, parameter, annotation)
         if taken is not None:
             components[parameter.name] = taken
             continue
@@ -234,9 +227,7 @@ def _resolve(entry: ComponentEntry, parameter: inspect.Parameter, scope: dict[st
         )
 
 
-def _component_parameter(
-    entry: ComponentEntry, parameter: inspect.Parameter, annotation: Any
-) -> ComponentParameter | None:
+def _taken(entry: ComponentEntry, parameter: inspect.Parameter, annotation: Any) -> ComponentParameter | None:
     """The component asked for by a protocol, or None for a plain value."""
     options = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
     kinds = [

@@ -81,11 +81,7 @@ def candidates() -> list[ComponentEntry]:
 
 
 def load_component(kind: str, name: str) -> Definition:
-    """The definition of one component; imports that component and no other.
-
-    Args:
-        kind: one of `KINDS`.
-        name: as listed, or `distribution:name`.
+    """The definition of one component, by its name or `distribution:name`; imports that component and no other.
 
     Raises:
         UnknownName: where nothing has that name.

@@ -99,15 +99,7 @@ def draw_lines(
     mark: Number | None = None,
     within: Sequence[Number] = (),
 ) -> Markup:
-    """Lines over a common x.
-
-    Args:
-        title: of the figure.
-        series: at least one, each of at least one finite point.
-        x_name: what x is.
-        mark: an x to mark by an upright line.
-        within: further values of y that the scale holds, so that several charts can share one.
-    """
+    """Lines over a common x, an upright one at `mark`; the scale of y holds the values in `within`, too."""
     thin = [one.thinned() for one in series]
     across = Scale.around([x for xs, _ in thin for x in xs], LEFT, WIDTH - RIGHT, share=0)
     up = Scale.around([*within, *(y for _, ys in thin for y in ys)], HEIGHT - BOTTOM, TOP)
@@ -174,16 +166,7 @@ def draw_scatter(
     ticks: Sequence[tuple[Number, str]] = (),
     joined: bool = False,
 ) -> Markup:
-    """Points, each of its own colour and shape.
-
-    Args:
-        title: of the figure.
-        points: at least one.
-        x_name: what x is.
-        y_name: what y is.
-        ticks: places on the x axis and what is written there; round numbers by default.
-        joined: whether a line leads through the points, by x.
-    """
+    """Points, each of its own colour and shape, by x in `ticks` where numbers would not do, `joined` by a line."""
     across = Scale.around([point.x for point in points], LEFT, WIDTH - RIGHT, share=0.08)
     ys = [y for point in points for y in (point.y, *point.singles)]
     up = Scale.around(ys, HEIGHT - BOTTOM, TOP, share=0.08)
@@ -233,14 +216,7 @@ class Range:
 
 
 def draw_forest(title: str, rows: Sequence[Range], *, x_name: str, zero: bool = False) -> Markup:
-    """Values with their intervals, one under the other.
-
-    Args:
-        title: of the figure.
-        rows: at least one.
-        x_name: what the values are.
-        zero: whether 0 is in the picture, marked by a line.
-    """
+    """Values with their intervals, one under the other; 0 is in the picture, marked by a line, where `zero` says so."""
     # Names stand above the intervals, so that a phone shows the whole drawing at a size that can be read.
     width, left, height = 480, 14, 42
     bottom = TOP + height * len(rows)

@@ -40,18 +40,7 @@ DEFAULT_METRIC = "retrieval.map_at_r"
 
 
 class OneRun:
-    """Everything that a report of one run shows, read and embedded once.
-
-    Args:
-        run: a finished run.
-        metric: "evaluator.metric" that the report is about; MAP@R where there is one.
-        images: whether to embed the data once more and to show images.
-
-    Raises:
-        RecipeError: where the run has no such metric.
-        DataError: where its data are not there, or have changed.
-        StorageError: where its checkpoint or its scores are damaged, or the metric is not what its queries scored.
-    """
+    """Everything that a report of one run shows, read and embedded once; see `page.write_report`."""
 
     def __init__(self, run: FinishedRun, *, metric: str | None, images: bool) -> None:
         if metric is not None:
@@ -121,19 +110,7 @@ _KEY = Markup('<span class="key">{}</span>')
 
 
 class SeveralRuns:
-    """Everything that a report of several runs shows, compared and embedded once.
-
-    Args:
-        runs: finished ones; those whose recipes differ in the seed alone are one entry.
-        metric: "evaluator.metric" to rank and test by; MAP@R by default.
-        images: whether to embed the data once more and to show images.
-        notes: what a reader has to know besides.
-
-    Raises:
-        RecipeError: for runs that cannot be compared.
-        DataError: where the data are not there, or have changed.
-        StorageError: where a file of a run is missing or damaged.
-    """
+    """Everything that a report of several runs shows, compared and embedded once; see `page.write_report`."""
 
     def __init__(self, runs: Sequence[FinishedRun], *, metric: str | None, images: bool, notes: Sequence[str]) -> None:
         self.runs = {str(run.path): run for run in runs}

@@ -38,12 +38,7 @@ def read_curves(path: Path) -> Curves:
 def curves_section(runs: Mapping[str, Curves], metric: str | None, best_step: int | None = None) -> Section | None:
     """A chart for each number that was logged and that changes, the loss and the metric first.
 
-    What was validated once has no curve; the metric alone is shown even then.
-
-    Args:
-        runs: by name.
-        metric: that the report is about.
-        best_step: marked in the charts of the validation split.
+    What was validated once has no curve; the metric alone is shown even then. The best step is marked there.
     """
     names = list(dict.fromkeys(name for curves in runs.values() for name in curves if not name.startswith(DRIFT)))
     first = [name for name in ("loss", f"val.{metric}") if name in names]

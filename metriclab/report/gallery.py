@@ -209,14 +209,7 @@ class EmbeddedEntry:
 def side_by_side_section(
     entries: Sequence[EmbeddedEntry], metric: str, pictures: Pictures, *, left_out: int
 ) -> Section | None:
-    """Queries on which entries differ most, and those that are hard or easy for all.
-
-    Args:
-        entries: best first.
-        metric: the scores are of.
-        pictures: of queries and gallery.
-        left_out: how many entries there are besides.
-    """
+    """Queries on which entries, best first, differ most, and those that are hard or easy for all."""
 
     def answer(one: EmbeddedEntry, row: int) -> EntryAnswer:
         under = f"seed {one.seed} · {one.scores[row]:.3f}"

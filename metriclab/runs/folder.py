@@ -24,7 +24,7 @@ from torch import Tensor
 
 from metriclab.core.files import read_regular, repair
 from metriclab.errors import RecipeError, StorageError
-from metriclab.recipe import Recipe, read
+from metriclab.recipe import Recipe, read_recipe
 from metriclab.recipe.renamed import SCHEMA
 from metriclab.registry import entries
 from metriclab.registry.kinds import BUILTIN
@@ -146,11 +146,15 @@ class RunFolder:
         """
         if not self.recipe_file.is_file():
             raise StorageError(f"{self.path} is no run folder: it has no recipe.toml")
-        return self._read()
-
-    def _read(self) -> Recipe:
+        schema = self.manifest().get("recipe_schema", 1) if self.manifest_file.is_file() else SCHEMA
+        if schema > SCHEMA:
+            raise StorageError(
+                f"{self.path} was run by a newer metriclab: its recipe is of version {schema}, of which this one knows "
+                f"{SCHEMA}",
+                help="update metriclab",
+            )
         try:
-            return read(self.recipe_file)
+            return read_recipe(self.recipe_file)
         except RecipeError as error:
             help = self._missing_plugins()
             if help is None:
@@ -167,14 +171,6 @@ class RunFolder:
         ways = [f"add {' '.join(files)}, with the path of the file"] if files else []
         ways += [f"install {' and '.join(packages)}"] if packages else []
         return f"the run was made with plugins that are not there: {'; '.join(ways)}" if ways else None
-        schema = self.manifest().get("recipe_schema", 1) if self.manifest_file.is_file() else SCHEMA
-        if schema > SCHEMA:
-            raise StorageError(
-                f"{self.path} was run by a newer metriclab: its recipe is of version {schema}, of which this one knows "
-                f"{SCHEMA}",
-                help="update metriclab",
-            )
-        return read(self.recipe_file)
 
     def manifest(self) -> dict[str, Any]:
         value: dict[str, Any] = read_json(self.manifest_file, Manifest)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from metriclab.assembly.splits import load_splits
-from metriclab.recipe import read
+from metriclab.recipe import read_recipe
 from tests.support.pictures import classes
 from tests.support.tiny import TINY
 
@@ -15,7 +15,7 @@ def test_the_log_has_the_real_numbers_of_each_split(tmp_path, cache, caplog):
     path = tmp_path / "recipe.toml"
     path.write_text(TINY.replace('name = "synthetic"\nsize = 12\n', f'name = "folder"\nroot = "{tmp_path}/pets"\n'))
     with caplog.at_level(logging.INFO, "metriclab"):
-        load_splits(read(path))
+        load_splits(read_recipe(path))
     assert (
         "train: 9 images (53%) of 3 classes, val: 4 images (24%) of 2 classes, test: 4 images (24%) of 2 classes"
         in caplog.messages

@@ -23,7 +23,7 @@ from metriclab.core.batch import Images
 from metriclab.datasets.synthetic import Synthetic
 from metriclab.errors import DataError
 from metriclab.images.datasets import ArrayDataset
-from metriclab.recipe import read
+from metriclab.recipe import read_recipe
 from tests.support.tiny import TINY
 
 
@@ -63,7 +63,7 @@ def recipe_of(root: Path, **keys: str) -> Path:
 
 
 def found(root: Path, **keys: str) -> DataReport:
-    return check_data(read(recipe_of(root, **keys)))
+    return check_data(read_recipe(recipe_of(root, **keys)))
 
 
 def command(*arguments: str | Path) -> Result:
@@ -162,7 +162,7 @@ def test_a_data_set_that_needs_all_of_its_files(sound):
     def strict(split: str, /) -> None:
         raise DataError("2 files give no image", files={"a.png": "the file is empty", "b.png": "the file is empty"})
 
-    recipe = read(recipe_of(sound))
+    recipe = read_recipe(recipe_of(sound))
     chosen = recipe.components["dataset"]
     needy = replace(chosen, params={}, definition=replace(chosen.definition, factory=strict))
     report = check_data(replace(recipe, components={**recipe.components, "dataset": needy}))

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from metriclab.cli import main
 from metriclab.cli.new_plugin.package import CREATED, plan, write
 from metriclab.errors import RecipeError
-from metriclab.recipe import read
+from metriclab.recipe import read_recipe
 from metriclab.registry import entries, entry, load_component
 from metriclab.registry.api_version import API_VERSION
 from metriclab.registry.registry import definitions
@@ -74,7 +74,7 @@ def test_the_component_is_found_and_its_recipe_is_fine(kind, package):
     assert found.entry.api == API_VERSION
     assert found.summary
     assert all(parameter.help and not parameter.required for parameter in found.parameters)
-    recipe = read(folder / "recipe.toml")
+    recipe = read_recipe(folder / "recipe.toml")
     assert recipe.requires == (f"metriclab-trial-{kind}>=0.1",)
     chosen = [*recipe.components.values(), *recipe.evaluators]
     assert f"trial-{kind}" in {part.name for part in chosen if part.kind == kind}

@@ -13,7 +13,7 @@ import torch
 
 from metriclab.comparison.compare import compare
 from metriclab.comparison.finished import find_runs, group
-from metriclab.recipe import read
+from metriclab.recipe import read_recipe
 from metriclab.report.page import write_report
 from metriclab.runs.files import write_json
 from metriclab.runs.folder import RunFolder
@@ -50,7 +50,7 @@ def old(tmp_path) -> list[Path]:
 def rewritten(old: Path, path: Path, seed: int) -> Path:
     """The run as this version would have left it: the recipe of the repository, and today's names."""
     folder = RunFolder(path)
-    folder.create(read(ROOT / "recipes" / f"{old.name}.toml", [f"train.seed={seed}"]))
+    folder.create(read_recipe(ROOT / "recipes" / f"{old.name}.toml", [f"train.seed={seed}"]))
     for name in ("result.json", "manifest.json", "metrics.jsonl"):
         text = (old / name).read_text().replace("lone_queries", "queries_without_matches")
         (path / name).write_text(text.replace("lone_anchors", "anchors_without_positives"))

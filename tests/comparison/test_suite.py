@@ -18,7 +18,7 @@ from metriclab.cli import main
 from metriclab.comparison.launch import launch, least_busy, plan
 from metriclab.comparison.suite import is_suite, read_suite
 from metriclab.errors import StorageError
-from metriclab.recipe import RecipeProblems, read
+from metriclab.recipe import RecipeProblems, read_recipe
 from metriclab.runs.folder import RunFolder
 from tests.support.tiny import TINY
 
@@ -57,12 +57,13 @@ def write(folder: Path, text: str = SUITE) -> Path:
 def test_an_entry_changes_the_base_and_what_the_suite_sets(tmp_path):
     suite = read_suite(write(tmp_path))
     as_it_is, triplet, untrained = suite.entries
-    assert as_it_is.recipe == read(tmp_path / "tiny.toml", ["train.steps=2", "loss.temperature=0.3"])
+    assert as_it_is.recipe == read_recipe(tmp_path / "tiny.toml", ["train.steps=2", "loss.temperature=0.3"])
     # A new loss starts its table anew: the temperature was the other one's.
-    assert triplet.recipe == read(tmp_path / "tiny.toml", ["train.steps=2", "loss.name=triplet", "loss.margin=0.1"])
+    base = tmp_path / "tiny.toml"
+    assert triplet.recipe == read_recipe(base, ["train.steps=2", "loss.name=triplet", "loss.margin=0.1"])
     # What the suite sets is about its own base.
-    assert untrained.recipe == read(tmp_path / "untrained.toml")
-    assert as_it_is.with_seed(1) == read(tmp_path / "tiny.toml", [*as_it_is.options, "train.seed=1"])
+    assert untrained.recipe == read_recipe(tmp_path / "untrained.toml")
+    assert as_it_is.with_seed(1) == read_recipe(tmp_path / "tiny.toml", [*as_it_is.options, "train.seed=1"])
     assert (suite.seeds, suite.metric, suite.reference) == ((0, 1), "retrieval.map_at_r", None)
     assert as_it_is.folder == "as-it-is"
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from metriclab.datasets.benchmark_images import Size
 from metriclab.errors import DataError
-from metriclab.recipe import read
+from metriclab.recipe import read_recipe
 from tests.support.originals import CLASSES, ORIGINALS, PER_CLASS, SMALL
 from tests.support.tiny import TINY, run
 
@@ -128,7 +128,7 @@ def test_a_recipe_trains_on_it_and_measures_leave_one_out(original, folder, tmp_
     (tmp_path / "tiny.toml").write_text(TINY)
     data = [f"data.name={original.name}", f"data.root={folder.parent}", f"data.val={val}"]
     sampling = ["sampler.name=balanced", "sampler.classes_per_batch=2", "sampler.per_class=2"]
-    recipe = read(tmp_path / "tiny.toml", [*data, *sampling, "train.steps=2", "method.name=supervised"])
+    recipe = read_recipe(tmp_path / "tiny.toml", [*data, *sampling, "train.steps=2", "method.name=supervised"])
     run(recipe, tmp_path / "run")
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["protocol"] == "leave-one-out on the test split"

@@ -20,7 +20,7 @@ from metriclab.errors import RecipeError
 from metriclab.evaluation.baselines import pca_of_pixels, raw_pixels
 from metriclab.evaluation.efficiency import Peaks, Stopwatch, flops_per_image
 from metriclab.evaluation.embed import embedding_settings
-from metriclab.recipe import read
+from metriclab.recipe import read_recipe
 from metriclab.recipe.problems import RecipeProblems
 from metriclab.recipe.schema import schema
 from metriclab.registry import build
@@ -50,7 +50,7 @@ data = { name = "synthetic", size = 12, classes = 3, per_class = 4, seed = 5, di
 def with_probes(folder: Path, *overrides: str, more: str = PROBES):
     path = folder / "probes.toml"
     path.write_text(TINY + more)
-    return read(path, overrides)
+    return read_recipe(path, overrides)
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +172,7 @@ def test_a_recipe_with_labels_reads_back_equal(tmp_path):
     recipe = with_probes(tmp_path)
     again = tmp_path / "again.toml"
     again.write_text(recipe.to_toml())
-    assert read(again).as_dict() == recipe.as_dict()
+    assert read_recipe(again).as_dict() == recipe.as_dict()
     assert recipe.as_dict()["evaluate"][2]["as"] == "few-labels"
 
 

@@ -14,7 +14,7 @@ from metriclab.cli import main
 from metriclab.datasets import Synthetic
 from metriclab.errors import DataError
 from metriclab.evaluation import baselines, efficiency, result
-from metriclab.recipe import read
+from metriclab.recipe import read_recipe
 from metriclab.registry import register
 from metriclab.report.summary import costs_section
 from metriclab.runs.folder import RunFolder
@@ -154,7 +154,7 @@ def test_a_run_builds_each_evaluator_once_and_opens_the_data_of_transfer_once(tm
 
     path = tmp_path / "transfer.toml"
     path.write_text(TINY + '\n[[evaluate]]\nname = "transfer"\ndata = { name = "test-counted" }\n')
-    run(read(path, ["train.steps=1"]), tmp_path / "run")
+    run(read_recipe(path, ["train.steps=1"]), tmp_path / "run")
     assert opened == ["test"]
     found = RunFolder(tmp_path / "run").result()
     assert found["fingerprint"] == RunFolder(tmp_path / "run").manifest()["benchmark"]
@@ -190,7 +190,7 @@ def test_views_are_made_in_float32_whatever_the_precision(tmp_path):
         TINY.replace('[views]\nname = "simclr"\nsize = 8', '[views]\nname = "test-mixing"\nsize = 32') + more
     )
     for number, more in enumerate((["train.chunk=5"], [])):
-        recipe = read(path, ["train.precision=bfloat16", "train.steps=1", *more])
+        recipe = read_recipe(path, ["train.precision=bfloat16", "train.steps=1", *more])
         run(recipe, tmp_path / f"run-{number}")
     assert seen
     assert not any(seen)

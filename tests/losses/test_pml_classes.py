@@ -17,7 +17,7 @@ from metriclab.assembly.assemble import build_method, optimized_modules
 from metriclab.errors import RecipeError
 from metriclab.losses import pml_classes
 from metriclab.losses.pml_classes import names, parameters
-from metriclab.recipe import RecipeProblems, read
+from metriclab.recipe import RecipeProblems, read_recipe
 from metriclab.registry import build
 from metriclab.testing.cases import edges, evaluate
 from tests.losses.test_pml import pml
@@ -119,16 +119,16 @@ def test_a_recipe_with_it_runs(tmp_path):
     path.write_text(
         TINY.replace('\n[loss]\nname = "nt-xent"\n', RECIPE).replace('"simclr"\n\n[opt', '"supervised"\n\n[opt')
     )
-    recipe = read(path, ["train.steps=2", "encoder.name=pixels", "encoder.size=8"])
+    recipe = read_recipe(path, ["train.steps=2", "encoder.name=pixels", "encoder.size=8"])
     assert recipe.components["loss"].params["params"] == {"alpha": 16, "distance": {"name": "CosineSimilarity"}}
     method = build_method(recipe, torch.arange(5))
     assert [name for name, _ in optimized_modules(method)["loss"].named_parameters()] == ["loss.proxies"]
     *_, last = run(recipe, tmp_path / "run")
     assert last is not None
     with pytest.raises(RecipeProblems, match="did you mean 'ProxyAnchorLoss'"):
-        read(path, ["loss.loss=ProxyAnkerLoss"])
+        read_recipe(path, ["loss.loss=ProxyAnkerLoss"])
     with pytest.raises(RecipeError, match=r"loss\.params\.aplha: ProxyAnchorLoss has no parameter 'aplha'"):
-        read(path, ["loss.params={aplha = 1}"]).components["loss"].build(8, torch.arange(5))
+        read_recipe(path, ["loss.params={aplha = 1}"]).components["loss"].build(8, torch.arange(5))
 
 
 # What becomes of each class.
@@ -195,4 +195,4 @@ def test_the_recipe_of_the_page_is_fine(tmp_path):
     (block,) = re.findall(r"```toml\n(.*?)```", PAGE.read_text(), re.DOTALL)
     path = tmp_path / "page.toml"
     path.write_text(TINY.replace('\n[loss]\nname = "nt-xent"\n', block))
-    read(path).components["loss"].build(8, torch.arange(5))
+    read_recipe(path).components["loss"].build(8, torch.arange(5))

@@ -15,7 +15,7 @@ from metriclab.errors import RecipeError
 from metriclab.memories.proxies import Proxies
 from metriclab.memories.ring import Ring
 from metriclab.methods.supervised import Supervised
-from metriclab.recipe import Recipe, read
+from metriclab.recipe import Recipe, read_recipe
 from metriclab.registry import build
 from metriclab.testing import check_method
 from metriclab.training.fit import fit
@@ -86,7 +86,7 @@ def recipe(folder: Path, *overrides: str) -> Recipe:
     text = text.replace("learning_rate = 0.05", "learning_rate = 0.05\ngroups = {memory = 100.0}")
     text = text.replace('name = "nt-xent"', 'name = "proxy-anchor"')
     path.write_text(text + '\n[memory]\nname = "proxies"\nper_class = 2\n')
-    return read(path, overrides)
+    return read_recipe(path, overrides)
 
 
 def test_in_a_run_they_are_an_optimizer_group_of_their_own(tmp_path):

@@ -13,7 +13,7 @@ from metriclab.distributed import average_gradients, gather, mean
 from metriclab.errors import RecipeError
 from metriclab.methods import xbm as xbm_module
 from metriclab.methods.xbm import XBM
-from metriclab.recipe import Recipe, read
+from metriclab.recipe import Recipe, read_recipe
 from metriclab.registry import build
 from metriclab.testing import check_method, two_ranks
 from metriclab.training.experiment import Interrupted
@@ -181,7 +181,7 @@ def recipe(folder) -> Recipe:
     text = text.replace('name = "simclr"\nsize = 8', 'name = "simclr"\ncount = 1\nsize = 8')
     text = text.replace('name = "shuffled"\nbatch_size = 16', 'name = "balanced"\nclasses_per_batch = 4\nper_class = 4')
     path.write_text(text + '\n[memory]\nname = "ring"\nsize = 50\n')
-    return read(path)
+    return read_recipe(path)
 
 
 @pytest.mark.parametrize("step", [1, 3, 5])

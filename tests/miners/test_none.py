@@ -6,7 +6,7 @@ import torch
 
 from metriclab.losses import Contrastive
 from metriclab.miners import NoMiner
-from metriclab.recipe import read
+from metriclab.recipe import read_recipe
 from tests.support.tiny import TINY
 
 
@@ -18,14 +18,14 @@ def test_it_changes_no_loss():
 def test_an_entry_drops_the_miner_of_its_base(tmp_path):
     base = tmp_path / "base.toml"
     base.write_text(TINY + '[miner]\nname = "false-negatives"\nk = 3\n')
-    assert read(base).components["miner"].params["k"] == 3
-    dropped = read(base, ["miner.name=none"])
+    assert read_recipe(base).components["miner"].params["k"] == 3
+    dropped = read_recipe(base, ["miner.name=none"])
     assert "miner" not in dropped.components
     (tmp_path / "without.toml").write_text(TINY)
-    assert dropped == read(tmp_path / "without.toml")
+    assert dropped == read_recipe(tmp_path / "without.toml")
 
 
 def test_a_method_that_takes_no_miner_may_be_told_that_there_is_none(tmp_path):
     path = tmp_path / "recipe.toml"
     path.write_text(TINY.replace('[loss]\nname = "nt-xent"\n', "") + '[miner]\nname = "none"\n')
-    assert read(path, ["method.name=none", "train.steps=0"]).components["method"].name == "none"
+    assert read_recipe(path, ["method.name=none", "train.steps=0"]).components["method"].name == "none"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from metriclab.recipe import RecipeProblems, read
+from metriclab.recipe import RecipeProblems, read_recipe
 
 GOLDEN = Path(__file__).parent / "golden"
 MISTAKES = sorted(path.stem for path in GOLDEN.glob("*.toml"))
@@ -23,7 +23,7 @@ def test_text(mistake: str, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = Path(f"{mistake}.toml")
     options = re.findall(r"^# --set (.*)$", recipe.read_text(), re.MULTILINE)
     with pytest.raises(RecipeProblems) as caught:
-        read(recipe, options)
+        read_recipe(recipe, options)
     expected = Path(f"{mistake}.txt")
     if os.environ.get("UPDATE_GOLDEN"):
         expected.write_text(f"{caught.value}\n")

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from metriclab.cli import main
 from metriclab.errors import RecipeError
-from metriclab.recipe import read
+from metriclab.recipe import read_recipe
 
 WHOLE = """
 [data]
@@ -165,10 +165,10 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.syspath_prepend(str(tmp_path))
     path = tmp_path / "recipe.toml"
     path.write_text(WHOLE)
-    assert read(path)
+    assert read_recipe(path)
     command(path)
     with pytest.raises(RecipeError):
-        read(path, ["requires=['no-such-package']"])
+        read_recipe(path, ["requires=['no-such-package']"])
     return path
 
 
@@ -184,7 +184,7 @@ def test_hostile_recipes_are_refused_and_leave_no_trace(place: Path) -> None:
         place.write_text(recipe, encoding="utf-8")
         modules, environment, before = set(sys.modules), dict(os.environ), files(place.parent)
         with pytest.raises(RecipeError) as caught:
-            read(place)
+            read_recipe(place)
         text = str(caught.value)
         if index % 5 == 0:  # the command says the same
             assert command(place) == (2, f"{text}\n"), recipe[:200]
@@ -216,11 +216,11 @@ def test_hostile_options_are_refused_and_leave_no_trace(place: Path) -> None:
     for option in OPTIONS:
         modules, before = set(sys.modules), files(place.parent)
         with pytest.raises(RecipeError):
-            read(place, [option])
+            read_recipe(place, [option])
         assert set(sys.modules) == modules, option
         assert files(place.parent) == before, option
 
 
 @pytest.mark.parametrize("text", ["$HOME", "${HOME}/images", "~/images", "{seed}", "%(HOME)s", "$(ls)", "../images"])
 def test_text_is_what_it_says(text: str, place: Path) -> None:
-    assert read(place, [f"data.root='{text}'"]).components["dataset"].params["root"] == text
+    assert read_recipe(place, [f"data.root='{text}'"]).components["dataset"].params["root"] == text

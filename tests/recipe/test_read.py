@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metriclab.errors import PluginError, RecipeError
-from metriclab.recipe import Recipe, RecipeProblems, read
+from metriclab.recipe import Recipe, RecipeProblems, read_recipe
 from metriclab.recipe.document import LIMIT
 from metriclab.registry import load_plugin_file
 from metriclab.registry.toml import toml_value
@@ -18,7 +18,7 @@ BASE = Path(__file__).parent / "golden" / "base" / "pairwise.toml"
 
 
 def test_defaults_are_filled_in(base: Path) -> None:
-    recipe = read(base)
+    recipe = read_recipe(base)
     assert recipe.path == base
     assert recipe.components["loss"].params == {"temperature": 0.1}
     assert recipe.components["encoder"].params["params"] is None
@@ -32,7 +32,7 @@ def test_absent_tables_have_defaults(tmp_path: Path) -> None:
     path.write_text(
         '[data]\nname = "synthetic"\n[encoder]\nname = "pixels"\n[method]\nname = "none"\n[train]\nsteps = 0\n'
     )
-    recipe = read(path)
+    recipe = read_recipe(path)
     names = {kind: chosen.name for kind, chosen in recipe.components.items()}
     assert names == {
         "dataset": "synthetic",
@@ -50,20 +50,20 @@ def test_absent_tables_have_defaults(tmp_path: Path) -> None:
 
 
 def test_a_whole_number_is_a_float(base: Path) -> None:
-    temperature = read(base, ["loss.temperature=1"]).components["loss"].params["temperature"]
+    temperature = read_recipe(base, ["loss.temperature=1"]).components["loss"].params["temperature"]
     assert isinstance(temperature, float)
 
 
 def test_optional_components(base: Path) -> None:
-    recipe = read(base, ["method.name=recalling", "memory.name=ring", "memory.size=4", "miner.name=sieve"])
+    recipe = read_recipe(base, ["method.name=recalling", "memory.name=ring", "memory.size=4", "miner.name=sieve"])
     assert {"loss", "memory", "miner"} <= set(recipe.components)
-    assert "miner" not in read(base, ["method.name=recalling", "memory.name=ring", "memory.size=4"]).components
+    assert "miner" not in read_recipe(base, ["method.name=recalling", "memory.name=ring", "memory.size=4"]).components
 
 
 def rewritten(recipe: Recipe, folder: Path) -> Recipe:
     path = folder / "rewritten.toml"
     path.write_text(recipe.to_toml(), encoding="utf-8")
-    return read(path)
+    return read_recipe(path)
 
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=5)
@@ -96,7 +96,7 @@ def test_reading_what_to_toml_writes_gives_an_equal_recipe(
     options += [f"encoder.params={toml_value(params)}"]
     options += [] if groups is None else [f"optimizer.groups={toml_value(groups)}"]
     options += [f"evaluate={toml_value([{'name': name} for name in evaluators])}"]
-    recipe = read(BASE, options)
+    recipe = read_recipe(BASE, options)
     assert recipe.components["dataset"].params["root"] == root
     again = rewritten(recipe, tmp_path_factory.getbasetemp())
     assert again == recipe
@@ -105,7 +105,7 @@ def test_reading_what_to_toml_writes_gives_an_equal_recipe(
 
 
 def test_no_evaluator_and_no_tracker(base: Path, tmp_path: Path) -> None:
-    recipe = read(base, ["evaluate=[]", "track=[]"])
+    recipe = read_recipe(base, ["evaluate=[]", "track=[]"])
     assert recipe.evaluators == recipe.trackers == []
     assert rewritten(recipe, tmp_path) == recipe
 
@@ -116,7 +116,7 @@ def test_tables_replace_those_of_the_extended_recipe_whole(base: Path, tmp_path:
     )
     child = tmp_path / "child.toml"
     child.write_text('extends = "base.toml"\n[head]\nname = "twig"\nhidden = 9\n')
-    recipe = read(child)
+    recipe = read_recipe(child)
     assert recipe.components["head"].params == {"hidden": 9, "dropout": 0.0}
     assert recipe.components["loss"].name == "pull"
     assert "extends" not in recipe.to_toml()
@@ -126,14 +126,14 @@ def test_tables_replace_those_of_the_extended_recipe_whole(base: Path, tmp_path:
 def test_windows_line_ends_and_a_byte_order_mark(base: Path, tmp_path: Path) -> None:
     path = tmp_path / "windows.toml"
     path.write_bytes(b"\xef\xbb\xbf" + base.read_bytes().replace(b"\n", b"\r\n"))
-    assert read(path) == read(base)
+    assert read_recipe(path) == read_recipe(base)
     path.write_bytes(path.read_bytes().replace(b'"pull"', b'"pul"'))
     assert ":18:8: there is no loss 'pul'" in problems(path)
 
 
 def problems(path: Path) -> str:
     with pytest.raises(RecipeProblems) as caught:
-        read(path)
+        read_recipe(path)
     assert isinstance(caught.value, RecipeError)
     assert caught.value.exit_code == 2
     return str(caught.value)
@@ -190,7 +190,7 @@ def test_thousands_of_problems_are_counted(tmp_path: Path) -> None:
     path = tmp_path / "many.toml"
     path.write_text("".join(f"key{index} = 1\n" for index in range(1000)))
     with pytest.raises(RecipeProblems) as caught:
-        read(path)
+        read_recipe(path)
     assert len(caught.value.problems) > 1000
     assert "problems more" in str(caught.value).splitlines()[-1]
 
@@ -204,10 +204,10 @@ def test_a_broken_plugin_that_is_named_is_not_the_recipe_s_fault(base: Path, tmp
     other = tmp_path / "others.py"
     other.write_text(plugin.read_text())
     load_plugin_file(other)
-    assert read(base).components["loss"].name == "pull"
+    assert read_recipe(base).components["loss"].name == "pull"
     with pytest.raises(PluginError, match="ambiguous"):
-        read(base, ["loss.name=twin", "head.hidden=0"])
-    assert read(base, ["loss.name=twins.py:twin"]).components["loss"].name == "twins.py:twin"
+        read_recipe(base, ["loss.name=twin", "head.hidden=0"])
+    assert read_recipe(base, ["loss.name=twins.py:twin"]).components["loss"].name == "twins.py:twin"
 
 
 @pytest.mark.parametrize(
@@ -215,5 +215,5 @@ def test_a_broken_plugin_that_is_named_is_not_the_recipe_s_fault(base: Path, tmp
 )
 def test_names_never_import_or_expand(text: str, base: Path) -> None:
     with pytest.raises(RecipeProblems, match="encoder"):
-        read(base, [f"encoder.name={text}"])
-    assert read(base, [f"data.root={text}"]).components["dataset"].params["root"] == text
+        read_recipe(base, [f"encoder.name={text}"])
+    assert read_recipe(base, [f"data.root={text}"]).components["dataset"].params["root"] == text

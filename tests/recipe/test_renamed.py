@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from metriclab.recipe import RecipeProblems, read
+from metriclab.recipe import RecipeProblems, read_recipe
 from metriclab.recipe.renamed import RENAMED, upgrade
 from metriclab.registry import load_component
 
@@ -50,16 +50,16 @@ def test_new_keys_are_parameters_and_old_ones_are_not(kind: str, name: str) -> N
 
 
 def test_a_third_party_s_parameter_is_not_touched(base: Path) -> None:
-    assert read(base, ["encoder.width=7"]).components["encoder"].params["width"] == 7  # of the plugin's encoder
+    assert read_recipe(base, ["encoder.width=7"]).components["encoder"].params["width"] == 7  # of the plugin's encoder
     with pytest.raises(RecipeProblems) as caught:
-        read(base, ["head.width=7"])
+        read_recipe(base, ["head.width=7"])
     assert "head 'twig' has no parameter 'width'" in str(caught.value)
     assert "now" not in str(caught.value)
 
 
 def test_options_are_told_too(base: Path) -> None:
     with pytest.raises(RecipeProblems) as caught:
-        read(base, ["head.name=linear", "head.width=7"])
+        read_recipe(base, ["head.name=linear", "head.width=7"])
     assert str(caught.value) == (
         "--set head.width=7: head 'linear' has no parameter 'width'\n"
         "       | --set head.width=7\n"

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from torch import nn
 
 from metriclab.cli import main
-from metriclab.recipe import read
+from metriclab.recipe import read_recipe
 from metriclab.recipe.run_length import without_effect
 from metriclab.registry import RunStep, register
 from tests.support.tiny import TINY, run
@@ -79,12 +79,12 @@ def recipe(tmp_path) -> Path:
 def test_what_is_not_reached(recipe, overrides, told):
     if "method.name=none" in overrides:
         recipe.write_text(WITHOUT_LOSS)
-    checked = read(recipe, overrides)
+    checked = read_recipe(recipe, overrides)
     assert list(without_effect(checked, checked.train.steps, checked.train.epochs)) == told
 
 
 def test_epochs_are_compared_with_epochs(recipe):
-    checked = read(recipe, ["method.start_step=0", "train.evaluate_every=5"])
+    checked = read_recipe(recipe, ["method.start_step=0", "train.evaluate_every=5"])
     (told,) = without_effect(checked, 12, 1.5)
     assert told == (
         "train.evaluate_every = 5 is not reached in a run of 1.5 epochs: val is measured at the end alone; "
@@ -98,7 +98,7 @@ def test_check_and_run_say_it(recipe, tmp_path):
     done = CliRunner().invoke(main, arguments)
     assert done.exit_code == 0
     assert f"warning: {LATE}\n" in done.stderr
-    steps = run(read(recipe, ["train.steps=6"]), tmp_path / "run")
+    steps = run(read_recipe(recipe, ["train.steps=6"]), tmp_path / "run")
     assert [status.message for status in steps if status.message and "start_step" in status.message] == [LATE]
 
 
@@ -112,5 +112,5 @@ def test_a_plugin_marks_its_own(recipe, tmp_path):
 
     register("method", "test-late")(Late)
     recipe.write_text(WITHOUT_LOSS.replace('[method]\nname = "simclr"', '[method]\nname = "test-late"'))
-    (told,) = without_effect(read(recipe), 7, None)
+    (told,) = without_effect(read_recipe(recipe), 7, None)
     assert told.startswith("method.queue_start = 9 is not reached in a run of 7 steps: the queue is never used;")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from metriclab.recipe import Train, read
+from metriclab.recipe import Train, read_recipe
 from metriclab.recipe.schema import schema
 
 TYPES = {"object": dict, "array": list, "string": str, "boolean": bool, "integer": int, "number": (int, float)}
@@ -76,7 +76,7 @@ def rules() -> dict[str, Any]:
     ],
 )
 def test_good_recipes_fit(options: list[str], rules: dict[str, Any], base: Path) -> None:
-    assert fits(tomllib.loads(read(base, options).to_toml()), rules)
+    assert fits(tomllib.loads(read_recipe(base, options).to_toml()), rules)
 
 
 def test_a_recipe_that_extends_another_may_leave_tables_out(rules: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from metriclab.api import API_VERSION
 from metriclab.cli import main
 from metriclab.errors import PluginError, RecipeError
-from metriclab.recipe import read
+from metriclab.recipe import read_recipe
 from metriclab.registry import UnknownName, api_version, entries, load_component, load_plugin_file, registry
 from metriclab.registry.entry import NO_PLUGINS, is_builtin
 from metriclab.registry.registry import candidates
@@ -100,7 +100,7 @@ def test_the_manifest_of_a_run_has_the_versions_of_its_plugins(install, recipe, 
     assert manifest["plugins"] == {"metriclab-toolkit": "0.1.0", "my-ellipse": "2.3"}
     stored = tmp_path / "run" / "recipe.toml"
     assert stored.read_text().startswith('requires = ["my-ellipse>=2,<3"]\n')
-    assert read(stored) == read(path, ["train.steps=1"])
+    assert read_recipe(stored) == read_recipe(path, ["train.steps=1"])
 
 
 def test_a_plugin_says_which_api_it_is_written_for(install):
@@ -190,7 +190,7 @@ def test_a_plugin_that_is_slow_to_import_is_named(install, tmp_path, monkeypatch
 
 def problems(path, *options):
     with pytest.raises(RecipeError) as caught:
-        read(path, options)
+        read_recipe(path, options)
     return str(caught.value)
 
 
@@ -246,6 +246,6 @@ def test_requirements_go_through_options_and_bases(install, recipe, tmp_path):
     install("my-ellipse", POINTS, "2.3", my_ellipse=ELLIPSE)
     base = recipe('["my-ellipse>=2"]')
     (tmp_path / "child.toml").write_text('extends = "recipe.toml"\n')
-    assert read(tmp_path / "child.toml").requires == ("my-ellipse>=2",)
-    assert read(base, ['requires=["packaging"]']).requires == ("packaging",)
+    assert read_recipe(tmp_path / "child.toml").requires == ("my-ellipse>=2",)
+    assert read_recipe(base, ['requires=["packaging"]']).requires == ("packaging",)
     assert "requires absent-one" in problems(base, 'requires=["absent-one"]')

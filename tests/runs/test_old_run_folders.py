@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from metriclab.errors import RecipeError
-from metriclab.recipe import RecipeProblems, read
+from metriclab.recipe import RecipeProblems, read_recipe
 from metriclab.runs.folder import RunFolder
 
 OLD = Path(__file__).parent / "before_the_library"
@@ -30,17 +30,17 @@ def test_the_recipe_has_todays_keys(folder: RunFolder) -> None:
 
 def test_the_run_is_continued_by_its_own_recipe_and_by_todays(folder: RunFolder, tmp_path: Path) -> None:
     before = folder.recipe_file.read_bytes()
-    own = read(folder.recipe_file)
+    own = read_recipe(folder.recipe_file)
     folder.reopen(own)
     today = tmp_path / "today.toml"
     today.write_text(own.to_toml())
-    folder.reopen(read(today))
+    folder.reopen(read_recipe(today))
     assert folder.recipe_file.read_bytes() == before
     with pytest.raises(RecipeError, match=r"differs from the one .* was started with: head.embedding_dim"):
-        folder.reopen(read(today, ["head.embedding_dim=32"]))
+        folder.reopen(read_recipe(today, ["head.embedding_dim=32"]))
 
 
 def test_a_copy_outside_of_a_run_folder_is_a_users_recipe(tmp_path: Path) -> None:
     shutil.copy(OLD / "simclr.toml", tmp_path / "recipe.toml")
     with pytest.raises(RecipeProblems, match="it is called 'embedding_dim' now"):
-        read(tmp_path / "recipe.toml")
+        read_recipe(tmp_path / "recipe.toml")

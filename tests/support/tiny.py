@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from metriclab.recipe import Recipe, read
+from metriclab.recipe import Recipe, read_recipe
 from metriclab.runs.folder import RunFolder
 from metriclab.training.experiment import experiment
 from metriclab.training.status import RunStatus
@@ -65,7 +65,7 @@ def tiny(folder: Path, *overrides: str) -> Recipe:
     """The tiny recipe, read from a file in the folder."""
     path = folder / "tiny.toml"
     path.write_text(TINY)
-    return read(path, overrides)
+    return read_recipe(path, overrides)
 
 
 def run(recipe: Recipe, folder: Path, **options: Any) -> list[RunStatus]:

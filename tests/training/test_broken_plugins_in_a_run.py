@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from metriclab.errors import PluginError
-from metriclab.recipe import read
+from metriclab.recipe import read_recipe
 from metriclab.registry import load_plugin_file, registry
 from tests.support.tiny import run, tiny
 
@@ -56,7 +56,7 @@ def test_it_is_told_by_name(override, tmp_path):
         tiny(tmp_path)
         with (tmp_path / "tiny.toml").open("a") as file:
             file.write(f'[[{table}]]\nname = "{name}"\n')
-        recipe = read(tmp_path / "tiny.toml")
+        recipe = read_recipe(tmp_path / "tiny.toml")
     else:
         recipe = tiny(tmp_path, override)
     with pytest.raises(PluginError) as caught:

@@ -16,7 +16,7 @@ from metriclab.assembly.splits import load_splits
 from metriclab.core.network import embedding_function
 from metriclab.core.rows import normalize
 from metriclab.errors import RecipeError
-from metriclab.recipe import read
+from metriclab.recipe import read_recipe
 from metriclab.runs import checkpoint as checkpoints
 from metriclab.runs.folder import RunFolder
 from metriclab.testing import Share, on_ranks
@@ -151,7 +151,7 @@ def test_the_images_are_spread_over_val(tmp_path):
 
 def probed(share: Share, folder: Path, images: int) -> torch.Tensor | str:
     small = ("encoder.name=pixels", "encoder.size=8", f"train.drift_images={images}", "train.evaluation_batch_size=2")
-    recipe = read(folder / "tiny.toml", small)
+    recipe = read_recipe(folder / "tiny.toml", small)
     splits = load_splits(recipe)
     training = assemble(recipe, splits.train)
     try:

@@ -18,7 +18,7 @@ from metriclab.core.network import Network
 from metriclab.core.protocols import Loss
 from metriclab.errors import RecipeError
 from metriclab.methods.simclr import SimCLR
-from metriclab.recipe import read
+from metriclab.recipe import read_recipe
 from metriclab.registry import build, register
 from metriclab.runs.files import digest_of
 from metriclab.runs.folder import RunFolder
@@ -153,7 +153,7 @@ def test_every_step_is_logged_with_its_health(finished):
 
 
 def test_the_run_folder_holds_the_complete_recipe(finished, tmp_path):
-    assert read(finished / "recipe.toml").as_dict() == tiny(tmp_path).as_dict()
+    assert read_recipe(finished / "recipe.toml").as_dict() == tiny(tmp_path).as_dict()
     manifest = RunFolder(finished).manifest()
     assert manifest["plugins"] == {"metriclab-toolkit": "0.1.0"}
     assert torch.__version__.startswith(manifest["versions"]["torch"])
@@ -173,7 +173,7 @@ def test_a_baseline_is_measured_without_training(tmp_path):
         '[data]\nname = "synthetic"\n[views]\nname = "plain"\nsize = 8\n[encoder]\nname = "pixels"\nsize = 8\n'
         '[method]\nname = "none"\n[train]\nsteps = 0\n'
     )
-    run(read(recipe), tmp_path / "run", quiet=True)
+    run(read_recipe(recipe), tmp_path / "run", quiet=True)
     result = RunFolder(tmp_path / "run").result()
     assert result["metrics"]["retrieval"] == result["baselines"]["raw_pixels"]["retrieval"]
     assert "untrained" not in result["baselines"]
@@ -186,7 +186,7 @@ def test_training_without_a_method_is_refused(tmp_path):
         '[encoder]\nname = "timm"\nmodel = "test_resnet"\n[method]\nname = "none"\n[train]\nsteps = 1\n'
     )
     with pytest.raises(RecipeError, match="method 'none' does not train"):
-        run(read(recipe), tmp_path / "run", quiet=True)
+        run(read_recipe(recipe), tmp_path / "run", quiet=True)
 
 
 @pytest.mark.slow

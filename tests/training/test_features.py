@@ -13,7 +13,7 @@ from metriclab.assembly.assemble import assemble
 from metriclab.assembly.embedder import load
 from metriclab.assembly.splits import load_splits
 from metriclab.cli import main
-from metriclab.recipe import Recipe, read
+from metriclab.recipe import Recipe, read_recipe
 from metriclab.testing import on_ranks
 from metriclab.training.batches import batches
 from metriclab.training.experiment import Interrupted
@@ -67,7 +67,7 @@ name = "retrieval"
 def sxbm(folder: Path, *overrides: str) -> Recipe:
     path = folder / "sxbm.toml"
     path.write_text(SXBM)
-    return read(path, overrides)
+    return read_recipe(path, overrides)
 
 
 class Unread:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from metriclab.core.batch import Images
 from metriclab.core.random import RandomKeys
-from metriclab.recipe import RecipeProblems, read
+from metriclab.recipe import RecipeProblems, read_recipe
 from metriclab.registry import build
 from metriclab.testing import check_views
 from metriclab.views.blur import blur, gaussian_kernels
@@ -131,7 +131,7 @@ def test_a_recipe_takes_two_numbers_and_keeps_them(tmp_path):
     recipe = tiny(tmp_path, "views.size=[12, 8]", "views.fit=pad", "train.steps=2")
     assert recipe.components["views"].params["size"] == (12, 8)
     (tmp_path / "again.toml").write_text(recipe.to_toml())
-    assert read(tmp_path / "again.toml") == recipe
+    assert read_recipe(tmp_path / "again.toml") == recipe
     assert run(recipe, tmp_path / "run")[-1].stage == "finished"
 
 
