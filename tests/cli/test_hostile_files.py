@@ -58,12 +58,14 @@ ENTRIES = st.recursive(
     max_leaves=6,
 )
 FOUR = st.fixed_dictionaries({f"{number}.png": st.just("image") for number in range(4)})
+CLASS = st.tuples(ENTRIES, FOUR).map(lambda both: {**both[0], **both[1]})
 CLASSES = st.fixed_dictionaries(
-    {"a": FOUR, "2020": st.fixed_dictionaries({"deep": FOUR}), "b": ENTRIES},
-    optional={"c": LINKS, ODD[0]: ENTRIES, "link": st.just("a")},
+    {"a": CLASS, "2020": st.fixed_dictionaries({"deep": CLASS})},
+    optional={"b": CLASS, ODD[0]: CLASS, ODD[1]: CLASS, "link": st.just("a"), "out": st.just("../store")},
 )
-TREES = (
-    ENTRIES | CLASSES | CLASSES | st.fixed_dictionaries({"train": CLASSES}, optional={"test": CLASSES, "val": ENTRIES})
+SPLITS = st.fixed_dictionaries({"train": CLASSES, "test": CLASSES}, optional={"val": CLASSES | ENTRIES})
+TREES = st.one_of(
+    ENTRIES, CLASSES, CLASSES, SPLITS, st.tuples(ENTRIES, CLASSES).map(lambda both: {**both[0], **both[1]})
 )
 
 
@@ -118,6 +120,7 @@ def same_groups(one, other) -> bool:
 @given(tree=TREES)
 def test_a_tree_is_the_same_to_all_that_read_it(tree, trained, tmp_path):
     with tempfile.TemporaryDirectory(dir=tmp_path) as place:
+        fill(Path(place) / "store", 4, start=900)
         root, out = plant(Path(place) / "root", tree, [0]), Path(place) / "out" / "z.npy"
         before = everything(root)
         embedded = CliRunner().invoke(main, ["embed", str(trained), str(root), "-o", str(out)])
@@ -130,7 +133,7 @@ def test_a_tree_is_the_same_to_all_that_read_it(tree, trained, tmp_path):
         checked = CliRunner().invoke(main, ["check", str(recipe), "--data", "--json"])
         assert checked.exit_code in (0, 1, 3), checked.output
         assert everything(root) == before
-        assert {path.name for path in Path(place).iterdir()} <= {"root", "out", "recipe.toml"}
+        assert {path.name for path in Path(place).iterdir()} <= {"root", "store", "out", "recipe.toml"}
         try:
             data = Folder("train", root=str(root), val=0.0)
         except MetriclabError:
