@@ -12,9 +12,10 @@ run.lock            who is at work in it, while a run goes on
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import safetensors.torch
 import torch
@@ -28,6 +29,9 @@ from metriclab.runs.lock import RunLock
 from metriclab.runs.renamed import rename, upgrade
 from metriclab.runs.shapes import Line, Manifest, Result
 from metriclab.runs.tensors import parse_tensors
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _UNSAID: Mapping[str, Any] = {"baselines": {}, "best_step": 0, "items": {}, "warnings": []}  # by old results
 
@@ -102,6 +106,18 @@ class RunFolder:
             ) from error
         write_atomic(self.recipe_file, recipe.to_toml().encode())
 
+    def begin(self, recipe: Recipe, manifest: Mapping[str, Any], *, resume: bool) -> None:
+        """Writes down what the run is, as far as the folder does not say it yet.
+
+        Raises:
+            StorageError: as `take` and `create`.
+        """
+        if not resume:
+            self.take()
+            self.create(recipe)
+        if not self.manifest_file.exists():
+            write_json(self.manifest_file, manifest)
+
     def reopen(self, recipe: Recipe) -> None:
         """Checks that the folder holds a run of this very recipe.
 
@@ -164,6 +180,10 @@ class RunFolder:
         except FileNotFoundError:
             return []
 
+    def finish(self, result: Mapping[str, Any], scores: Mapping[str, Tensor]) -> None:
+        """Writes what the run measured, the result last: a folder that has it is finished."""
+        self.write_result({**result, "scores_sha256": self.write_scores(scores)})
+
     def write_result(self, result: Mapping[str, Any]) -> None:
         write_json(self.result_file, result)
 
@@ -198,6 +218,21 @@ class RunFolder:
         content = safetensors.torch.save(dict(scores))
         write_atomic(self.scores_file, content)
         return digest(content)
+
+
+def releasing(
+    run: Callable[Concatenate[Recipe, RunFolder, P], Iterator[T]],
+) -> Callable[Concatenate[Recipe, RunFolder, P], Iterator[T]]:
+    """A run that gives its folder back at the end, however it ends."""
+
+    @functools.wraps(run)
+    def run_and_release(recipe: Recipe, folder: RunFolder, /, *arguments: P.args, **options: P.kwargs) -> Iterator[T]:
+        try:
+            yield from run(recipe, folder, *arguments, **options)
+        finally:
+            folder.release()
+
+    return run_and_release
 
 
 def _is_table(scores: Mapping[str, Tensor]) -> bool:

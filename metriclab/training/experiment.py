@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from metriclab import distributed
 from metriclab.assembly.assemble import Training, assemble, build_evaluators
@@ -20,8 +20,7 @@ from metriclab.evaluation.result import final_result
 from metriclab.recipe import Recipe
 from metriclab.registry import suggest
 from metriclab.runs import checkpoint as checkpoints
-from metriclab.runs.files import write_json
-from metriclab.runs.folder import RunFolder
+from metriclab.runs.folder import RunFolder, releasing
 from metriclab.training.alarms import logged, stop_if_diverged, warnings_of
 from metriclab.training.batches import coverage
 from metriclab.training.chunks import batch_statistics
@@ -55,6 +54,7 @@ class _Numbers:
         return cls(stored["best_step"], -math.inf if best is None else best, stored["seconds"], list(stored["warned"]))
 
 
+@releasing
 def experiment(
     recipe: Recipe,
     folder: RunFolder,
@@ -74,24 +74,15 @@ def experiment(
     Raises:
         Interrupted, MetriclabError: see their texts; what was saved before stays.
     """
-    try:
-        yield from _experiment(recipe, folder, resume, stop, quiet)
-    finally:
-        folder.release()
-
-
-def _experiment(
-    recipe: Recipe, folder: RunFolder, resume: bool, stop: Callable[[], bool], quiet: bool
-) -> Iterator[RunStatus]:
     if resume:
         folder.reopen(recipe)
-        if not folder.result_file.exists():
-            distributed.on_first_rank(folder.take)
     else:
         distributed.on_first_rank(folder.refuse_existing)
     if resume and folder.result_file.exists():
         yield RunStatus("finished", 0, 0, message=f"{folder.path} is finished already; nothing was run")
         return
+    if resume:
+        distributed.on_first_rank(folder.take)
     run = yield from _begin(recipe, folder, resume=resume)
     total = run.training.steps
     try:
@@ -104,8 +95,9 @@ def _experiment(
         yield from run.load_best()
         numbers = run.numbers
         measured = final_result(recipe, run.training, run.splits, numbers.best_step, numbers.seconds, numbers.warned)
-        distributed.on_first_rank(lambda: _write_result(folder, *measured))
-        yield from _tidy(recipe, folder, total, run.numbers.best_step)
+        distributed.on_first_rank(lambda: folder.finish(*measured))
+        if not recipe.train.keep_checkpoints:
+            distributed.on_first_rank(lambda: checkpoints.keep_weights(folder.checkpoints, run.numbers.best_step))
         yield RunStatus("finished", total, total)
     finally:
         for tracker in run.trackers:
@@ -125,7 +117,7 @@ def _begin(recipe: Recipe, folder: RunFolder, *, resume: bool) -> Generator[RunS
         for change in changes(folder, now):
             yield RunStatus("train", 0, training.steps, message=change)
     # Not before everything is built: a recipe that cannot run leaves no folder behind.
-    distributed.on_first_rank(lambda: _write_down(folder, recipe, now, resume))
+    distributed.on_first_rank(lambda: folder.begin(recipe, now, resume=resume))
     for text in (coverage(training), batch_statistics(training)):
         if text is not None:
             yield RunStatus("train", 0, training.steps, message=text)
@@ -137,28 +129,6 @@ def _begin(recipe: Recipe, folder: RunFolder, *, resume: bool) -> Generator[RunS
     if resume:
         distributed.on_first_rank(lambda: folder.cut_metrics(run.start))
     return run
-
-
-def _write_down(folder: RunFolder, recipe: Recipe, manifest: Mapping[str, Any], resume: bool) -> None:
-    if not resume:
-        folder.take()
-        folder.create(recipe)
-    if not folder.manifest_file.exists():
-        write_json(folder.manifest_file, manifest)
-
-
-def _write_result(folder: RunFolder, result: Mapping[str, Any], scores: Mapping[str, Tensor]) -> None:
-    # In this order: a folder with a result is a finished run.
-    folder.write_result({**result, "scores_sha256": folder.write_scores(scores)})
-
-
-def _tidy(recipe: Recipe, folder: RunFolder, total: int, best: int) -> Iterator[RunStatus]:
-    """Leaves the best weights alone, unless the recipe keeps what resuming needs."""
-    if best and not recipe.train.keep_checkpoints:
-        try:
-            distributed.on_first_rank(lambda: checkpoints.keep_weights(folder.checkpoints, best))
-        except StorageError as error:  # the result is there, and the checkpoints are only larger than they need be
-            yield RunStatus("evaluate", total, total, message=f"the checkpoints stay as they are: {error.message}")
 
 
 def _trackers(recipe: Recipe, folder: RunFolder, quiet: bool) -> list[Tracker]:
