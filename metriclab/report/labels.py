@@ -35,9 +35,9 @@ _UNITS = {
     "embedded_per_second": "images/s",
 }
 _BASELINES = {
-    "raw_pixels": "raw pixels are those of the test view, averaged down to 32 x 32 where it is larger",
-    "pca": "PCA of pixels has as many of their principal components as the embedding has numbers",
-    "untrained": "untrained is the same network before its first step",
+    "raw_pixels": "the pixels of the test view, averaged down to 32 x 32 where it is larger",
+    "pca": "as many principal components of these pixels as the embedding has numbers",
+    "untrained": "the same network before its first step",
 }
 _PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"))
 

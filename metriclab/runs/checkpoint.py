@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -22,6 +23,7 @@ from metriclab.runs.files import digest, digest_of, read_json, write_atomic, wri
 from metriclab.runs.shapes import Manifest, StoredCheckpoint
 from metriclab.runs.tensors import parse_tensors
 
+_log = logging.getLogger(__name__)
 _BOOKKEEPING = {"threads", "device", "log_every", "checkpoint_every", "keep_checkpoints", "evaluation_batch_size"}
 _NAME = re.compile(r"step-(\d{10})\.json")
 
@@ -137,17 +139,24 @@ def keep_weights(folder: Path, step: int) -> None:
     """Leaves of all checkpoints the weights of one step's alone: what a finished run is used by.
 
     At any moment the checkpoint of that step can be read: its JSON knows the smaller file before that takes its place.
+    Where this fails, the run has its result all the same, so it is only told.
 
-    Raises:
-        StorageError: where it is damaged, or cannot be written.
+    Args:
+        folder: `checkpoints` of a run folder.
+        step: the best one; 0 where nothing was trained.
     """
-    saved = read_checkpoint(folder, step)
-    weights = {name: tensor for name, tensor in saved.tensors.items() if name.startswith("method.")}
-    content = safetensors.torch.save(weights)
-    _remove(folder, set(checkpoint_steps(folder)) - {step})  # first, as it makes room
-    body = read_json(_numbers_file(folder, step), StoredCheckpoint)["body"]
-    _write_body(folder, {**body, "weights_sha256": digest(content)})
-    write_atomic(tensors_file(folder, step), content)
+    if not step:
+        return
+    try:
+        saved = read_checkpoint(folder, step)
+        weights = {name: tensor for name, tensor in saved.tensors.items() if name.startswith("method.")}
+        content = safetensors.torch.save(weights)
+        _remove(folder, set(checkpoint_steps(folder)) - {step})  # first, as it makes room
+        body = read_json(_numbers_file(folder, step), StoredCheckpoint)["body"]
+        _write_body(folder, {**body, "weights_sha256": digest(content)})
+        write_atomic(tensors_file(folder, step), content)
+    except StorageError as error:
+        _log.warning("the checkpoints stay larger than they need be: %s", error.message)
 
 
 def _write_body(folder: Path, body: Mapping[str, Any]) -> None:

@@ -13,10 +13,11 @@ run.lock            who is at work in it, while a run goes on
 from __future__ import annotations
 
 import contextlib
+import functools
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import safetensors.torch
 import torch
@@ -36,6 +37,9 @@ from metriclab.runs.tensors import parse_tensors
 from metriclab.trackers import METRICS_FILE
 
 RECIPE_FILE = "recipe.toml"
+P = ParamSpec("P")
+T = TypeVar("T")
+
 _UNSAID: Mapping[str, Any] = {"baselines": {}, "best_step": 0, "items": {}, "warnings": []}  # by old results
 
 
@@ -114,6 +118,18 @@ class RunFolder:
                 f"cannot make run folder {self.path}: {error.strerror}", help=repair(error, "choose another --out")
             ) from error
         write_atomic(self.recipe_file, recipe.to_toml().encode())
+
+    def begin(self, recipe: Recipe, manifest: Mapping[str, Any], *, resume: bool) -> None:
+        """Writes down what the run is, as far as the folder does not say it yet.
+
+        Raises:
+            StorageError: as `take` and `create`.
+        """
+        if not resume:
+            self.take()
+            self.create(recipe)
+        if not self.manifest_file.exists():
+            write_json(self.manifest_file, manifest)
 
     def reopen(self, recipe: Recipe) -> None:
         """Checks that the folder holds a run of this very recipe.
@@ -205,6 +221,10 @@ class RunFolder:
         except FileNotFoundError:
             return []
 
+    def finish(self, result: Mapping[str, Any], scores: Mapping[str, Tensor]) -> None:
+        """Writes what the run measured, the result last: a folder that has it is finished."""
+        self.write_result({**result, "scores_sha256": self.write_scores(scores)})
+
     def write_result(self, result: Mapping[str, Any]) -> None:
         write_json(self.result_file, result)
 
@@ -239,6 +259,21 @@ class RunFolder:
         content = safetensors.torch.save(dict(scores))
         write_atomic(self.scores_file, content)
         return digest(content)
+
+
+def releasing(
+    run: Callable[Concatenate[Recipe, RunFolder, P], Iterator[T]],
+) -> Callable[Concatenate[Recipe, RunFolder, P], Iterator[T]]:
+    """A run that gives its folder back at the end, however it ends."""
+
+    @functools.wraps(run)
+    def run_and_release(recipe: Recipe, folder: RunFolder, /, *arguments: P.args, **options: P.kwargs) -> Iterator[T]:
+        try:
+            yield from run(recipe, folder, *arguments, **options)
+        finally:
+            folder.release()
+
+    return run_and_release
 
 
 def _is_table(scores: Mapping[str, Tensor]) -> bool:

@@ -69,9 +69,9 @@ def changes(folder: RunFolder, now: dict[str, Any]) -> Iterator[str]:
             help="start a new run with --out, or put the data back",
         )
     for key in ("threads", "ranks", "processor", "accelerator", "python", "versions", "plugins"):
-        if before[key] != now[key]:
+        if before.get(key) != now[key]:
             yield (
-                f"{key} changed since the run began ({before[key]} to {now[key]}): "
+                f"{key} changed since the run began ({before.get(key)} to {now[key]}): "
                 "the last digits may differ from those of a run that was never stopped"
             )
 

@@ -20,8 +20,7 @@ from metriclab.evaluation.result import Pausing, final_result
 from metriclab.recipe import Recipe
 from metriclab.registry import suggest
 from metriclab.runs import checkpoint as checkpoints
-from metriclab.runs.files import write_json
-from metriclab.runs.folder import RunFolder
+from metriclab.runs.folder import RunFolder, releasing
 from metriclab.runs.manifest import changes, manifest_of
 from metriclab.training.agreement import require_same, require_same_recipe
 from metriclab.training.alarms import logged, stop_if_diverged, warnings_of
@@ -38,6 +37,7 @@ class Interrupted(Exception):
     """The run was asked to stop; everything is saved and `--resume` continues it."""
 
 
+@releasing
 def experiment(
     recipe: Recipe,
     folder: RunFolder,
@@ -58,24 +58,15 @@ def experiment(
         Interrupted, MetriclabError: see their texts; what was saved before stays.
     """
     require_same_recipe(recipe)
-    try:
-        yield from _experiment(recipe, folder, resume, stop, quiet)
-    finally:
-        folder.release()
-
-
-def _experiment(
-    recipe: Recipe, folder: RunFolder, resume: bool, stop: Callable[[], bool], quiet: bool
-) -> Iterator[RunStatus]:
     if resume:
         distributed.on_every_rank(lambda: folder.reopen(recipe))
-        if not distributed.broadcast_object(folder.result_file.exists()):
-            distributed.on_first_rank(folder.take)
     else:
         distributed.on_first_rank(folder.refuse_existing)
     if resume and distributed.broadcast_object(folder.result_file.exists()):
         yield RunStatus("finished", 0, 0, message=f"{folder.path} is finished already; nothing was run")
         return
+    if resume:
+        distributed.on_first_rank(folder.take)
     run = yield from _begin(recipe, folder, resume=resume)
     total = run.training.steps
     try:
@@ -87,8 +78,9 @@ def _experiment(
         result, scores = _unless_stopped(run.measure(), stop)
         for name, reason in result["missing"].items():
             yield RunStatus("evaluate", total, total, message=f"{name} is missing from the result: {reason}")
-        distributed.on_first_rank(lambda: _write_result(folder, result, scores))
-        yield from _tidy(recipe, folder, total, run.numbers.best_step)
+        distributed.on_first_rank(lambda: folder.finish(result, scores))
+        if not recipe.train.keep_checkpoints:
+            distributed.on_first_rank(lambda: checkpoints.keep_weights(folder.checkpoints, run.numbers.best_step))
         yield RunStatus("finished", total, total)
     finally:
         for tracker in run.trackers:
@@ -113,7 +105,7 @@ def _begin(recipe: Recipe, folder: RunFolder, *, resume: bool) -> Generator[RunS
         for change in changes(folder, now):
             yield RunStatus("train", 0, training.steps, message=change)
     # Not before everything is built: a recipe that cannot run leaves no folder behind.
-    distributed.on_first_rank(lambda: _write_down(folder, recipe, now, resume))
+    distributed.on_first_rank(lambda: folder.begin(recipe, now, resume=resume))
     for text in notices(recipe, run.training, splits):
         yield RunStatus("train", 0, training.steps, message=text)
     if saved is not None:
@@ -121,14 +113,6 @@ def _begin(recipe: Recipe, folder: RunFolder, *, resume: bool) -> Generator[RunS
     if resume:
         distributed.on_first_rank(lambda: folder.cut_metrics(run.start))
     return run
-
-
-def _write_down(folder: RunFolder, recipe: Recipe, manifest: Mapping[str, Any], resume: bool) -> None:
-    if not resume:
-        folder.take()
-        folder.create(recipe)
-    if not folder.manifest_file.exists():
-        write_json(folder.manifest_file, manifest)
 
 
 def _unless_stopped(parts: Pausing[T], stop: Callable[[], bool]) -> T:
@@ -139,20 +123,6 @@ def _unless_stopped(parts: Pausing[T], stop: Callable[[], bool]) -> T:
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]  # of the generator that was given
     raise Interrupted
-
-
-def _write_result(folder: RunFolder, result: Mapping[str, Any], scores: Mapping[str, Tensor]) -> None:
-    # In this order: a folder with a result is a finished run.
-    folder.write_result({**result, "scores_sha256": folder.write_scores(scores)})
-
-
-def _tidy(recipe: Recipe, folder: RunFolder, total: int, best: int) -> Iterator[RunStatus]:
-    """Leaves the best weights alone, unless the recipe keeps what resuming needs."""
-    if best and not recipe.train.keep_checkpoints:
-        try:
-            distributed.on_first_rank(lambda: checkpoints.keep_weights(folder.checkpoints, best))
-        except StorageError as error:  # the result is there, and the checkpoints are only larger than they need be
-            yield RunStatus("evaluate", total, total, message=f"the checkpoints stay as they are: {error.message}")
 
 
 def _trackers(recipe: Recipe, folder: RunFolder, quiet: bool) -> list[Tracker]:

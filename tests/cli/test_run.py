@@ -148,6 +148,7 @@ learning_rate = 0.01
 [train]
 steps = 6
 checkpoint_every = 2
+keep_checkpoints = true
 log_every = 1
 
 [[track]]
