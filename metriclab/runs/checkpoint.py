@@ -224,6 +224,11 @@ def read_checkpoint(folder: Path, step: int) -> Checkpoint:
         StorageError: where it is missing, cut short or altered.
     """
     stem = tensors_file(folder, step).with_suffix("")
+    if not os.path.lexists(_numbers_file(folder, step)):
+        raise StorageError(
+            f"{folder} has no checkpoint of step {step}",
+            help="a finished run has that of its best step alone, unless it was run with train.keep_checkpoints = true",
+        )
     stored = read_json(_numbers_file(folder, step), StoredCheckpoint)
     damaged = StorageError(f"checkpoint {stem} is damaged: its hash does not match")
     try:

@@ -25,7 +25,7 @@ CLASSES = torch.arange(3)
 @pytest.fixture(scope="module")
 def source(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("source")
-    run(tiny(folder, "train.steps=3"), folder / "simclr")
+    run(tiny(folder, "train.steps=3", "train.keep_checkpoints=true"), folder / "simclr")
     return folder / "simclr"
 
 

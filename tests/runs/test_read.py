@@ -254,6 +254,8 @@ def test_a_finished_run_keeps_the_weights_of_its_best_step_alone(whole, tmp_path
     assert {name.partition(".")[0] for name in kept} == {"method", "optimizer"}
     assert all(torch.equal(kept[name], tensor) for name, tensor in state.items())
     assert len(list((tmp_path / "kept" / "checkpoints").glob("*.json"))) == 2
+    with pytest.raises(StorageError, match=r"checkpoints has no checkpoint of step 2\n.*train.keep_checkpoints = true"):
+        load(whole, step=2)
     ours, theirs = load(whole).state_dict(), load(tmp_path / "kept").state_dict()
     assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
 

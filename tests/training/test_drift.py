@@ -24,7 +24,7 @@ from metriclab.training.drift import Drift, drift_of, embed_followed
 from metriclab.training.experiment import Interrupted, experiment
 from tests.support.tiny import outcome, run, tiny
 
-FOLLOWED = ("train.steps=14", "train.drift_images=9", "train.drift_every=2")
+FOLLOWED = ("train.keep_checkpoints=true", "train.steps=14", "train.drift_images=9", "train.drift_every=2")
 
 
 def embeddings(step: int) -> torch.Tensor:
@@ -112,7 +112,7 @@ def unit_embeddings(method: torch.nn.Module, images: torch.Tensor) -> list[list[
 
 
 def test_following_the_drift_leaves_the_training_as_it_is(followed, tmp_path):
-    run(tiny(tmp_path, "train.steps=14"), tmp_path / "run")
+    run(tiny(tmp_path, "train.steps=14", "train.keep_checkpoints=true"), tmp_path / "run")
     with_drift, without = outcome(followed), outcome(tmp_path / "run")
     drifts = [line for line in with_drift["metrics"] if "drift_10" in line]
     assert [line["step"] for line in drifts] == [10, 12, 14]

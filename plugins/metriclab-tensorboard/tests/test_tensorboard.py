@@ -71,6 +71,7 @@ name = "constant"
 steps = 7
 evaluate_every = 1
 checkpoint_every = 2
+keep_checkpoints = true
 log_every = 1
 threads = 1
 output = "z"
