@@ -10,13 +10,13 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils.hooks import RemovableHandle
 
 from metriclab import distributed
 from metriclab.assembly.devices import choose_device, set_up_torch
+from metriclab.assembly.trial import hold_network
 from metriclab.assembly.weights import build_encoder
 from metriclab.core.network import Network, embedding_function
-from metriclab.core.promises import check_features, check_views
+from metriclab.core.promises import check_views
 from metriclab.core.protocols import Dataset, Evaluator, Sampler, Schedule, Views
 from metriclab.core.random import RandomKeys
 from metriclab.distributed.batch_norm import synchronize_batch_norm
@@ -88,7 +88,7 @@ def try_one_image(recipe: Recipe, method: nn.Module, views: Views, data: Dataset
     image, zero = data.images(np.arange(1)).to(device), torch.zeros(1, dtype=torch.int64, device=device)
     made, test = views(image, RandomKeys(0, 0, zero, zero)), views.test(image)
     recipe.components["views"].definition.hold(check_views, views, image, made, test)
-    hooks = [_hold_to_width(recipe, method, kind) for kind in ("encoder", "head")]
+    hooks = hold_network(recipe, method)
     for view in {view.shape: view for view in (test, *made)}.values():
         try:
             embedding_function(method.eval())(view)
@@ -100,15 +100,6 @@ def try_one_image(recipe: Recipe, method: nn.Module, views: Views, data: Dataset
     for hook in hooks:
         hook.remove()
     method.train()
-
-
-def _hold_to_width(recipe: Recipe, method: nn.Module, kind: str) -> RemovableHandle:
-    """Checks what a part of the network gives whenever it is called."""
-
-    def look(module: nn.Module, given: tuple[Tensor, ...], features: Tensor) -> None:
-        recipe.components[kind].definition.hold(check_features, module, features, len(given[0]), "for one image")
-
-    return method.get_submodule(f"network.{kind}").register_forward_hook(look)
 
 
 def number_of_steps(settings: Train, sampler: Sampler | None) -> int:

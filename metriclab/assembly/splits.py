@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from metriclab.assembly.assemble import classes_of
-from metriclab.core.promises import check_dataset
 from metriclab.core.protocols import Dataset
 from metriclab.recipe import ComponentSpec, Recipe
 from metriclab.runs.files import digest_of
@@ -38,7 +37,7 @@ def load_splits(recipe: Recipe) -> Splits:
     with_split: Callable[[str], Dataset] = getattr(train, "with_split", chosen.build)
     val, test = with_split("val"), with_split("test")
     for split, data in (("val", val), ("test", test)):
-        chosen.definition.hold(check_dataset, data, split)
+        chosen.definition.held(data, split)
     return Splits(train, val, test)
 
 

@@ -38,16 +38,9 @@ class ComponentSpec:
     label: str
 
     def build(self, *given: Any, **components: Any) -> Any:
-        """The component, built with what it takes of all that its kind is given, and the components it asks for.
-
-        Raises:
-            PluginError: where a plugin builds what the protocol of its kind does not allow.
-        """
-        from metriclab.core.promises import check_built  # imports torch
-
+        """The component, built with what it takes of all that its kind is given, and the components it asks for."""
         component = self.definition.factory(*given[: len(self.definition.given)], **self.params, **components)
-        self.definition.hold(check_built, self.kind, component, *given)
-        return component
+        return self.definition.held(component, *given)
 
     def as_dict(self) -> dict[str, Any]:
         """The recipe's table of this component."""
