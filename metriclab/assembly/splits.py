@@ -11,7 +11,6 @@ import numpy as np
 
 from metriclab import distributed
 from metriclab.assembly.assemble import classes_of
-from metriclab.core.promises import check_dataset
 from metriclab.core.protocols import Dataset, Evaluator
 from metriclab.core.splits import build_splits
 from metriclab.recipe import ComponentSpec, Recipe
@@ -51,7 +50,7 @@ def load_splits(recipe: Recipe) -> Splits:
     chosen = recipe.components["dataset"]
     splits = Splits(*build_splits(chosen.build, ("train", "val", "test")))
     for split, data in (("val", splits.val), ("test", splits.test)):
-        chosen.definition.hold(check_dataset, data, split)
+        chosen.definition.held(data, split)
     if distributed.rank() == 0:
         _log.info("%s", splits.sizes())
     return splits

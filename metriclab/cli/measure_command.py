@@ -17,7 +17,6 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from metriclab.cli.options import json_option, plugin_option
-from metriclab.core.promises import check_built
 from metriclab.core.protocols import Evaluator, Score
 from metriclab.core.rows import Rows
 from metriclab.errors import DataError, RecipeError
@@ -103,8 +102,7 @@ def _evaluators(names: Sequence[str], options: Sequence[str]) -> dict[str, Evalu
         if wants_encoder(definition.factory):
             message = f"evaluator '{name}' wants the encoder itself, and here are only embeddings"
             raise RecipeError(message, help="name an evaluator of rows, such as 'retrieval', or put it in a recipe")
-        found[name] = definition.build(**parameters[name])
-        definition.hold(check_built, "evaluator", found[name])
+        found[name] = definition.held(definition.build(**parameters[name]))
     return found
 
 

@@ -43,11 +43,7 @@ class ComponentSpec:
         Raises:
             PluginError: where a plugin builds what the protocol of its kind does not allow.
         """
-        from metriclab.core.promises import check_built  # imports torch
-
-        component = self.definition.make(*given, **self.params, **components)
-        self.definition.hold(check_built, self.kind, component, *given)
-        return component
+        return self.definition.held(self.definition.make(*given, **self.params, **components), *given)
 
     def as_dict(self) -> dict[str, Any]:
         """The recipe's table of this component."""

@@ -85,6 +85,13 @@ class Definition:
         """The component of values that have been checked, with as much as it takes of all that its kind is given."""
         return self.factory(*given[: len(self.given)], **values)
 
+    def held(self, component: Any, *given: Any) -> Any:
+        """The component, once a plugin's was looked at. Raises as `hold` does."""
+        from metriclab.core.promises import check_built
+
+        self.hold(check_built, self.entry.kind, component, *given)
+        return component
+
     def hold(self, check: Callable[..., None], /, *arguments: Any) -> None:
         """Makes a check of `core.promises`, of plugins alone: what metriclab brings is tested.
 
