@@ -14,6 +14,7 @@ import numpy as np
 import PIL
 from jaxtyping import UInt8
 
+from metriclab.core.reading import without_waiting
 from metriclab.errors import StorageError
 from metriclab.images.cache_files import NO_ROOM
 from metriclab.images.decode import DECODING, Decoded
@@ -48,7 +49,7 @@ class PixelStore:
     def get(self, content: bytes) -> Decoded | None:
         """The image made of a file of this content; None where it is not there, or damaged."""
         try:
-            with open(self.path(content), "rb", buffering=0) as file:
+            with open(self.path(content), "rb", buffering=0, opener=without_waiting) as file:
                 data = file.read()
         except OSError:
             return None
