@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from metriclab.cli.options import plugin_option
+from metriclab.core.reading import printable
 from metriclab.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def clean(older_than: float | None, everything: bool, dry_run: bool) -> None:
         done = chosen and (dry_run or remove_cache(cache))
         freed += cache.bytes if done else 0
         state = "would go" if done and dry_run else "removed" if done else "in use" if chosen else "kept"
-        images = f"{cache.images:,} images of {cache.source}" if cache.images else cache.kind
+        images = f"{cache.images:,} images of {printable(cache.source)}" if cache.images else cache.kind
         click.echo(
             f"{state:8}  {bytes_text(cache.bytes):>9}  used {datetime.fromtimestamp(cache.used):%Y-%m-%d}  "
             f"{cache.place}  {images}"

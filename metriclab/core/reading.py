@@ -27,8 +27,12 @@ def open_regular(path: str | os.PathLike[str]) -> io.BufferedReader:
         OSError: where it cannot be opened, or is no regular file; its `strerror` says so.
     """
     require_regular(path)
-    # Should it have become a pipe by now, opening it does not wait.
-    return open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
+    return open(path, "rb", opener=without_waiting)  # should it have become a pipe by now
+
+
+def without_waiting(name: str, flags: int) -> int:
+    """An `opener` for `open`: of a named pipe, which it opens at once, nothing can be read."""
+    return os.open(name, flags | os.O_NONBLOCK)
 
 
 def require_regular(path: str | os.PathLike[str]) -> None:

@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 from jaxtyping import Shaped
 
 from metriclab.core.files import replacing
+from metriclab.core.reading import open_regular
 from metriclab.errors import RecipeError, StorageError
 
 LIMIT = "METRICLAB_CACHE_LIMIT"
@@ -112,7 +113,7 @@ def load_arrays(path: Path, *names: str) -> dict[str, np.ndarray] | None:
     """Those arrays that `save_arrays` wrote; None where there are none, or where their checksums show damage."""
     try:
         # Opened here, as `np.load` leaves its own file open where the archive is damaged.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        with open_regular(path) as file, np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in names}
     except Exception:  # damage shows as nearly every exception there is; a cache is made again rather than repaired
         return None

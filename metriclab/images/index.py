@@ -17,6 +17,7 @@ import numpy as np
 import PIL
 from jaxtyping import Bool, Int64, UInt8
 
+from metriclab.core.reading import without_waiting
 from metriclab.errors import StorageError
 from metriclab.images.cache_files import NO_ROOM, load_arrays, save_arrays
 from metriclab.images.decode import DECODING, Decoded
@@ -51,7 +52,7 @@ class PixelStore:
     def get(self, content: bytes) -> Decoded | None:
         """The image made of a file of this content; None where it is not there, or damaged."""
         try:
-            with open(self.path(content), "rb", buffering=0) as file:
+            with open(self.path(content), "rb", buffering=0, opener=without_waiting) as file:
                 data = file.read()
         except OSError:
             return None

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import importlib.util
 import inspect
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -92,7 +93,7 @@ def load_plugin_file(path: Path) -> None:
     if plugins_are_off():
         help = "leave out --no-plugins, and METRICLAB_NO_PLUGINS from the environment"
         raise RecipeError(f"plugin file {path} is not imported: plugins are switched off", help=help)
-    digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
+    digest = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:8]
     module = f"metriclab_plugin_{path.stem}_{digest}"
     spec = importlib.util.spec_from_file_location(module, path)
     assert spec is not None

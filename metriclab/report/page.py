@@ -72,7 +72,7 @@ def within_budget(content: Content, budget: int = BUDGET) -> bytes:
         RecipeError: where it does not fit with the smallest ones.
     """
     for sizes in (*LADDER, LAST):
-        page = render(content, sizes).encode()
+        page = render(content, sizes).encode(errors="backslashreplace")  # names of files need not be text
         if len(page) <= budget:
             return page
     raise RecipeError(

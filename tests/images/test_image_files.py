@@ -100,6 +100,16 @@ def test_a_cache_cut_short_is_made_again(tmp_path, cache, files):
     assert torch.equal(ImageFiles(paths, size=32).images(np.arange(5)).pixels, expected)
 
 
+@pytest.mark.parametrize("files", ["pixels/*/*", "*.npz"])
+def test_pipes_in_place_of_a_cache_are_not_waited_for(tmp_path, cache, files):
+    paths = fill(tmp_path / "flat", 3)
+    expected = ImageFiles(paths, size=32).images(np.arange(3)).pixels
+    for path in (cache / "decoded").glob(files):
+        path.unlink()
+        os.mkfifo(path)
+    assert torch.equal(ImageFiles(paths, size=32).images(np.arange(3)).pixels, expected)
+
+
 def test_a_cache_that_cannot_be_written(tmp_path, cache, monkeypatch):
     paths = fill(tmp_path / "flat", 2)
 
