@@ -130,8 +130,9 @@ def _show(result: dict[str, Any], folder: Path) -> None:
     """The trained encoder beside its baselines."""
     out = Console()
     columns = {label(name): part for name, part in result["baselines"].items()}
-    columns["trained" if result["steps"] else "untrained"] = result["metrics"]
-    suffix, other = ("-h", "trained, without head") if result["output"] == "z" else ("-z", "trained, with head")
+    own = "trained" if result["steps"] else "not trained"  # a run of no steps measures a network as it is
+    columns[own] = result["metrics"]
+    suffix, other = ("-h", f"{own}, without head") if result["output"] == "z" else ("-z", f"{own}, with head")
     of_other = {name.removesuffix(suffix): part for name, part in result["metrics"].items() if name.endswith(suffix)}
     table = Table(title=f"{result['protocol']}, {result['items'].get('test', 0):,} images", title_justify="left")
     table.add_column()
