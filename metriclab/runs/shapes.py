@@ -37,6 +37,7 @@ class Result(Shape):
     baselines: dict[str, Parts] = {}
     best_step: Count = 0
     items: dict[str, Count] = {}
+    missing: dict[str, str] = {}
     warnings: list[str] = []
     scores_sha256: str = ""
 
@@ -54,6 +55,7 @@ class Manifest(Shape):
 
     data: Fingerprints
     classes: list[Count] = []
+    recipe_schema: Count = 1
     versions: dict[str, Any] = {}
     plugins: dict[str, Any] = {}
 

@@ -227,3 +227,15 @@ def _compare_weights(found: dict[str, torch.Tensor], expected: dict[str, torch.T
         torch.testing.assert_close(
             found[name], tensor, rtol=tolerance, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}"
         )
+
+
+def test_the_table_says_what_baselines_are_and_cuts_nothing_at_80_columns(recipe, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    done = CliRunner().invoke(main, ["run", str(recipe), "--set", "train.steps=0", "--out", str(tmp_path / "run")])
+    assert done.exit_code == 0, done.output
+    assert "…" not in done.stdout
+    assert all(text in done.stdout for text in ("raw pixels", "PCA of", "not trained"))
+    assert (
+        "Baselines: the pixels of the test view, averaged down to 32 x 32 where it is larger; as many principal "
+        "components of these pixels as the embedding has numbers.\n"
+    ) in done.stdout
