@@ -46,7 +46,8 @@ def check_plugin(plugin: str, without: tuple[str, ...], as_json: bool) -> None:
     there = sorted({slug(outcome.check) for outcome in seen} - {""})
     for word in words:
         if word not in there:
-            raise RecipeError(f"--without {word}: there is no such check", help=suggest(word, there))
+            near = suggest(word, there)
+            click.echo(f"--without {word}: no component here has that check" + (f"; {near}" if near else ""), err=True)
     if as_json:
         click.echo(json.dumps([asdict(outcome) for outcome in seen], indent=2))
     found = {outcome.status for outcome in seen}

@@ -36,7 +36,7 @@ def ask(kept: Any, text: str) -> None:
 
 
 def check_built(kind: str, component: Any, *given: Any) -> None:
-    """Looks at a component of one of the registry's kinds, which was just built with what is given by position."""
+    """Checks a component of one of the registry's kinds, which was just built with what is given by position."""
     name = type(component).__name__
     if kind in ("encoder", "head", "memory", "method"):
         ask(isinstance(component, nn.Module), f"{name} is no nn.Module: it could be neither trained nor saved")

@@ -17,7 +17,7 @@ CLOSE = 1e-6
 """Largest difference of values that must be equal but for rounding, beside the largest value or 1."""
 
 _SIDE = 8
-"""Height and width of the images of the kit's subject."""
+"""Height and width of the images of the tiny encoder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Measure:
     def __call__(self, queries: Rows, gallery: Rows, what: str) -> Mapping[str, Score]:
         try:
             if self.wants_encoder:
-                return self.evaluator(_Subject(queries, gallery))  # type: ignore[no-any-return]
+                return self.evaluator(_TinyEncoder(queries, gallery))  # type: ignore[no-any-return]
             return self.evaluator(queries, gallery)  # type: ignore[no-any-return]
         except DivergedError:
             raise
@@ -43,7 +43,7 @@ class Measure:
 
 
 @dataclass(frozen=True, slots=True)
-class _Subject:
+class _TinyEncoder:
     """A linear encoder of tiny images, with its queries and gallery."""
 
     queries: Rows

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -98,19 +99,30 @@ def _check_pure(measure: Measure) -> None:
         measure.name, first, second, torch.arange(len(queries)), "in a second call: it must be a pure function"
     )
     assert untouched, f"{measure.name} uses or seeds torch's global generator, which training draws from: fork it"
-    again = lambda: measure(queries, gallery, what)  # noqa: E731
+    again = partial(measure, queries, gallery, what)
     assert_stateless(measure.name, measure.evaluator, again, "it must be a pure function")
 
 
 def _check_order(measure: Measure) -> None:
     for what, queries, gallery in settings():
-        order = shuffle(len(queries))
-        shuffled = queries[order]
-        other = shuffled if gallery is queries else gallery[shuffle(len(gallery))]
-        expected, found = measure(queries, gallery, what), measure(shuffled, other, what)
-        compare_scores(
-            measure.name, expected, found, order, f"by the order of rows, with {what}: order must not matter"
-        )
+        _compare_shuffled(measure, queries, gallery, f"by the order of rows, with {what}: order must not matter")
+
+
+def _check_ties(measure: Measure) -> None:
+    """Rows of a few directions, of which many are equal but for their labels."""
+    for what, *sides in settings():
+        queries, gallery = (replace(side, z=side.z[torch.arange(len(side)) % 3]) for side in sides)
+        other = queries if sides[1] is sides[0] else gallery
+        fault = f"by the order of rows that are equally near, with {what}: count each of them in its share"
+        _compare_shuffled(measure, queries, other, fault)
+
+
+def _compare_shuffled(measure: Measure, queries: Rows, gallery: Rows, fault: str) -> None:
+    order = shuffle(len(queries))
+    shuffled = queries[order]
+    other = shuffled if gallery is queries else gallery[shuffle(len(gallery))]
+    expected, found = (measure(*sides, "rows in two orders") for sides in ((queries, gallery), (shuffled, other)))
+    compare_scores(measure.name, expected, found, order, fault)
 
 
 def _check_constant(measure: Measure) -> None:
@@ -166,18 +178,6 @@ def _heed_gallery(measure: Measure, queries: Rows, gallery: Rows) -> list[str]:
 
 def _with_nan(some: Rows) -> Rows:
     return replace(some, z=some.z.index_fill(0, torch.tensor([2]), torch.nan))
-
-
-def _check_ties(measure: Measure) -> None:
-    """Rows of a few directions, of which many are equal but for their labels."""
-    for what, queries, gallery in settings():
-        tied = [replace(side, z=side.z[torch.arange(len(side)) % 3]) for side in (queries, gallery)]
-        expected = measure(tied[0], tied[0 if gallery is queries else 1], f"rows that tie, {what}")
-        order = [shuffle(len(side)) for side in tied]
-        other = [side[places] for side, places in zip(tied, order, strict=True)]
-        found = measure(other[0], other[0 if gallery is queries else 1], f"rows that tie, {what}")
-        fault = f"by the order of rows that are equally near, with {what}: count each of them in its share"
-        compare_scores(measure.name, expected, found, order[0], fault)
 
 
 def _check_many(measure: Measure) -> None:

@@ -19,7 +19,9 @@ from metriclab.testing.state import assert_stateless
 from metriclab.testing.steps import check_descent, copy_of, take_step
 
 
-def method_checks(method: Any, batch: Batch, *, steps: int = 3, ranks: bool = True) -> list[Check]:
+def method_checks(
+    method: Any, batch: Batch, *, steps: int = 3, descent: bool = True, ranks: bool = True
+) -> list[Check]:
     """Checks a method on a small batch of the caller's: everything that a run relies on.
 
     It keeps its network as `network`. One step gives a finite scalar loss and a finite gradient for every trainable
@@ -36,6 +38,7 @@ def method_checks(method: Any, batch: Batch, *, steps: int = 3, ranks: bool = Tr
         batch: a few images; at least 6, so that 3 ranks get some each. Floats of any precision. For a method that
             trains on features it may have both: views, which `embed` is tried on, and features.
         steps: of plain gradient descent, after which states are compared.
+        descent: whether steps lower its loss, and averages follow slowly; one against an adversary may raise it.
         ranks: whether to compare several ranks with one process (starts processes: seconds, once a session).
 
     Raises:
@@ -46,13 +49,13 @@ def method_checks(method: Any, batch: Batch, *, steps: int = 3, ranks: bool = Tr
         return refusal("state in buffers", f"{name} is no nn.Module: its state could not be saved")
     checks = [
         check("loss and gradient of a step", _check_step, name, method, batch),
-        check("descent", check_descent, name, method, batch),
+        check("descent", check_descent, name, method, batch, option="descent"),
         check("no side effects of objective", _check_effects, name, method, batch),
         check("state saved", _check_state, name, method, batch, steps),
         check("embed", _check_embed, name, method, batch),
         check("several ranks", _check_ranks, name, method, batch, steps, option="ranks"),
     ]
-    return wanted(checks, ranks=ranks)
+    return wanted(checks, descent=descent, ranks=ranks)
 
 
 check_method = running(method_checks)

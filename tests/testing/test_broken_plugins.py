@@ -51,6 +51,7 @@ FAULTS = {
         },
         ("method", "climbs-the-given-loss"): {"descent": "raise the loss NTXent it was given"},
         ("method", "average-runs-away"): {"descent": "of AverageRunsAway moves away from what it averages"},
+        ("method", "average-of-one-step"): {"descent": "of AverageOfOneStep keeps 0.01 of itself in a step"},
         ("method", "undoes-its-steps"): {"descent": "steps of UndoesItsSteps raise its own loss"},
         ("method", "in-float32"): {},
         ("method", "crashes-on-few-images"): {

@@ -269,6 +269,20 @@ class AverageRunsAway(Simple):
             average.lerp_(now, -0.01)
 
 
+@register("method", "average-of-one-step")
+class AverageOfOneStep(Simple):
+    """The share that stays is taken for the share that comes."""
+
+    def __init__(self, network: Network, /, *, loss: Loss) -> None:
+        super().__init__(network, loss)
+        self.average = copy.deepcopy(network).requires_grad_(False)
+
+    @torch.no_grad()
+    def after_step(self, world: Any, step: int) -> None:
+        for average, now in zip(self.average.parameters(), self.network.parameters(), strict=True):
+            average.lerp_(now, 0.99)
+
+
 @register("method", "undoes-its-steps")
 class UndoesItsSteps(Simple):
     """Climbs further than the optimizer came down."""
