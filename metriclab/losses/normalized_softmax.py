@@ -39,6 +39,7 @@ class NormalizedSoftmax(nn.Module):
     """
 
     pairwise = True
+    needs_memory = True
     __call__ = call_pair_loss
     forward = stream_terms
     extra_repr = show_settings

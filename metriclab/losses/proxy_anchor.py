@@ -46,6 +46,7 @@ class ProxyAnchor(nn.Module):
         torch.Size([3, 8])
     """
 
+    needs_memory = True
     __call__ = call_loss
     extra_repr = show_settings
 

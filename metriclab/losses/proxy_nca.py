@@ -46,6 +46,7 @@ class ProxyNCA(nn.Module):
     """
 
     pairwise = True
+    needs_memory = True
     __call__ = call_pair_loss
     forward = stream_terms
     extra_repr = show_settings
