@@ -113,6 +113,11 @@ def build_method(
         for name, component in chosen.components.items()
         if component.kind in parts
     }
+    if "memory" not in parts and any(getattr(part, "needs_memory", False) for part in components.values()):
+        raise RecipeError(
+            f"loss '{parts['loss'].name}' holds images against learned rows of their classes, and there is no [memory]",
+            help='add [memory] with name = "proxies", and a method that takes one, such as supervised',
+        )
     method: nn.Module = parts["method"].build(network, max(total_steps, 1), **components)
     return method
 

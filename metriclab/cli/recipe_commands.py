@@ -23,6 +23,9 @@ from metriclab.recipe.run_length import without_effect
 def check(recipe: Path, overrides: tuple[str, ...], with_data: bool, as_json: bool) -> None:
     """Check RECIPE without running it: print all that is wrong with it, or what it would run.
 
+    All is built that a run builds before its first step, on the CPU, and one image goes through; data are listed where
+    they are. Nothing is fetched, decoded or written.
+
     With --data, also read every image: files that give none, copies and look-alikes in and across splits, classes that
     splits share in part, classes of one image. It ends with 1 if anything would make results mislead. This is an option
     and no command of its own, as data are found by way of a recipe, which has to be right first.
@@ -30,12 +33,29 @@ def check(recipe: Path, overrides: tuple[str, ...], with_data: bool, as_json: bo
     if as_json and not with_data:
         raise RecipeError("--json is for what is found in data", help="add --data")
     checked = read_recipe(recipe, overrides)
+    if not with_data:
+        _rehearse(checked)
     if not as_json:
         click.echo(f"recipe is fine: {summary(checked)}")
     for text in without_effect(checked, checked.train.steps, checked.train.epochs):
         click.echo(f"warning: {text}", err=True)
     if with_data:
         _check_data(checked, as_json)
+
+
+def _rehearse(recipe: Recipe) -> None:
+    # Imported here, as it imports torch, which a recipe with a mistake can do without.
+    from metriclab.assembly.rehearsal import rehearse
+
+    problems, notes = rehearse(recipe)
+    for note in notes:
+        click.echo(f"note: {note}", err=True)
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        raise RecipeError(
+            "\n".join([f"{len(problems)} things would stop the run before its first step:", *map(str, problems)])
+        )
 
 
 def _check_data(recipe: Recipe, as_json: bool) -> None:

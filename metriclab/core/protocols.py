@@ -35,6 +35,7 @@ class Loss(Protocol):
 
     A loss that sums over anchors says so by an attribute `pairwise = True` (a `PairLoss` does): it is called with this
     rank's anchors against the references of all ranks. Any other loss is given the rows of all ranks on both sides.
+    One that is meant for learned rows of classes says so by `needs_memory = True`: a recipe must have a memory then.
     """
 
     def __call__(self, anchors: Rows, references: Rows, /) -> Float[Tensor, ""]: ...

@@ -63,6 +63,7 @@ class NormalizedSoftmax(nn.Module):
     """
 
     pairwise = True
+    needs_memory = True
     __call__ = call_pair_loss
     forward = stream_terms
     extra_repr = show_settings
@@ -98,6 +99,7 @@ class CosFace(nn.Module):
     """
 
     pairwise = True
+    needs_memory = True
     __call__ = call_pair_loss
     forward = stream_terms
     extra_repr = show_settings
@@ -151,6 +153,7 @@ class ArcFace(nn.Module):
     """
 
     pairwise = True
+    needs_memory = True
     __call__ = call_pair_loss
     forward = stream_terms
     extra_repr = show_settings

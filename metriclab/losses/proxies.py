@@ -45,6 +45,7 @@ class ProxyNCA(nn.Module):
     """
 
     pairwise = True
+    needs_memory = True
     __call__ = call_pair_loss
     forward = stream_terms
     extra_repr = show_settings
@@ -91,6 +92,7 @@ class ProxyAnchor(nn.Module):
         >>> ProxyAnchor()(batch, proxies.rows()).backward()
     """
 
+    needs_memory = True
     __call__ = call_loss
     extra_repr = show_settings
 

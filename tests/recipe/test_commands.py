@@ -10,11 +10,12 @@ from click.testing import CliRunner, Result
 from metriclab.cli import main
 
 PLUGIN = """
-from metriclab.registry import register
+from metriclab.registry import build, register
 
 @register("loss", "mine-{number}")
 def mine(*, scale: float = 1.0):
     \"\"\"Mine.\"\"\"
+    return build("loss", "nt-xent")
 """
 
 

@@ -1,0 +1,97 @@
+"""What a run builds before its first step, built for a look at it: nothing is trained, fetched, decoded or written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from metriclab.assembly.assemble import build_method, classes_of, optimized_modules, try_one_image
+from metriclab.assembly.splits import Splits, load_splits
+from metriclab.core.protocols import Views
+from metriclab.errors import DataError, MetriclabError
+from metriclab.images.datasets import ArrayDataset, without_decoding
+from metriclab.recipe import ComponentSpec, Recipe
+
+T = TypeVar("T")
+
+
+class Rehearsal(NamedTuple):
+    """What would stop a run before its first step.
+
+    Attributes:
+        problems: in the order in which a run would meet them.
+        notes: what could not be looked at, and what is worth knowing.
+    """
+
+    problems: list[MetriclabError]
+    notes: list[str]
+
+
+def rehearse(recipe: Recipe) -> Rehearsal:
+    """Builds what the recipe names, by the code that a run builds it by, and sends one image through.
+
+    Data are listed where they are, and neither fetched nor decoded; without them the sampler is not built. Weights are
+    read from files, but not fetched. All is on the CPU, whatever the recipe's device.
+    """
+    found = Rehearsal([], [])
+    chosen = recipe.components
+    splits = _data(chosen["dataset"], recipe, found)
+    labels = splits.train.labels if splits else np.arange(2)
+    if splits and recipe.train.steps != 0:
+        _attempt(found, lambda: chosen["sampler"].build(labels))
+    local = replace(recipe, components={**chosen, "encoder": _without(chosen["encoder"], "pretrained")})
+    method: nn.Module | None = _attempt(found, lambda: build_method(local, classes_of(labels)))
+    views: Views | None = _attempt(found, chosen["views"].build)
+    _attempt(found, lambda: chosen["schedule"].build(1))
+    for evaluator in recipe.evaluators:
+        _attempt(found, evaluator.build)
+    if method is None:
+        return found
+    note = getattr(method.get_submodule("network.encoder"), "note", None)
+    found.notes.extend([] if note is None else [note])
+    if recipe.train.steps != 0:
+        _attempt(found, lambda: chosen["optimizer"].build(optimized_modules(method)))
+    if views is not None:
+        _attempt(
+            found, lambda: try_one_image(method, views, splits.train if splits else _no_image(), torch.device("cpu"))
+        )
+    return found
+
+
+def _attempt(found: Rehearsal, build: Callable[[], T]) -> T | None:
+    try:
+        return build()
+    except MetriclabError as error:
+        found.problems.append(error)
+        return None
+
+
+def _data(chosen: ComponentSpec, recipe: Recipe, found: Rehearsal) -> Splits | None:
+    root, fetched = chosen.params.get("root"), bool(chosen.params.get("download"))
+    local = replace(recipe, components={**recipe.components, "dataset": _without(chosen, "download")})
+    try:
+        with without_decoding():
+            return load_splits(local)
+    except DataError as error:
+        if fetched or not (isinstance(root, str) and Path(root).exists()):
+            found.notes.append(f"the data are not here, and what depends on them is not checked: {error.message}")
+        else:
+            found.problems.append(error)
+    except MetriclabError as error:
+        found.problems.append(error)
+    return None
+
+
+def _without(chosen: ComponentSpec, flag: str) -> ComponentSpec:
+    return replace(chosen, params={**chosen.params, flag: False}) if flag in chosen.params else chosen
+
+
+def _no_image() -> Any:
+    """A black image, in place of those that are not here."""
+    return ArrayDataset(np.zeros((1, 3, 64, 64), np.uint8), np.zeros(1, np.int64), ["black"], ["black"])
