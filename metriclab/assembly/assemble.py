@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from metriclab import distributed
 from metriclab.assembly.devices import choose_device, set_up_torch
 from metriclab.assembly.weights import build_encoder
+from metriclab.core.apply_loss import check_memory_fits
 from metriclab.core.network import Network, embedding_function
 from metriclab.core.protocols import Dataset, Evaluator, Sampler, Schedule, Views
 from metriclab.core.random import RandomKeys
@@ -126,11 +127,7 @@ def build_method(
         for name, component in chosen.components.items()
         if component.kind in parts
     }
-    if "memory" not in parts and any(getattr(part, "needs_memory", False) for part in components.values()):
-        raise RecipeError(
-            f"loss '{parts['loss'].name}' holds images against learned rows of their classes, and there is no [memory]",
-            help='add [memory] with name = "proxies", and a method that takes one, such as supervised',
-        )
+    check_memory_fits(components.get("loss"), parts.get("memory"))
     method: nn.Module = parts["method"].build(network, max(total_steps, 1), **components)
     return method
 
