@@ -15,6 +15,7 @@ from metriclab import distributed
 from metriclab.assembly.devices import choose_device, set_up_torch
 from metriclab.assembly.trial import require_finite, try_one_image
 from metriclab.assembly.weights import build_encoder
+from metriclab.core.call_loss import check_memory_fits
 from metriclab.core.network import Network
 from metriclab.core.protocols import Dataset, Evaluator, Sampler, Schedule, Views
 from metriclab.distributed.batch_norm import synchronize_batch_norm
@@ -113,11 +114,7 @@ def build_method(
         for name, component in chosen.components.items()
         if component.kind in parts
     }
-    if "memory" not in parts and any(getattr(part, "needs_memory", False) for part in components.values()):
-        raise RecipeError(
-            f"loss '{parts['loss'].name}' holds images against learned rows of their classes, and there is no [memory]",
-            help='add [memory] with name = "proxies", and a method that takes one, such as supervised',
-        )
+    check_memory_fits(components.get("loss"), parts.get("memory"))
     method: nn.Module = parts["method"].build(network, max(total_steps, 1), **components)
     return method
 

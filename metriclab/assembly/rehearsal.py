@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from metriclab.assembly.assemble import build_method, classes_of, optimized_modules, try_one_image
+from metriclab.assembly.assemble import build_method, classes_of, optimized_modules
 from metriclab.assembly.splits import Splits, load_splits
+from metriclab.assembly.trial import require_finite, try_one_image
 from metriclab.core.protocols import Views
 from metriclab.errors import DataError, MetriclabError
 from metriclab.images.datasets import ArrayDataset, without_decoding
@@ -57,10 +58,10 @@ def rehearse(recipe: Recipe) -> Rehearsal:
     found.notes.extend([] if note is None else [note])
     if recipe.train.steps != 0:
         _attempt(found, lambda: chosen["optimizer"].build(optimized_modules(method)))
+    _attempt(found, lambda: require_finite(method, local))
     if views is not None:
-        _attempt(
-            found, lambda: try_one_image(method, views, splits.train if splits else _no_image(), torch.device("cpu"))
-        )
+        data = splits.train if splits else _no_image()
+        _attempt(found, lambda: try_one_image(local, method, views, data, torch.device("cpu")))
     return found
 
 

@@ -114,3 +114,16 @@ def check_miner_fits(loss: Loss, miner: Miner | None) -> None:
             f"the loss {type(loss).__name__} takes no miner: it is no loss over pairs",
             help="remove [miner], or name a loss over pairs, such as contrastive",
         )
+
+
+def check_memory_fits(loss: Loss | None, memory: object | None) -> None:
+    """Checks that a loss that is meant for learned rows of classes has a memory, where they are.
+
+    Raises:
+        RecipeError: where there is none, and it would hold the batch against itself.
+    """
+    if memory is None and getattr(loss, "needs_memory", False):
+        raise RecipeError(
+            f"the loss {type(loss).__name__} holds images against learned rows of classes, and there is no memory",
+            help='add [memory] with name = "proxies", and a method that takes one, such as supervised',
+        )

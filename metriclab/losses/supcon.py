@@ -16,7 +16,7 @@ from metriclab.core.protocols import Miner
 from metriclab.core.rows import Rows
 from metriclab.core.settings import show_settings
 from metriclab.losses.supcon_closed import closed_form
-from metriclab.losses.temperature import clip_scale, learned_scale
+from metriclab.losses.temperature import learned_scale, scaled
 from metriclab.registry import register
 
 
@@ -52,24 +52,19 @@ class SupCon(nn.Module):
     __call__ = call_pair_loss
     extra_repr = show_settings
 
-    log_scale: nn.Parameter | None
-
     def __init__(self, *, temperature: Annotated[float, Gt(0)] = 0.1, learnable_temperature: bool = False) -> None:
         super().__init__()
         self.temperature, self.learnable_temperature = temperature, learnable_temperature
         self.log_scale = learned_scale(temperature) if learnable_temperature else None
 
     def forward(self, anchors: Rows, references: Rows, *, miner: Miner | None = None) -> Float[Tensor, ""]:
-        if self.log_scale is not None:
-            clip_scale(self.log_scale)
-            return stream_terms(self, anchors, references, miner=miner)
-        loss = closed_form(anchors, references, self.temperature) if miner is None else None
+        closed = miner is None and self.log_scale is None
+        loss = closed_form(anchors, references, self.temperature) if closed else None
         return stream_terms(self, anchors, references, miner=miner) if loss is None else loss
 
     def terms(self, pairs: Pairs) -> dict[str, Term]:
         """-log e^(s_ap / t) / (sum over all others of e^(s_ao / t)), averaged over an anchor's positives."""
-        scale = self.log_scale
-        logits = pairs.similarity / self.temperature if scale is None else pairs.similarity * scale.exp()
+        logits = scaled(pairs.similarity, self.temperature, self.log_scale)
         # Not -inf: a row without any other would have NaNs on the way to its zero gradient.
         lowest = torch.finfo(logits.dtype).min
         others = logits.masked_fill(~(pairs.positive | pairs.negative), lowest).logsumexp(1, keepdim=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from metriclab.errors import RecipeError
 
@@ -30,7 +31,12 @@ def learned_scale(temperature: float) -> nn.Parameter:
     return nn.Parameter(torch.tensor(-math.log(temperature)))
 
 
-@torch.no_grad()
-def clip_scale(log_scale: nn.Parameter) -> None:
-    """Puts what a step of the optimizer has moved out of bounds back, so that its gradient stays alive there."""
-    log_scale.clamp_(0, math.log(LARGEST_SCALE))
+def scaled(
+    similarity: Float[Tensor, "b m"], temperature: float, log_scale: nn.Parameter | None
+) -> Float[Tensor, "b m"]:
+    """s / t, of the learned temperature where there is one."""
+    if log_scale is None:
+        return similarity / temperature
+    with torch.no_grad():  # what a step has moved out of bounds comes back, so that its gradient stays alive there
+        log_scale.clamp_(0, math.log(LARGEST_SCALE))
+    return similarity * log_scale.exp()
