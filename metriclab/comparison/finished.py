@@ -7,7 +7,7 @@ import re
 import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os.path import commonprefix
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,11 @@ from torch import Tensor
 
 from metriclab.comparison.statistics import sum_by_class
 from metriclab.errors import MetriclabError, RecipeError, StorageError
+from metriclab.recipe import Train
 from metriclab.recipe.document import read_document
 from metriclab.recipe.problems import show
 from metriclab.recipe.renamed import upgrade
-from metriclab.registry import REQUIRED, load_component, suggest
+from metriclab.registry import KINDS, REQUIRED, load_component, suggest
 from metriclab.runs.folder import RECIPE_FILE, RunFolder
 
 _OF_TRAINING = ("sampler", "optimizer", "schedule")
@@ -113,7 +114,7 @@ def find_runs(paths: Sequence[Path]) -> tuple[list[FinishedRun], list[str]]:
         f"{path} is not finished and is left out; finish it with: {RunFolder(path).resume_command}"
         for path in unfinished
     ]
-    runs = [read_run(path) for path in folders if path not in unfinished]
+    runs = with_defaults([read_run(path) for path in folders if path not in unfinished])
     if not runs:
         again = f"finish one with: {RunFolder(unfinished[0]).resume_command}"
         raise StorageError(f"no finished run among {', '.join(map(str, unfinished))}", help=again)
@@ -151,6 +152,38 @@ def read_run(path: Path) -> FinishedRun:
         result=result,
         trained_on=folder.manifest()["data"]["train"],
     )
+
+
+def with_defaults(runs: Sequence[FinishedRun]) -> list[FinishedRun]:
+    """The runs, with what some of them set at its default in those of an older version, which had no such key."""
+    everywhere = dict.fromkeys(key for run in runs for key in run.settings)
+    filled = []
+    for run in runs:
+        missing = [key for key in everywhere if key not in run.settings]
+        defaults = {key: value for key in missing for value in _default(key, run.settings)}
+        filled.append(replace(run, settings={**run.settings, **defaults}))
+    return filled
+
+
+def _default(key: str, settings: Mapping[str, Any]) -> list[Any]:
+    """What a run that does not name the key has there, as it comes back from a file; empty where that is not known."""
+    table, _, name = key.partition(".")
+    if table == "train":
+        field = Train.model_fields.get(name)
+        return [] if field is None or field.is_required() or field.default is None else [field.default]
+    kind = next((kind for kind in KINDS.values() if kind.table == table), None)
+    if kind is None or f"{table}.name" not in settings:
+        return []
+    return _parameter_default(kind.name, str(settings[f"{table}.name"]), name)
+
+
+def _parameter_default(kind: str, component: str, parameter: str) -> list[Any]:
+    try:
+        parameters = load_component(kind, component).parameters
+    except MetriclabError:
+        return []
+    defaults = [one.default for one in parameters if one.name == parameter and one.default is not REQUIRED]
+    return [value for value in json.loads(json.dumps(defaults)) if value is not None]  # TOML has no null
 
 
 def flatten(tables: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -241,12 +274,7 @@ def _has_default(run: FinishedRun, key: str, value: Any) -> bool:
     evaluator = run.result["fingerprint"]["evaluate"].get(label)
     if table != "evaluate" or evaluator is None:
         return False
-    try:
-        parameters = load_component("evaluator", str(evaluator.get("name", label))).parameters
-    except MetriclabError:
-        return False
-    defaults = [one.default for one in parameters if one.name == name and one.default is not REQUIRED]
-    return bool([value] == json.loads(json.dumps(defaults)))  # as they come back from a file
+    return _parameter_default("evaluator", str(evaluator.get("name", label)), name) == [value]
 
 
 def _show(value: Any) -> str:
