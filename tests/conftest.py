@@ -13,6 +13,7 @@ from jaxtyping import install_import_hook
 install_import_hook("metriclab", "beartype.beartype")
 
 import gc  # noqa: E402
+import logging  # noqa: E402
 import shutil  # noqa: E402
 import subprocess  # noqa: E402
 from collections.abc import Iterator  # noqa: E402
@@ -51,6 +52,15 @@ def remove_cache() -> Iterator[None]:
 def fixed_generator() -> None:
     """Every test draws the same numbers, alone or after others."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def as_talkative_as_before() -> Iterator[None]:
+    """A command that is quiet in one test, in this process, keeps nothing from another that waits for a message."""
+    logger = logging.getLogger("metriclab")
+    level = logger.level
+    yield
+    logger.setLevel(level)
 
 
 @pytest.fixture
