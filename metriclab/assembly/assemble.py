@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +12,7 @@ from torch.optim import Optimizer
 
 from metriclab import distributed
 from metriclab.assembly.devices import choose_device, set_up_torch
+from metriclab.assembly.learning_rates import optimized_modules, scale_learning_rate
 from metriclab.assembly.trial import require_finite, try_one_image
 from metriclab.assembly.weights import build_encoder
 from metriclab.core.call_loss import check_memory_fits
@@ -122,25 +122,6 @@ def build_method(
 def build_evaluators(recipe: Recipe) -> dict[str, Evaluator]:
     """The recipe's evaluators by what they are called in results."""
     return {chosen.label: chosen.build() for chosen in recipe.evaluators}
-
-
-def optimized_modules(method: nn.Module) -> Mapping[str, nn.Module]:
-    """The parts whose learning rates a recipe can tell apart; a parameter belongs to the first that has it."""
-    network = method.get_submodule("network")
-    others = {name: child for name, child in method.named_children() if child is not network}
-    return {
-        "encoder": network.get_submodule("encoder"),
-        "head": network.get_submodule("head"),
-        **others,
-        "method": method,
-    }
-
-
-def scale_learning_rate(optimizer: Optimizer, rule: str, batch_size: int) -> None:
-    """Chen et al. 2020, appendix B.1: lr x B / 256 ("linear") or lr x sqrt(B) ("sqrt")."""
-    factor = {"none": 1.0, "linear": batch_size / 256, "sqrt": batch_size**0.5}[rule]
-    for group in optimizer.param_groups:
-        group["initial_lr"] = group["lr"] = group["lr"] * factor
 
 
 def classes_of(labels: np.ndarray) -> Int64[Tensor, "c"]:

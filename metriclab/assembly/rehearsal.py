@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from metriclab.assembly.assemble import build_method, classes_of, optimized_modules
+from metriclab.assembly.assemble import build_method, classes_of
+from metriclab.assembly.learning_rates import optimized_modules
 from metriclab.assembly.splits import Splits, load_splits
 from metriclab.assembly.trial import require_finite, try_one_image
 from metriclab.core.protocols import Views

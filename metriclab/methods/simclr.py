@@ -20,9 +20,8 @@ class SimCLR(nn.Module):
     It is supervised learning in which every image is its own class, so any registered loss can take NT-Xent's place.
     An image drawn twice in a step gives two rows of one class: a positive.
 
-    With a memory, the batch is held against itself and the views of earlier steps at once, which need no label: those
-    of other images are further negatives, and an image that is still remembered is alike to its earlier views. Logged
-    then is `memory_filled`, the share of the memory's rows that are taken.
+    With a memory, the batch is held against itself and the views of earlier steps at once, without labels: those of
+    other images are further negatives, and an image is alike to its own. Logged then is `memory_filled`, as by `xbm`.
 
     Paper: Chen et al., A Simple Framework for Contrastive Learning of Visual Representations, ICML 2020, algorithm 1.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn, Union, get_args, get_origin, get_type_hints
 
@@ -19,11 +19,9 @@ from metriclab.registry.params import (
     Parameter,
     ParameterProblem,
     checked_type,
-    missing,
-    unknown,
-    wrong,
 )
 from metriclab.registry.toml import toml_key, toml_value
+from metriclab.registry.values import check_values
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,30 +123,6 @@ class Definition:
             need = "required" if component.required else "optional"
             lines += ["", f"# {KINDS[component.kind].header} {need}: see `metriclab list {component.kind}`"]
         return "\n".join(lines) + "\n"
-
-
-def check_values(
-    component: object,
-    model: type[Any],
-    parameters: Sequence[Parameter],
-    values: Mapping[str, object],
-    components: Mapping[str, ComponentParameter] = {},  # never changed
-) -> tuple[dict[str, object], list[ParameterProblem]]:
-    """The values of a component's table with every default filled, and all that is wrong with them.
-
-    Where something is wrong, that parameter is left as it was given, or left out.
-    """
-    from pydantic import ValidationError
-
-    try:
-        return model.model_validate(dict(values)).model_dump(by_alias=True), []
-    except ValidationError as error:
-        faulty = {str(fault["loc"][0]) for fault in error.errors()}
-    known = {parameter.name: parameter for parameter in parameters}
-    problems = [unknown(component, key, known, components) for key in values if key not in known]
-    problems += [wrong(component, known[key], values[key]) for key in values if key in known and key in faulty]
-    problems += [missing(component, p) for p in parameters if p.required and p.name not in values]
-    return {**{p.name: p.default for p in parameters if not p.required}, **values}, problems
 
 
 _COMPONENT_KINDS = {"Loss": "loss", "Miner": "miner", "Memory": "memory"}

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
 
@@ -27,17 +27,21 @@ def write_atomic(path: Path, content: bytes) -> None:
         file.write(content)
 
 
-def to_json(value: Any) -> str:
-    """Readable JSON, always the same text for the same value. NaN and infinity become null: JSON has neither."""
+def to_json(value: Any, *, no_text: Literal["backslashreplace", "replace"] = "backslashreplace") -> str:
+    """Readable JSON, always the same text for the same value. NaN and infinity become null: JSON has neither.
+
+    Args:
+        value: of plain values.
+        no_text: what becomes of bytes in names of files that are no UTF-8: an escape, from which they come back, or a
+            question mark.
+    """
     text = json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    return text.encode(errors="backslashreplace").decode()  # names of files that are no UTF-8, as JSON escapes them
+    return text.encode(errors=no_text).decode()
 
 
 def _finite(value: Any) -> Any:
     if isinstance(value, float):
         return value if value == value and abs(value) != float("inf") else None
-    if isinstance(value, str):  # names of files may hold bytes that are no text
-        return value.encode("utf-8", "replace").decode()
     if isinstance(value, Mapping):
         return {_finite(str(key)): _finite(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
@@ -46,8 +50,8 @@ def _finite(value: Any) -> Any:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """`to_json`, atomically."""
-    write_atomic(path, to_json(value).encode())
+    """`to_json`, atomically; all of it is text."""
+    write_atomic(path, to_json(value, no_text="replace").encode())
 
 
 def read_json(path: Path, shape: type[BaseModel]) -> Any:
@@ -121,4 +125,8 @@ def digest(content: bytes) -> str:
 
 def digest_of(value: Any) -> str:
     """SHA-256 of a plain value's canonical JSON."""
-    return digest(json.dumps(_finite(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode())
+    return digest(
+        json.dumps(_finite(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode(
+            errors="backslashreplace"
+        )
+    )

@@ -19,14 +19,14 @@ DATA = {"name": "synthetic", "classes": 6, "per_class": 4}
 TEXTS = {
     Shuffled: "Shuffled(batch_size=4, drop_last=True)",
     Balanced: "Balanced(classes_per_batch=2, per_class=2, small='skip')",
-    Console: "Console(every=50)",
+    Console: "Console(every=50, show=())",
     JsonLines: "JsonLines()",
-    PlainViews: "PlainViews(size=32, count=3)",
+    PlainViews: "PlainViews(size=32, count=3, fit='crop')",
     SimCLRViews: "SimCLRViews(count=3, size=32, min_area=0.08, max_area=1.0, flip=0.5, rotation=0.0, colour=1.0, "
-    "grayscale=0.2, blur=0.5, solarize=0.0)",
+    "grayscale=0.2, blur=0.5, solarize=0.0, fit='crop')",
     MultiCropViews: "MultiCropViews(count=3, size=32, min_area=0.14, max_area=1.0, small_count=4, small_size=16, "
     "small_min_area=0.05, small_max_area=0.14, flip=0.5, rotation=0.0, colour=1.0, grayscale=0.2, blur=0.5, "
-    "solarize=0.0)",
+    "solarize=0.0, fit='crop')",
     Robustness: "Robustness(evaluator='retrieval', metric='map_at_r', parameters={}, corruptions=('contrast',), "
     "severities=(1, 5))",
     Transfer: f"Transfer(data={DATA!r}, evaluator='retrieval', parameters={{}})",
@@ -46,15 +46,15 @@ def test_settings_are_shown(components):
 
 
 def test_modules_show_them_beside_their_layers():
-    assert repr(Pixels(size=8)) == "Pixels(size=8, in_chans=3)"
-    text = "model='test_resnet', pretrained=False, weights=None, cifar_stem=False, in_chans=1,"
+    assert repr(Pixels(size=8)) == "Pixels(size=(8, 8), in_chans=3)"
+    text = "model='test_resnet', pretrained=False, weights=None, weights_prefix=None, cifar_stem=False, in_chans=1,"
     assert TimmEncoder(model="test_resnet", in_chans=1).extra_repr().startswith(text)
 
 
 def test_a_setting_that_changes_is_shown_as_it_is():
     loss = NTXent(temperature=0.2)
     loss.temperature = 0.5
-    assert repr(loss) == "NTXent(temperature=0.5)"
+    assert repr(loss) == "NTXent(temperature=0.5, learnable_temperature=False)"
 
 
 def test_every_sampler_tracker_and_view_shows_its_settings():

@@ -64,7 +64,7 @@ def test_what_is_measured_beside_a_run_may_fail_and_is_told(tmp_path, monkeypatc
     assert 0 <= found["metrics"]["retrieval"]["map_at_r"] <= 1
     shown = dict(costs_section(found).blocks[0].rows)
     assert shown["operations per image"] == "not measured: RuntimeError: no such counter"
-    assert shown["PCA"] == "not measured: RuntimeError: no such counter"
+    assert shown["PCA of pixels"] == "not measured: RuntimeError: no such counter"
 
 
 def test_the_table_is_shown_without_what_is_missing(tmp_path, monkeypatch):
@@ -75,7 +75,8 @@ def test_the_table_is_shown_without_what_is_missing(tmp_path, monkeypatch):
     done = CliRunner().invoke(main, arguments)
     assert done.exit_code == 0, done.output
     assert "baselines.raw_pixels is missing from the result: RuntimeError: no such counter" in done.stderr
-    assert "peak memory not measured" in done.stdout
+    assert "cost.peak_memory_mb is missing from the result: RuntimeError: no such counter" in done.stderr
+    assert "peak memory" not in done.stdout
     assert "raw pixels" not in done.stdout
 
 

@@ -81,7 +81,7 @@ def test_queries_that_lie_in_the_gallery_never_find_themselves(queries, gallery)
         for items in [[item for _, _, item in side]]
     )
     for galleries in (other, concatenate([other, one])):
-        found = Retrieval(k=(1, 2))(one, galleries)
+        found = Retrieval(k=(1, 2), mrr_k=(1, 2))(one, galleries)
         for name, values in reference.retrieval(one, galleries, (1, 2)).items():
             expected = reference.vector(values)
             torch.testing.assert_close(found[name].per_query, expected, equal_nan=True, rtol=0, atol=1e-9)
@@ -131,7 +131,7 @@ def test_other_arguments_are_refused():
 
 
 def test_printing_shows_the_settings():
-    assert repr(Retrieval(k=(1,))) == "Retrieval(k=(1,), whole_ranking=True)"
+    assert repr(Retrieval(k=(1,))) == "Retrieval(k=(1,), mrr_k=(), whole_ranking=True)"
     assert repr(Clustering()) == "Clustering()"
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from metriclab.assembly.assemble import build_method, optimized_modules
+from metriclab.assembly.assemble import build_method
+from metriclab.assembly.learning_rates import optimized_modules
 from metriclab.errors import RecipeError
 from metriclab.losses import pml_classes
 from metriclab.losses.pml_classes import names, parameters

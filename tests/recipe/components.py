@@ -106,11 +106,13 @@ def flat(total_steps: int, /) -> Any:
 @register("evaluator", "nearest")
 def nearest(*, k: list[Annotated[int, Ge(1)]] = [1, 10]) -> Any:
     """Looks at neighbours."""
+    return build("evaluator", "retrieval", k=k)
 
 
 @register("evaluator", "spread")
 def spread() -> Any:
     """Measures spread."""
+    return build("evaluator", "health")
 
 
 @register("evaluator", "beyond")
@@ -121,6 +123,7 @@ def beyond(
     parameters: Annotated[dict[str, object], TableOf("evaluator", named_by="evaluator")] = {},
 ) -> Any:
     """Looks at other data."""
+    return build("evaluator", "retrieval")
 
 
 @register("tracker", "ink")

@@ -27,6 +27,8 @@ def test_check_says_what_a_good_recipe_runs(base: Path) -> None:
     result = command("check", base)
     assert result.exit_code == 0
     assert result.output == (
+        "train: 128 images (33%) of 8 classes, val: 128 images (33%) of 8 classes, "
+        "test: 128 images (33%) of 8 classes\n"
         "recipe is fine: method pairwise (pull) on dots with encoder tower, 10 steps, measured by nearest\n"
     )
 

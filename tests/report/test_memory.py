@@ -8,12 +8,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from metriclab.cli import main
 from metriclab.comparison.finished import group, read_run
 from metriclab.report.curves import collect_numbers, memory_section, memory_size, read_curves
 from metriclab.report.page import draw, write_report
+from metriclab.runs.folder import RunFolder
 from tests.support.tiny import run, tiny
 
 XBM = ("loss.name=contrastive", "method.name=xbm", "method.start_step=2", "memory.name=ring", "memory.size=24")
@@ -33,6 +35,14 @@ def change(path: Path, pattern: str, new: str) -> None:
     path.write_text(text)
 
 
+def hold(folder: Path, metrics: dict[str, float]) -> None:
+    """Gives every query the score that its metric is to have."""
+    run_folder = RunFolder(folder)
+    scores = run_folder.scores()
+    scores |= {name: torch.full_like(scores[name], value) for name, value in metrics.items()}
+    run_folder.write_result({**run_folder.result(), "scores_sha256": run_folder.write_scores(scores)})
+
+
 @pytest.fixture
 def variant(real, tmp_path):
     """Makes a run folder like the real one, but of another seed, memory and outcome."""
@@ -46,6 +56,7 @@ def variant(real, tmp_path):
         result["metrics"]["retrieval"] |= {"r_at_1": score, "map_at_r": score / 2}
         result["items"]["train"] = 96
         (folder / "result.json").write_text(json.dumps(result))
+        hold(folder, {"retrieval.r_at_1": score, "retrieval.map_at_r": score / 2})
         if drift is not None:
             lines = [{"step": step, "drift_10": value} for step, value in drift.items()]
             (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))

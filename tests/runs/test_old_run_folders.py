@@ -17,7 +17,7 @@ OLD = Path(__file__).parent / "before_the_library"
 @pytest.fixture(params=["simclr", "xbm"])
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> RunFolder:
     shutil.copy(OLD / f"{request.param}.toml", tmp_path / "recipe.toml")
-    (tmp_path / "manifest.json").write_text("{}")
+    (tmp_path / "manifest.json").write_text('{"data": {"train": ""}}')
     return RunFolder(tmp_path)
 
 
