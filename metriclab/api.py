@@ -24,11 +24,11 @@ from metriclab.core.protocols import (
 )
 from metriclab.core.random import RandomKeys, pair_uniform
 from metriclab.core.rows import Keys, Labels, Rows, concatenate, count_positives, normalize, rows
-from metriclab.core.settings import show_settings
+from metriclab.core.settings import keep_settings, repr_settings, show_settings
 from metriclab.distributed import average_gradients, gather, process_group
 from metriclab.errors import DataError, DivergedError, MetriclabError, PluginError, RecipeError, StorageError
 from metriclab.images.datasets import ArrayDataset, FileDataset, LabelledFile
-from metriclab.registry import build, register
+from metriclab.registry import RunStep, build, register
 from metriclab.registry.api_version import API_VERSION
 
 __all__ = [
@@ -62,6 +62,7 @@ __all__ = [
     "RandomKeys",
     "RecipeError",
     "Rows",
+    "RunStep",
     "Sampler",
     "Score",
     "StorageError",
@@ -77,11 +78,13 @@ __all__ = [
     "concatenate",
     "count_positives",
     "gather",
+    "keep_settings",
     "load",
     "normalize",
     "pair_uniform",
     "process_group",
     "register",
+    "repr_settings",
     "rows",
     "show_settings",
     "stream_terms",

@@ -16,7 +16,7 @@ from metriclab.assembly.embedder import load
 from metriclab.cli import main
 from metriclab.errors import RecipeError, StorageError
 from metriclab.runs import checkpoint as checkpoints
-from metriclab.runs.files import digest, digest_of, parse_json, read_json, to_json
+from metriclab.runs.files import digest, digest_of, parse_json, read_json, write_json
 from metriclab.runs.folder import RunFolder
 from metriclab.runs.shapes import Line, Shape
 from metriclab.training.experiment import Interrupted
@@ -82,8 +82,8 @@ def test_only_regular_files_of_some_size_are_read(tmp_path):
 
 
 def test_what_is_written_can_be_read_whatever_files_are_called(tmp_path):
-    text = to_json({"command": [os.fsdecode(b"r\xff.toml")]})
-    assert parse_json(text.encode(), Shape, "manifest.json") == {"command": ["r?.toml"]}
+    write_json(tmp_path / "manifest.json", {"command": [os.fsdecode(b"r\xff.toml")]})
+    assert read_json(tmp_path / "manifest.json", Shape) == {"command": ["r?.toml"]}
 
 
 def changed(path: Path, *keys: str, to: object) -> None:

@@ -22,6 +22,7 @@ from metriclab.api import (
     Pairs,
     RecipeError,
     Rows,
+    RunStep,
     Term,
     register,
 )
@@ -93,8 +94,8 @@ class SwAV(nn.Module):
         temperature: Annotated[float, Gt(0)] = 0.1,
         epsilon: Annotated[float, Gt(0)] = 0.05,
         iterations: Annotated[int, Ge(1)] = 3,
-        freeze_prototypes: Annotated[int, Ge(0)] = 0,
-        queue_start: Annotated[int, Ge(0)] = 0,
+        freeze_prototypes: Annotated[int, Ge(0), RunStep("the prototypes never train")] = 0,
+        queue_start: Annotated[int, Ge(0), RunStep("the memory is never used")] = 0,
     ) -> None:
         super().__init__()
         self.network = network
