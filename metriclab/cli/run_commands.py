@@ -134,10 +134,7 @@ def _show(result: dict[str, Any], folder: Path) -> None:
     suffix, other = ("-h", f"{own}, without head") if result["output"] == "z" else ("-z", f"{own}, with head")
     of_other = {name.removesuffix(suffix): part for name, part in result["metrics"].items() if name.endswith(suffix)}
     table = Table(title=f"{result['protocol']}, {result['items'].get('test', 0):,} images", title_justify="left")
-    # A narrow terminal breaks the heads of columns, and cuts no metric's name.
-    table.add_column(
-        min_width=max((len(metric) + 2 for part in result["metrics"].values() for metric in part), default=0)
-    )
+    table.add_column(no_wrap=True)  # a narrow terminal breaks the heads of the others, and cuts no metric's name
     for name in (*columns, *([other] if of_other else [])):
         table.add_column(name, justify="right")
     for evaluator, part in result["metrics"].items():
