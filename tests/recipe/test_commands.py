@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner, Result
 
 from metriclab.cli import main
@@ -23,14 +25,16 @@ def command(*arguments: str | Path) -> Result:
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
-def test_check_says_what_a_good_recipe_runs(base: Path) -> None:
-    result = command("check", base)
+def test_check_says_what_a_good_recipe_runs(base: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="metriclab"):
+        result = command("check", base)
     assert result.exit_code == 0
-    assert result.output == (
-        "train: 128 images (33%) of 8 classes, val: 128 images (33%) of 8 classes, "
-        "test: 128 images (33%) of 8 classes\n"
+    assert result.stdout == (
         "recipe is fine: method pairwise (pull) on dots with encoder tower, 10 steps, measured by nearest\n"
     )
+    assert caplog.messages == [
+        "train: 128 images (33%) of 8 classes, val: 128 images (33%) of 8 classes, test: 128 images (33%) of 8 classes"
+    ]
 
 
 def test_check_applies_options(base: Path) -> None:
