@@ -29,7 +29,10 @@ def blocks(language: str) -> list[str]:
 def test_the_recipe_is_fine(tmp_path):
     whole, parts = blocks("toml")
     (tmp_path / "recipe.toml").write_text(whole)
-    assert read_recipe(tmp_path / "recipe.toml").components["loss"].params["temperature"] == 0.1
+    assert read_recipe(tmp_path / "recipe.toml").components["loss"].params == {
+        "temperature": 0.1,
+        "learnable_temperature": False,
+    }
     rest = [table for table in whole.split("\n\n") if not table.startswith(("[loss]", "[method]"))]
     (tmp_path / "other.toml").write_text("\n\n".join([*rest, parts]))
     assert read_recipe(tmp_path / "other.toml").components["memory"].params["size"] == 4096

@@ -154,6 +154,7 @@ def _show(result: dict[str, Any], folder: Path) -> None:
         if baselines := describe_baselines(result["baselines"]):
             out.print(baselines, highlight=False, soft_wrap=True)
     costs = [text.format(value) for name, text in _COSTS.items() if (value := result["cost"].get(name))]
+    costs += [f"{label(name)} not measured" for name in _COSTS if f"cost.{name}" in result.get("missing", {})]
     out.print(f"{result['steps']} steps: {', '.join(costs)}", highlight=False, soft_wrap=True)
     out.print(f"run folder: {folder}", highlight=False, soft_wrap=True)
 

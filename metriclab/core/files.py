@@ -6,11 +6,11 @@ import contextlib
 import errno
 import os
 import secrets
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from metriclab.core.reading import open_regular
 from metriclab.errors import StorageError
 
 _REPAIRS = {
@@ -86,19 +86,16 @@ def read_regular(path: Path, *, most: int | None = None) -> bytes:
         StorageError: where it is no regular file, too large, or cannot be read.
     """
     try:
-        # Not by its path: a pipe would be waited for, and another file may be there by the time it is looked at.
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise StorageError(f"{path} is no regular file", help=_PUT_BACK)
-            if most is not None and status.st_size > most:
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if most is not None and size > most:
                 raise StorageError(
-                    f"{path} cannot be read: it has {status.st_size:,} bytes, and may have {most:,}", help=_PUT_BACK
+                    f"{path} cannot be read: it has {size:,} bytes, and may have {most:,}", help=_PUT_BACK
                 )
             return file.read()
     except FileNotFoundError:
         raise
-    except IsADirectoryError as error:
-        raise StorageError(f"{path} is no regular file", help=_PUT_BACK) from error
     except OSError as error:
+        if error.errno in (errno.EISDIR, errno.EINVAL):
+            raise StorageError(f"{path} is no regular file", help=_PUT_BACK) from error
         raise StorageError(f"{path} cannot be read: {error.strerror}", help="let this user read it") from error

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple
 from itertools import product
 from typing import Annotated, Literal
 
 import numpy as np
 from annotated_types import Ge, Le
-from jaxtyping import Int64, UInt8
+from jaxtyping import UInt8
 
 from metriclab.core.protocols import Split
 from metriclab.datasets.fabric_drawing import Cloth, Scene, draw
@@ -72,7 +73,10 @@ def Fabrics(
     count = per_class if split == "train" and classes == "families" else test_per_class
     scene = Scene(size, turn, clutter, noise, preference)
     labels = mine.repeat(count).astype(np.int64)
-    pixels = _drawn(scene, names, mine, count, [seed, SPLITS.index(split)])
+    cloths = {int(label): _cloth(names[label], int(label)) for label in mine}
+    # Named by all that the pixels depend on.
+    name = "-".join(map(str, (classes, split, count, *astuple(scene), seed, "drawing", _DRAWING)))
+    pixels = _drawn(f"{name}.npz", cloths, scene, count, [seed, SPLITS.index(split)])
     items = [f"fabrics/{split}/{names[label]}/{number}" for label in mine for number in range(count)]
     return ArrayDataset(pixels, labels, names, items)
 
@@ -99,14 +103,12 @@ def _cloth(name: str, number: int) -> Cloth:
 
 
 def _drawn(
-    scene: Scene, names: list[str], labels: Int64[np.ndarray, "c"], count: int, seed: list[int]
+    name: str, cloths: dict[int, Cloth], scene: Scene, count: int, seed: list[int]
 ) -> UInt8[np.ndarray, "n 3 h w"]:
-    kind = "families" if names[0] in FAMILIES else "compositions"
-    stem = f"{kind}-{count}-{'-'.join(str(value) for value in (*seed, scene.size, scene.turn, scene.clutter))}"
-    path = cache_folder("fabrics") / f"{stem}-{scene.noise}-{scene.preference}-drawing-{_DRAWING}.npz"
+    path = cache_folder("fabrics") / name
     arrays = load_arrays(path, "pixels")
     if arrays is None:
-        parts = [draw(_cloth(names[label], int(label)), scene, count, [*seed, int(label)]) for label in labels]
+        parts = [draw(cloth, scene, count, [*seed, label]) for label, cloth in cloths.items()]
         arrays = {"pixels": np.concatenate(parts)}
         save_arrays(path, arrays)
     return arrays["pixels"]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -66,12 +67,7 @@ def final_result(
         metrics |= {f"{name}-{other}": part for name, part in score_values(of_other).items()}
     queries: Rows = getattr(embedded.queries, output)
     alone = gallery is splits.test
-    of_baselines = {}
-    for name, build in baselines(recipe, training, queries.embedding_dim):
-        yield
-        measured = _of_baseline(protocol, missing, f"baselines.{name}", build)
-        if measured is not None:
-            of_baselines[name] = measured
+    of_baselines = yield from _of_baselines(protocol, missing, baselines(recipe, training, queries.embedding_dim))
     images = len(queries) + (0 if alone else len(embedded.gallery.h))
     result = {
         "metrics": metrics,
@@ -93,11 +89,19 @@ def final_result(
     return result, {**scores_by_query(scores, len(queries)), **by_class, **identity}
 
 
-def _of_baseline(
-    protocol: TestProtocol, missing: dict[str, str], name: str, build: Callable[[], Encode]
-) -> dict[str, dict[str, float]] | None:
-    """What a baseline scores. It is built first, on each rank alone, as that may fail on one of them."""
-    encode = measured_beside(missing, name, build)
-    if encode is None:
-        return None
-    return measured_beside(missing, name, lambda: score_values(protocol.scores(encode, protocol.embed(encode))))
+def _of_baselines(
+    protocol: TestProtocol, missing: dict[str, str], builders: Iterator[tuple[str, Callable[[], Encode]]]
+) -> Pausing[dict[str, dict[str, dict[str, float]]]]:
+    """What each baseline scores. It is built first, on each rank alone, as that may fail on one of them."""
+    measured = {}
+    for name, build in builders:
+        yield
+        encode = measured_beside(missing, f"baselines.{name}", build)
+        if encode is not None:
+            score = partial(_score, protocol, encode)
+            measured[name] = measured_beside(missing, f"baselines.{name}", score)
+    return {name: scores for name, scores in measured.items() if scores is not None}
+
+
+def _score(protocol: TestProtocol, encode: Encode) -> dict[str, dict[str, float]]:
+    return score_values(protocol.scores(encode, protocol.embed(encode)))

@@ -268,8 +268,7 @@ def metriclab(*arguments: str, folder: Path) -> subprocess.Popen:
 
 @pytest.mark.slow
 def test_a_suite_is_run_stopped_started_again_and_compared(tmp_path):
-    two, _, _ = SUITE.replace("set.train.steps = 2", "set.train.steps = 40").rpartition("[[entry]]")
-    write(tmp_path, two)
+    write(tmp_path, SUITE.replace("set.train.steps = 2", "set.train.steps = 60"))
     first = metriclab("compare", "suite.toml", "--jobs", "2", folder=tmp_path)
     metrics = tmp_path / "runs" / "suites" / "suite" / "as-it-is" / "seed-0" / "metrics.jsonl"
     waited = time.monotonic()
@@ -284,7 +283,7 @@ def test_a_suite_is_run_stopped_started_again_and_compared(tmp_path):
     assert again.returncode == 0, errors
     comparison = json.loads(told)
     assert {entry["name"]: entry["seeds"] for entry in comparison["entries"]} == {
-        name: [0, 1] for name in ("as it is", "triplet")
+        name: [0, 1] for name in ("as it is", "triplet", "untrained")
     }
     assert json.loads((tmp_path / "runs" / "suites" / "suite" / "comparison.json").read_text()) == comparison
     third = CliRunner().invoke(main, ["compare", str(tmp_path / "runs" / "suites" / "suite"), "--format", "json"])

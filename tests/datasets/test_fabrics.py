@@ -19,6 +19,7 @@ from metriclab.datasets.fabrics import Fabrics
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 SCENE = Scene(size=48, turn=20.0, clutter=1, noise=0.03, preference=0.2)
+KINDS = ("families", "compositions")
 DIGEST = "7c65919d1d4619c9d4be6dd8378c760dfbc2d02b3aa62fc97e49aff643c7e077"
 
 
@@ -70,6 +71,14 @@ def test_compositions_are_in_one_split_each():
     assert 60 < len(labels["train"]) < 110
     assert 90 < len(labels["test"]) < 135
     assert "rings long bold spotted" in splits["train"].classes
+
+
+def test_families_and_compositions_of_one_size_are_not_taken_for_each_other():
+    families, compositions = (Fabrics("val", classes=classes, test_per_class=1) for classes in KINDS)
+    again = [Fabrics("val", classes=classes, test_per_class=1) for classes in KINDS]
+    assert [data.fingerprint for data in again] == [families.fingerprint, compositions.fingerprint]
+    assert len(compositions.labels) == len(families.labels) == 20
+    assert not np.array_equal(compositions.pixels, families.pixels)
 
 
 def test_more_images_begin_with_the_same_ones():
