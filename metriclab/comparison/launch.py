@@ -147,7 +147,8 @@ def _start(run: SuiteRun, plugins: Sequence[Path], threads: int, device: str | N
                 fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return None
-            environment = {"OMP_NUM_THREADS": str(threads), "COLUMNS": "120", **os.environ}
+            # One report about them all says more than one of each.
+            environment = {"OMP_NUM_THREADS": str(threads), "COLUMNS": "120", "METRICLAB_REPORT": "none", **os.environ}
             if device is not None:
                 environment["CUDA_VISIBLE_DEVICES"] = device
             # A session of its own: Ctrl-C reaches this process alone, which tells its children once.
