@@ -54,7 +54,7 @@ def main() -> None:
             for place in range(NEAREST):
                 tile = picture(data.gallery, int(one.near[query, place]), bool(one.right[query, place]))
                 page.paste(tile, (step + column * part + 2 * GAP + place * step, TOP + row * step))
-    page.save(given.out, quality=88)
+    page.save(given.out, quality=75)
 
 
 if __name__ == "__main__":
