@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple
 
 import torch
 
+from metriclab.comparison.finished import FinishedRun, read_run
 from metriclab.comparison.suite import Suite, SuiteEntry
 from metriclab.core.cores import usable_cores
 from metriclab.core.files import repair
@@ -81,6 +82,24 @@ def plan(suite: Suite, out: Path) -> list[SuiteRun]:
                 state = "finished" if folder.result_file.is_file() else "interrupted"
             runs.append(SuiteRun(entry, seed, folder.path, state))
     return runs
+
+
+def finished(suite: Suite, planned: Sequence[SuiteRun]) -> tuple[dict[str, list[FinishedRun]], list[str]]:
+    """The finished runs by the name of their entry, and what to say of the others.
+
+    Raises:
+        StorageError: where no run has finished, or a file cannot be read.
+    """
+    groups, notes = {}, []
+    for entry in suite.entries:
+        own = [run for run in planned if run.entry is entry]
+        there = [run for run in own if RunFolder(run.folder).result_file.is_file()]
+        notes += [f"{run} has no result and is left out" for run in own if run not in there]
+        if there:
+            groups[entry.name] = [read_run(run.folder) for run in there]
+    if not groups:
+        raise StorageError("no run of the suite has finished", help="see the log files for why")
+    return groups, notes
 
 
 def launch(
