@@ -127,8 +127,8 @@ class SeveralRuns:
         self.compared = compare(
             groups,
             metric=metric or (suite.metric if suite else DEFAULT_METRIC),
-            also=suite and suite.also,
-            reference=suite and suite.reference,
+            also=suite.also if suite else None,
+            reference=suite.reference if suite else None,
             notes=notes,
         )
         self.places = {entry.name: entry.at for entry in suite.entries if entry.at} if suite else {}
