@@ -34,9 +34,10 @@ def Folder(
     val: Annotated[float, Ge(0), Lt(1)] = 0.1,
     test: Annotated[float, Ge(0), Lt(1)] = 0.2,
     disjoint: bool = False,
+    columns: dict[str, str] | None = None,
     on_error: OnError = "error",
 ) -> FileDataset:
-    """A folder of images: one folder a class, or a flat folder without classes, or a CSV manifest.
+    """A folder of images: one folder a class, or a flat folder without classes, or a table of images.
 
     The class of an image is the first folder below `root`, however deep it lies in it. `root` may also hold folders
     `train`, `val` and `test`, with the classes in them. A split that is not there is carved out of train: each image,
@@ -53,13 +54,15 @@ def Folder(
 
     Args:
         split: train, val or test.
-        root: folder of images, or a `.csv` file with the columns path, label and perhaps split; paths in it start at
-            its own folder, and a class left empty is unknown. Blanks around cells do not count.
+        root: folder of images, or a `.csv`, `.tsv` or `.jsonl` file with a column path and perhaps label, split, query,
+            gallery, group (camera, sequence) and category; paths in it start at its own folder, and what is left empty
+            is unknown. Blanks around cells do not count.
         size: images are reduced until their short side has this many pixels, never enlarged; choose it a little
             above the size of the crops. Their long side is at most 4 times that.
         val: part of train that becomes val, if there is no val; 0 for none.
         test: part of train that becomes test, if there is no test; 0 for none.
         disjoint: whether whole classes are carved out, to measure on classes never trained on; else images are.
+        columns: what columns are called in the table, where that differs: `{ label = "product_id", group = "camera" }`.
         on_error: "error" to stop at files that give no image, "skip" to leave them out and list them in a file.
 
     Raises:
@@ -67,7 +70,7 @@ def Folder(
         StorageError: if the cache cannot be written.
     """
     require_split(split)
-    listed, notes = list_images(Path(root))
+    listed, notes = list_images(Path(root), columns)
     if len(classes := {entry.label for entry in listed} - {""}) == 1:
         raise DataError(
             f"{root}: all images are of one class, {min(classes)!r}",
