@@ -137,7 +137,7 @@ def require_groups(evaluators: Mapping[str, Evaluator], splits: Splits) -> None:
             if getattr(evaluator, "needs_groups", False) and has_labels(data) and (groups is None or groups.max() < 0):
                 raise DataError(
                     f"evaluator '{name}' leaves out the query's own group, and the {split} split has no groups",
-                    help=f"give the data groups, as a column 'group' of a table does, or leave its exclude away",
+                    help="give the data groups, as a column 'group' of a table does, or leave its exclude away",
                 )
 
 

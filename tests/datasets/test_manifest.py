@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from metriclab.assembly.splits import sides_of
+from metriclab.audit.findings import shared_groups
 from metriclab.datasets.folder import Folder
 from metriclab.errors import DataError
 from metriclab.images.datasets import FileDataset
@@ -164,9 +165,58 @@ def test_without_groups_no_run_begins(root, tmp_path):
         "data.val=0",
         "data.size=12",
     ]
-    recipe = tiny(tmp_path, *settings, "evaluate.0.exclude=same-group")
+    recipe = tiny(tmp_path, *settings, "sampler.batch_size=4", "evaluate.0.exclude=same-group")
     with pytest.raises(
         DataError, match="'retrieval' leaves out the query's own group, and the test split has no groups"
     ):
         run(recipe, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def carved(root: Path, disjoint: str) -> list[FileDataset]:
+    """Classes a to h; camera n takes classes 2n and 2n + 1, two of three images of each; the rest has no camera."""
+    fill(root, 48)
+    rows = [[f"{n:03}.png", "abcdefgh"[n % 8], f"cam{n % 8 // 2}" if n % 3 else ""] for n in range(48)]
+    table = written(root, ".csv", rows, ["path", "label", "group"])
+    train = Folder("train", root=str(table), val=0.0, test=0.4, disjoint=disjoint)
+    return [train, train.with_split("test")]
+
+
+def test_groups_are_carved_out_whole(root):
+    train, test = carved(root, "group")
+    assert set(test.groups) == set(range(4)) - set(train.groups)
+    assert set(train.labels) & set(test.labels)  # images without a group stay in train
+    assert -1 in train.groups
+
+
+def test_classes_and_groups_that_hang_together_are_carved_out_whole(root):
+    train, test = carved(root, "class-and-group")
+    known = train.groups >= 0
+    assert not set(train.labels[known]) & set(test.labels)
+    assert not set(train.groups) & set(test.groups)
+    assert len(set(test.labels)) == 2 * len(set(test.groups))
+
+
+def test_there_has_to_be_something_to_carve(root):
+    fill(root, 8)
+    table = written(root, ".csv", [[f"{n:03}.png", "ab"[n % 2], "cam1"] for n in range(8)], ["path", "label", "group"])
+    assert refusal(table, disjoint="class-and-group") == (
+        "TABLE: 1 sets of classes and groups that hang together are too few to make 2 splits of at least 1\n"
+        "  help: give it 2 or more, or make the splits yourself"
+    )
+    plain = written(root, ".tsv", [[f"{n:03}.png", "ab"[n % 2]] for n in range(8)], ["path", "label"])
+    assert refusal(plain, disjoint="group").startswith("TABLE: there are no groups to carve out")
+    assert refusal(plain, disjoint="class-and-group").startswith("TABLE: there are no sets of classes and groups that")
+
+
+def test_what_leaks_through_a_group_is_found(root):
+    fill(root, 12)
+    rows = [
+        [f"{n:03}.png", "abc"[n % 3], "test" if n >= 6 else "train", f"day{n % 6 if n % 3 else 9}"] for n in range(12)
+    ]
+    train = opened(written(root, ".csv", rows, ["path", "label", "split", "group"]))
+    leak, lone = shared_groups({"train": train, "test": train.with_split("test")})
+    assert (leak.wrong, leak.message) == (True, "6 images of test have images of their own class and group in train")
+    assert len(leak.items) == 6
+    told = "1 class of test is of a single group, outside of which there is no match"
+    assert (lone.wrong, lone.message, lone.items) == (False, told, [{"class": "a"}])
