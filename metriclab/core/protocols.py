@@ -102,6 +102,9 @@ class Dataset(Protocol):
     One that can give the other splits without looking for its files again has a method `with_split(split) -> Dataset`;
     the others are built once a split.
 
+    It may also have `groups` and `categories`, numbered like labels: what makes two images of a class too easy a match,
+    and coarser classes. And `is_query` and `is_gallery`, booleans, where val or test say so themselves. None is none.
+
     Attributes:
         labels: int64, one an item, negative for unknown. Equal labels mean equal classes across the splits.
         classes: name of each label: `classes[label]`.

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from metriclab.assembly.assemble import Training, classes_of
-from metriclab.assembly.splits import Splits
+from metriclab.assembly.splits import Splits, protocol_of, sides_of
 from metriclab.core.protocols import Evaluator
 from metriclab.core.rows import Rows
 from metriclab.evaluation.baselines import baselines
 from metriclab.evaluation.efficiency import Peaks, Stopwatch, cost_of, flops_per_image, images_seen, measured_beside
-from metriclab.evaluation.embed import Encode, Output, embedding_settings, evaluating, gallery_of
+from metriclab.evaluation.embed import Encode, Output, embedding_settings, evaluating
 from metriclab.evaluation.evaluate import (
     TestProtocol,
     run_evaluators,
@@ -50,8 +50,8 @@ def final_result(
     missing: dict[str, str] = {}
     peaks = measured_beside(missing, "cost.peak_memory_mb", lambda: Peaks(training.device))
     output: Output = training.settings.output
-    gallery = gallery_of(splits.test, splits.train)
-    protocol = TestProtocol(evaluators, splits.test, gallery, embedding_settings(training), output)
+    sides = sides_of(splits.test, splits.train)
+    protocol = TestProtocol(evaluators, *sides, embedding_settings(training), output)
     with evaluating(training.method) as encode:
         flops = measured_beside(missing, "cost.flops_per_image", lambda: flops_per_image(encode, training))
         with Stopwatch(training.device) as watch:
@@ -66,14 +66,13 @@ def final_result(
         of_other = run_evaluators(evaluators, *embedded.rows(other))
         metrics |= {f"{name}-{other}": part for name, part in score_values(of_other).items()}
     queries: Rows = getattr(embedded.queries, output)
-    alone = gallery is splits.test
     of_baselines = yield from _of_baselines(protocol, missing, baselines(recipe, training, queries.embedding_dim))
-    images = len(queries) + (0 if alone else len(embedded.gallery.h))
+    images = len(queries) + (0 if sides[0] is sides[1] else len(embedded.gallery.h))
     result = {
         "metrics": metrics,
         "baselines": of_baselines,
         "definitions": score_definitions(scores),
-        "protocol": "leave-one-out on the test split" if alone else "test queries against the training split",
+        "protocol": protocol_of(*sides),
         "fingerprint": benchmark,
         "steps": training.steps,
         "best_step": best_step,

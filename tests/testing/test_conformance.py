@@ -29,7 +29,20 @@ ELSEWHERE = {
     ("method", "none"),  # does not train
     ("dataset", "folder"),  # below
     # Read files that have to be made first: see tests/datasets.
-    *(("dataset", name) for name in ("torchvision", "fashion-mnist", "cub200", "cars196", "sop", "in-shop")),
+    *(
+        ("dataset", name)
+        for name in (
+            "torchvision",
+            "fashion-mnist",
+            "cub200",
+            "cars196",
+            "sop",
+            "in-shop",
+            "market1501",
+            "veri776",
+            "msmt17",
+        )
+    ),
 }
 SLOW = {("dataset", "glyphs")}  # draws everything first
 
