@@ -85,7 +85,8 @@ def _classes_and_groups(data: Dataset) -> Int64[np.ndarray, "n 2"] | None:
 
 def _joined(pairs: Int64[np.ndarray, "n 2"]) -> Int64[np.ndarray, "n"]:
     """One number for each class and group."""
-    return (pairs[:, 0] << 32) + pairs[:, 1]
+    joined: np.ndarray = (pairs[:, 0] << 32) + pairs[:, 1]
+    return joined
 
 
 def _of_classes(kind: Kind, wrong: bool, message: str, data: Dataset, labels: Int64[np.ndarray, "c"]) -> Finding:

@@ -58,6 +58,6 @@ def InShop(
     for path, article, status in PUBLISHED.table(table, 3, head=2):
         if status not in _SIDES:
             raise PUBLISHED.error(f"{table}: the status of {path} is {status!r}, not {', '.join(_SIDES)}")
-        side = {"query": status == "query", "gallery": status == "gallery"}
-        listed.append(LabelledFile(images / path, article, _SIDES[status], path, **side))
+        query, gallery = status == "query", status == "gallery"
+        listed.append(LabelledFile(images / path, article, _SIDES[status], path, query=query, gallery=gallery))
     return benchmark_split(PUBLISHED, split, listed, folder, size=size, val=val)
