@@ -34,18 +34,31 @@ def make_predictor(network: Network, hidden: int) -> nn.Module:
     return predictor
 
 
-def project(network: Network, batch: Batch, method: str) -> list[Float[Tensor, "n d"]]:
-    """The head's output for each view.
+def check_batch(batch: Batch, predictor: nn.Module, method: str, together: bool) -> None:
+    """Checks that the images of a batch have views that predict each other.
 
     Raises:
-        RecipeError: for a batch of one view.
+        RecipeError: for a batch of one view, and for one image alone where views are normalised apart.
     """
     if len(batch.views) < 2:
         raise RecipeError(
             f"method '{method}' predicts one view of an image from another, and here an image has one view",
             help="set views.count = 2",
         )
-    return [view.z for view in network.views(batch.views)]
+    # BatchNorm over all ranks is another class, to which the images of the others are there as well.
+    alone = any(isinstance(layer, nn.BatchNorm1d) and layer.training for layer in predictor.modules())
+    if len(batch) == 1 and alone and not together:
+        raise RecipeError(
+            f"method '{method}' normalises the views of a batch apart, and here is one image, which has no variance",
+            help="set sampler.batch_size and train.chunk to 2 or more, or method.views_together = true",
+        )
+
+
+def project(network: Network, batch: Batch, together: bool) -> list[Float[Tensor, "n d"]]:
+    """The head's output for each view; in one pass, as one batch for BatchNorm, or view by view."""
+    if together:
+        return [view.z for view in network.views(batch.views)]
+    return [network(view).z for view in batch.views]
 
 
 def predict(
@@ -53,23 +66,25 @@ def predict(
     projections: Sequence[Float[Tensor, "n d"]],
     predictor: nn.Module,
     targets: Sequence[Float[Tensor, "n d"]],
+    together: bool,
 ) -> Outputs:
     """The outputs of this rank.
 
     Args:
         batch: of n images.
         projections: with gradients, one tensor a view.
-        predictor: sees all views in one pass, as one batch for BatchNorm.
+        predictor: from a projection to a prediction.
         targets: as many; their gradient is stopped here.
+        together: whether the predictor sees all views in one pass, as one batch for BatchNorm.
     """
     count = len(projections)
-    predicted = predictor(torch.cat(list(projections))).chunk(count)
+    predicted = predictor(torch.cat(list(projections))).chunk(count) if together else map(predictor, projections)
     unit = batch.rows([z.detach() for z in targets], labels=batch.items).z.unflatten(0, (count, len(batch)))
     # Rolled along the views, a view meets each of the others once, and never itself.
     others = torch.stack([unit.roll(shift, 0) for shift in range(1, count)])
     return Outputs(
         batch.rows([z.detach() for z in projections], labels=batch.items),
-        batch.rows(predicted, labels=batch.items).z,
+        batch.rows(list(predicted), labels=batch.items).z,
         others.mean(0).flatten(0, 1),
     )
 
