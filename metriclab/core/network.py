@@ -40,8 +40,10 @@ class Network(nn.Module):
         h = self.encoder(images)
         return Embedded(h, self.head(h))
 
-    def views(self, views: Sequence[Float[Tensor, "n c _h _w"]]) -> list[Embedded]:
-        """Each view embedded. Neighbouring views of one size go through in one pass, as one batch for BatchNorm."""
+    def views(self, views: Sequence[Float[Tensor, "n c _h _w"]], *, together: bool = True) -> list[Embedded]:
+        """Each view embedded: those of one size that are neighbours as one batch for BatchNorm, or each by itself."""
+        if not together:
+            return [self(view) for view in views]
         embedded: list[Embedded] = []
         for _, group in groupby(views, key=lambda view: view.shape):
             same = list(group)

@@ -18,7 +18,6 @@ from metriclab_byol.prediction import (
     make_predictor,
     output_std,
     predict,
-    project,
 )
 
 
@@ -71,9 +70,9 @@ class BYOL(nn.Module):
 
     def forward(self, batch: Batch) -> Outputs:
         check_batch(batch, self.predictor, "byol", self.views_together)
-        projections = project(self.network, batch, self.views_together)
+        projections = [view.z for view in self.network.views(batch.views, together=self.views_together)]
         with torch.no_grad():
-            targets = project(self.target, batch, self.views_together)
+            targets = [view.z for view in self.target.views(batch.views, together=self.views_together)]
         return predict(batch, projections, self.predictor, targets, self.views_together)
 
     def objective(self, local: Outputs, world: Outputs) -> Objective:

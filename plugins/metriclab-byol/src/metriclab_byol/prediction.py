@@ -54,13 +54,6 @@ def check_batch(batch: Batch, predictor: nn.Module, method: str, together: bool)
         )
 
 
-def project(network: Network, batch: Batch, together: bool) -> list[Float[Tensor, "n d"]]:
-    """The head's output for each view; in one pass, as one batch for BatchNorm, or view by view."""
-    if together:
-        return [view.z for view in network.views(batch.views)]
-    return [network(view).z for view in batch.views]
-
-
 def predict(
     batch: Batch,
     projections: Sequence[Float[Tensor, "n d"]],

@@ -15,7 +15,6 @@ from metriclab_byol.prediction import (
     make_predictor,
     output_std,
     predict,
-    project,
 )
 
 
@@ -52,7 +51,7 @@ class SimSiam(nn.Module):
 
     def forward(self, batch: Batch) -> Outputs:
         check_batch(batch, self.predictor, "simsiam", self.views_together)
-        projections = project(self.network, batch, self.views_together)
+        projections = [view.z for view in self.network.views(batch.views, together=self.views_together)]
         return predict(batch, projections, self.predictor, projections, self.views_together)
 
     def objective(self, local: Outputs, world: Outputs) -> Objective:
