@@ -241,12 +241,9 @@ def test_views_together_are_normalised_by_other_statistics(make):
     torch.testing.assert_close(loss_of(apart, part).loss, loss_of(together, part).loss)
 
 
-@pytest.mark.parametrize(("make", "name"), [(byol, "byol"), (simsiam, "simsiam")])
-def test_one_image_alone_is_refused_where_views_are_normalised_apart(make, name):
-    text = (
-        rf"method '{name}' normalises the views of a batch apart, and here is one image, which has no variance\n"
-        r"  help: set sampler\.batch_size and train\.chunk to 2 or more, or method\.views_together = true"
-    )
+@pytest.mark.parametrize("make", [byol, simsiam])
+def test_one_image_alone_is_refused_where_views_are_normalised_apart(make):
+    text = r"BatchNorm takes its statistics of one image alone.*\n  help: set sampler\.batch_size, and train\.chunk"
     with pytest.raises(RecipeError, match=text):
         make()(batch(n=1))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import normalize
 
 from metriclab.api import Batch, Network, RecipeError
@@ -20,19 +20,12 @@ def embed_views(network: Network, batch: Batch, method: str, together: bool) -> 
         together: whether all views go through in one pass, as one batch for BatchNorm, or each by itself.
 
     Raises:
-        RecipeError: for a batch of one view, and for one image alone where views are normalised apart.
+        RecipeError: for a batch of one view.
     """
     if len(batch.views) < 2:
         raise RecipeError(
             f"method '{method}' compares views of an image, and here an image has one view",
             help="set views.count = 2",
-        )
-    # BatchNorm over all ranks is another class, to which the images of the others are there as well.
-    alone = any(isinstance(layer, nn.BatchNorm1d) and layer.training for layer in network.modules())
-    if len(batch) == 1 and alone and not together:
-        raise RecipeError(
-            f"method '{method}' normalises the views of a batch apart, and here is one image, which has no variance",
-            help="set sampler.batch_size and train.chunk to 2 or more, or method.views_together = true",
         )
     z = torch.stack([view.z for view in network.views(batch.views, together=together)], dim=1)
     return z.to(torch.promote_types(z.dtype, torch.float32))

@@ -14,7 +14,7 @@ from metriclab.api import Batch, Network, Objective, register
 from metriclab_byol.prediction import (
     Outputs,
     agreement,
-    check_batch,
+    check_views,
     make_predictor,
     output_std,
     predict,
@@ -69,7 +69,7 @@ class BYOL(nn.Module):
         self.views_together = views_together
 
     def forward(self, batch: Batch) -> Outputs:
-        check_batch(batch, self.predictor, "byol", self.views_together)
+        check_views(batch, "byol")
         projections = [view.z for view in self.network.views(batch.views, together=self.views_together)]
         with torch.no_grad():
             targets = [view.z for view in self.target.views(batch.views, together=self.views_together)]

@@ -34,23 +34,16 @@ def make_predictor(network: Network, hidden: int) -> nn.Module:
     return predictor
 
 
-def check_batch(batch: Batch, predictor: nn.Module, method: str, together: bool) -> None:
+def check_views(batch: Batch, method: str) -> None:
     """Checks that the images of a batch have views that predict each other.
 
     Raises:
-        RecipeError: for a batch of one view, and for one image alone where views are normalised apart.
+        RecipeError: for a batch of one view.
     """
     if len(batch.views) < 2:
         raise RecipeError(
             f"method '{method}' predicts one view of an image from another, and here an image has one view",
             help="set views.count = 2",
-        )
-    # BatchNorm over all ranks is another class, to which the images of the others are there as well.
-    alone = any(isinstance(layer, nn.BatchNorm1d) and layer.training for layer in predictor.modules())
-    if len(batch) == 1 and alone and not together:
-        raise RecipeError(
-            f"method '{method}' normalises the views of a batch apart, and here is one image, which has no variance",
-            help="set sampler.batch_size and train.chunk to 2 or more, or method.views_together = true",
         )
 
 

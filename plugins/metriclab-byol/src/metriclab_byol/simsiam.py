@@ -11,7 +11,7 @@ from metriclab.api import Batch, Network, Objective, register
 from metriclab_byol.prediction import (
     Outputs,
     agreement,
-    check_batch,
+    check_views,
     make_predictor,
     output_std,
     predict,
@@ -50,7 +50,7 @@ class SimSiam(nn.Module):
         self.views_together = views_together
 
     def forward(self, batch: Batch) -> Outputs:
-        check_batch(batch, self.predictor, "simsiam", self.views_together)
+        check_views(batch, "simsiam")
         projections = [view.z for view in self.network.views(batch.views, together=self.views_together)]
         return predict(batch, projections, self.predictor, projections, self.views_together)
 
