@@ -139,6 +139,9 @@ class Views(Protocol):
 class Sampler(Protocol):
     """The order of items, built with (labels).
 
+    One that knows what an epoch draws without drawing it says so by `coverage(seed)`: how many items, and of how many
+    classes. A run tells it before its first step; of other samplers it counts, over a whole epoch.
+
     Attributes:
         batch_size: rows of a global batch, over all ranks.
         steps: global batches an epoch.
