@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 from metriclab.core.protocols import Split
 from metriclab.core.reading import is_missing, read_text, require_regular
-from metriclab.datasets.splits import SPLITS
-from metriclab.datasets.tree import count_of
+from metriclab.core.splits import SPLITS
 from metriclab.errors import DataError
 from metriclab.images.datasets import LabelledFile
+from metriclab.images.tree import count_of
 
 _COLUMNS = ("path", "label", "split")
 
