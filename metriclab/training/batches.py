@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from metriclab.assembly.assemble import Training
 from metriclab.core.batch import Batch, Images
 from metriclab.core.protocols import Dataset, Sampler, Views
 from metriclab.core.random import RandomKeys
+from metriclab.training.features import embed_items
 
 _AHEAD = 2
 
@@ -59,9 +61,26 @@ def batches(training: Training, start: int) -> Iterator[RankBatch]:
     On every rank the same items are drawn with the same augmentation as in one process. Where the training has the
     features of all items, no image is read.
     """
-    assert training.sampler is not None
+    sampler: Any = training.sampler
+    while start < training.steps:
+        epoch, done = divmod(start, sampler.steps)
+        if done == 0 and _needs_embeddings(sampler, epoch):
+            sampler.use_embeddings(embed_items(training))
+        # None is drawn ahead that depends on steps still to come.
+        later = range(epoch + 1, -(-training.steps // sampler.steps))
+        embedded_before = next((one for one in later if _needs_embeddings(sampler, one)), later.stop)
+        stop = min(embedded_before * sampler.steps, training.steps)
+        yield from _batches(training, start, stop)
+        start = stop
+
+
+def _needs_embeddings(sampler: Any, epoch: int) -> bool:
+    return hasattr(sampler, "needs_embeddings") and sampler.needs_embeddings(epoch)
+
+
+def _batches(training: Training, start: int, stop: int) -> Iterator[RankBatch]:
     labels, device = torch.from_numpy(training.data.labels), training.device
-    for slice_, images in _with_images(training, _slices(training, training.sampler, start)):
+    for slice_, images in _with_images(training, _slices(training, start, stop)):
         items, drawn = (torch.from_numpy(part) for part in (slice_.items, slice_.repeats))
         on_device, positions = items.to(device), torch.arange(slice_.start, slice_.start + len(items))
         features = None if training.features is None else training.features[on_device]
@@ -89,11 +108,12 @@ class _Slice:
         self.items, self.repeats, self.largest = items, repeats, largest
 
 
-def _slices(training: Training, sampler: Sampler, start: int) -> Iterator[_Slice]:
+def _slices(training: Training, start: int, stop: int) -> Iterator[_Slice]:
+    sampler: Any = training.sampler
     step, ranks = start, distributed.world_size()
-    while step < training.steps:
+    while step < stop:
         epoch, skipped = divmod(step, sampler.steps)
-        steps = range(step, min(step + sampler.steps - skipped, training.steps))
+        steps = range(step, min(step + sampler.steps - skipped, stop))
         order = epoch_order(sampler, len(training.data.labels), training.settings.seed, epoch)
         for step, (items, repeats) in zip(steps, islice(order, skipped, skipped + len(steps)), strict=True):
             part = distributed.rank_slice(len(items), distributed.rank(), ranks)
