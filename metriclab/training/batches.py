@@ -17,7 +17,7 @@ from metriclab.assembly.assemble import Training
 from metriclab.core.batch import Batch, Images
 from metriclab.core.protocols import Dataset, Sampler, Views
 from metriclab.core.random import RandomKeys
-from metriclab.training.features import embed_items
+from metriclab.training.sampler_embeddings import embed_items
 
 _AHEAD = 2
 

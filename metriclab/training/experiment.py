@@ -25,9 +25,10 @@ from metriclab.runs.manifest import changes, manifest_of
 from metriclab.training.agreement import require_same, require_same_recipe
 from metriclab.training.alarms import logged, stop_if_diverged, warnings_of
 from metriclab.training.drift import drift_of, embed_followed
-from metriclab.training.features import use_source, with_features
+from metriclab.training.features import with_features
 from metriclab.training.fit import StepResult, fit
 from metriclab.training.notices import notices
+from metriclab.training.sampler_embeddings import use_source
 from metriclab.training.status import RunNumbers, RunStatus
 
 T = TypeVar("T")

@@ -14,7 +14,7 @@ from metriclab.runs.checkpoint import read_checkpoint
 from metriclab.samplers import HardNegatives
 from metriclab.training.batches import batches
 from metriclab.training.experiment import Interrupted
-from metriclab.training.features import use_source
+from metriclab.training.sampler_embeddings import use_source
 from metriclab.vectors.aligned import unit_rows_for
 from tests.support.tiny import outcome, run, tiny
 
