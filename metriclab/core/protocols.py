@@ -142,6 +142,13 @@ class Views(Protocol):
 class Sampler(Protocol):
     """The order of items, built with (labels).
 
+    One that knows what an epoch draws without drawing it says so by `coverage(seed)`: how many items, and of how many
+    classes. A run tells it before its first step; of other samplers it counts, over a whole epoch.
+
+    One that goes by embeddings is an `nn.Module` with its state in buffers, which are saved with checkpoints. Before an
+    epoch of which it says `needs_embeddings(epoch)`, the run calls `use_embeddings(z)` with the unit embeddings of all
+    items, the same on every rank. Where it has a key `source`, a run or a file, those are its first.
+
     Attributes:
         batch_size: rows of a global batch, over all ranks.
         steps: global batches an epoch.

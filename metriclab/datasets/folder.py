@@ -12,11 +12,12 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from metriclab.core.protocols import Split
-from metriclab.datasets.listing import list_images
-from metriclab.datasets.splits import SPLITS, carve, require_split, shares
+from metriclab.core.splits import SPLITS
+from metriclab.datasets.splits import carve, require_split, shares
 from metriclab.errors import DataError
 from metriclab.images.datasets import FileDataset, LabelledFile
 from metriclab.images.files import OnError
+from metriclab.images.listing import list_images
 from metriclab.registry import register
 
 _FEWEST_CLASSES = 2

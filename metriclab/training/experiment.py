@@ -28,6 +28,7 @@ from metriclab.training.drift import drift_of, embed_followed
 from metriclab.training.features import with_features
 from metriclab.training.fit import StepResult, fit
 from metriclab.training.notices import notices
+from metriclab.training.sampler_embeddings import use_source
 from metriclab.training.status import RunNumbers, RunStatus
 
 T = TypeVar("T")
@@ -95,6 +96,8 @@ def _begin(recipe: Recipe, folder: RunFolder, *, resume: bool) -> Generator[RunS
     at_start = {"data": splits.fingerprints(), "checkpoint": saved and saved.step}
     require_same(at_start, help="let all ranks read the same files: the data, and the run folder where one is resumed")
     training = assemble(recipe, splits.train, initial=saved is None)
+    if saved is None:
+        use_source(recipe, training)
     evaluators = distributed.on_every_rank(lambda: build_evaluators(recipe))
     require_groups(evaluators, splits)
     fingerprint = benchmark(recipe, splits, evaluators)
@@ -257,8 +260,8 @@ class _Run:
         checkpoints.save_checkpoint(self.folder.checkpoints, captured, keep=[self.numbers.best_step])
 
     def _modules(self) -> dict[str, nn.Module]:
-        modules = {"method": self.training.method}
-        return modules if self.drift is None else {**modules, "drift": self.drift}
+        modules = {"method": self.training.method, "drift": self.drift, "sampler": self.training.sampler}
+        return {name: module for name, module in modules.items() if isinstance(module, nn.Module)}
 
     def load_best(self) -> Iterator[RunStatus]:
         """Puts the best checkpoint's weights into the method; where there is no whole one, the last step's stay."""

@@ -15,11 +15,11 @@ import safetensors.numpy
 
 from metriclab.core.files import replacing
 from metriclab.core.reading import name_to_line, require_regular
-from metriclab.datasets.listing import ENDINGS, is_manifest
-from metriclab.datasets.manifest import read_manifest
-from metriclab.datasets.tree import scan
 from metriclab.errors import DataError, RecipeError, StorageError
 from metriclab.images.files import say_once
+from metriclab.images.listing import ENDINGS, is_manifest
+from metriclab.images.manifest import read_manifest
+from metriclab.images.tree import scan
 from metriclab.vectors.formats import PATHS
 
 

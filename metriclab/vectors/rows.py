@@ -16,8 +16,8 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from metriclab.core.rows import Rows, is_copy, normalize, rows
-from metriclab.datasets.tree import folder_classes
 from metriclab.errors import DataError, StorageError
+from metriclab.images.tree import folder_classes
 from metriclab.ranking.candidates import count_matches
 from metriclab.vectors.arrays import Labels, embeddings_of, integers_of, labels_in, labels_of
 from metriclab.vectors.formats import read_arrays

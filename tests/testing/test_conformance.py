@@ -17,6 +17,7 @@ REQUIRED = {"pml": {"loss": "MultiSimilarityLoss"}}
 OTHERS = ("views", "sampler", "encoder", "head", "method", "optimizer", "schedule", "evaluator", "tracker", "dataset")
 PARAMETERS = {
     ("sampler", "balanced"): {"classes_per_batch": 4, "per_class": 3},
+    ("sampler", "hard-negatives"): {"classes_per_batch": 4, "per_class": 3, "every": 1},
     ("encoder", "timm"): {"model": "test_resnet"},
     ("evaluator", "mlp-probe"): {"rounds": 1, "hidden": 8},
     ("evaluator", "robustness"): {"severities": [5], "corruptions": ["contrast", "noise"]},

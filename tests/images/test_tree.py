@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from metriclab.datasets.folder import Folder
-from metriclab.datasets.listing import list_images
-from metriclab.datasets.tree import folder_classes, scan
 from metriclab.errors import DataError
+from metriclab.images.listing import list_images
+from metriclab.images.tree import folder_classes, scan
 from tests.support.pictures import classes, fill, picture
 
 pytestmark = pytest.mark.usefixtures("cache")

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from metriclab.datasets.manifest import FORMATS, read_manifest
-from metriclab.datasets.splits import SPLITS
-from metriclab.datasets.tree import Tree, place_of, scan
+from metriclab.core.splits import SPLITS
 from metriclab.errors import DataError
 from metriclab.images.datasets import LabelledFile
+from metriclab.images.manifest import FORMATS, read_manifest
+from metriclab.images.tree import Tree, place_of, scan
 
 ENDINGS = (
     "files are taken for images if they end in .bmp .gif .jpeg .jpg .png .tif .webp or otherwise, as far as Pillow "

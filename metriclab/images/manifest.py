@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from metriclab.core.reading import is_missing, read_text, require_regular
-from metriclab.datasets.splits import SPLITS
-from metriclab.datasets.tree import count_of
+from metriclab.core.splits import SPLITS
 from metriclab.errors import DataError
 from metriclab.images.datasets import LabelledFile
+from metriclab.images.tree import count_of
 
 COLUMNS = ("path", "label", "split", "query", "gallery", "group", "category")
 """What is read; of these only `path` has to be there."""

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 from metriclab.core.protocols import Split
 from metriclab.core.reading import printable
-from metriclab.datasets.splits import SPLITS
+from metriclab.core.splits import SPLITS
 from metriclab.errors import DataError
 from metriclab.images.decode import image_endings
 
