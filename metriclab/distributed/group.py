@@ -59,9 +59,17 @@ def local_group(rank: int, ranks: int, port: int, name: str) -> Iterator[None]:
     server = dist.TCPStore("127.0.0.1", port, timeout=limit)  # type: ignore[attr-defined]
     store = dist.PrefixStore(name, server)  # type: ignore[attr-defined]
     dist.init_process_group("gloo", store=store, rank=rank, world_size=ranks, timeout=limit)
+    failed = True
     try:
         yield
+        failed = False
     finally:
+        # Who leaves closes its connections, which may still carry what another rank waits for. They wait for each
+        # other at the server, which stays; for one that failed nobody waits.
+        if store.add("left", 1) == ranks:
+            store.set("all left", "1")
+        elif not failed:
+            store.wait(["all left"])
         dist.destroy_process_group()
 
 
