@@ -193,5 +193,5 @@ def embed(run_folder: Path, images: tuple[Path, ...], out: Path, output: Literal
     embedder = load(run_folder)
     parts = embedder.files(paths, output=output)
     embeddings = np.concatenate([part.numpy() for part in parts])
-    write(embeddings, [str(path) for path in paths])
+    write(embeddings, paths)
     click.echo(f"{len(paths)} images x {embeddings.shape[1]} dimensions written to {out}", err=True)

@@ -77,6 +77,9 @@ class Method(Protocol):
     them once, and batches have `features` in place of `views`. Outputs are a `Rows`, or the
     method's own NamedTuple of `Rows` and of tensors with a leading row axis.
 
+    A module anywhere in it (a loss, a memory) that has numbers of its own to log, as a temperature that is learned, has
+    `logged_values() -> {name: scalar tensor}`, asked at each step that is logged.
+
     Evaluation sees `network(images)`. A method of which it shall see something else has
     `embed(images) -> Embedded`.
     """

@@ -179,7 +179,7 @@ class _Run:
             if due or watched or self._is_used(step.done):
                 stop_if_diverged(step, self.training.data, self.folder)
             self.numbers.seconds += time.perf_counter() - clock
-            shown = logged(step) if due else {}
+            shown = logged(step, self.training.method) if due else {}
             if due:
                 self._log(step.done, {**shown, "seconds": self.numbers.seconds})
             yield RunStatus("train", step.done, total, shown)
