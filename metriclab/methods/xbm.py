@@ -9,10 +9,11 @@ from annotated_types import Ge
 from torch import Tensor, nn
 
 from metriclab.core.batch import Batch
-from metriclab.core.call_loss import apply_loss, check_miner_fits
+from metriclab.core.call_loss import apply_loss, check_miner_fits, parts_of
 from metriclab.core.network import Network
 from metriclab.core.protocols import Loss, Memory, Miner, Objective
 from metriclab.core.rows import Rows, concatenate, count_positives
+from metriclab.errors import RecipeError
 from metriclab.registry import RunStep, register
 
 
@@ -46,7 +47,7 @@ class XBM(nn.Module):
         start_step: the first step with that part, counted from 0; the paper takes 1000 on large data sets.
 
     Raises:
-        RecipeError: for a miner beside a loss that takes none.
+        RecipeError: for a miner beside a loss that takes none, and a loss that is to be held against the batch alone.
     """
 
     done: Tensor
@@ -66,6 +67,11 @@ class XBM(nn.Module):
     ) -> None:
         super().__init__()
         check_miner_fits(loss, miner)
+        if any(part.against == "batch" for part in parts_of(loss).values()):
+            raise RecipeError(
+                "method 'xbm' holds each loss against the batch, and against the memory besides",
+                help='leave out against = "batch"',
+            )
         self.network = network
         self.loss = loss
         self.memory = memory
