@@ -88,7 +88,8 @@ def stop_if_diverged(step: StepResult, data: Dataset, folder: RunFolder) -> None
 
 def logged(step: StepResult, method: nn.Module) -> dict[str, float]:
     """The values of a step as plain numbers, the same on every rank. Reads the device: only where it is shown."""
-    told = [module.logged_values() for module in method.modules() if hasattr(module, "logged_values")]
+    asked = [getattr(module, "logged_values", None) for module in method.modules()]
+    told: list[dict[str, Tensor]] = [ask() for ask in asked if ask is not None]
     tensors = {
         "loss": distributed.mean(step.loss),
         "gradient_norm": step.gradient_norm,
