@@ -21,6 +21,8 @@ from metriclab.runs.files import digest_of
 
 Groups = Int64[np.ndarray, "n"] | None
 
+_COLUMN = {"groups": "group", "categories": "category"}
+
 _log = logging.getLogger(__name__)
 
 
@@ -128,17 +130,21 @@ def groups_of(data: Dataset) -> tuple[Groups, Groups]:
     return getattr(data, "groups", None), getattr(data, "categories", None)
 
 
-def require_groups(evaluators: Mapping[str, Evaluator], splits: Splits) -> None:
-    """Raises a DataError where an evaluator leaves out the query's own group and a split that it measures has none."""
-    for name, evaluator in evaluators.items():
-        for split in ("val", "test"):
-            data = getattr(splits, split)
-            groups, _ = groups_of(data)
-            if getattr(evaluator, "needs_groups", False) and has_labels(data) and (groups is None or groups.max() < 0):
-                raise DataError(
-                    f"evaluator '{name}' leaves out the query's own group, and the {split} split has no groups",
-                    help="give the data groups, as a column 'group' of a table does, or leave its exclude away",
-                )
+def require_columns(method: object, evaluators: Mapping[str, Evaluator], splits: Splits) -> None:
+    """Raises a DataError where a component goes by groups or categories that the splits it sees do not have."""
+    training = {"the method": method, "the miner": getattr(method, "miner", None)}
+    measuring = {f"evaluator '{name}'": evaluator for name, evaluator in evaluators.items()}
+    for who, component in {**training, **measuring}.items():
+        for column in getattr(component, "needs", ()):
+            for split in ("train",) if who in training else ("val", "test"):
+                data = getattr(splits, split)
+                values = getattr(data, column, None)
+                if has_labels(data) and (values is None or values.max() < 0):
+                    raise DataError(
+                        f"{who} goes by {column}, and the {split} split has none",
+                        help=f"give the data {column}, as a column {_COLUMN[column]!r} of a table does, or leave that "
+                        "setting away",
+                    )
 
 
 def has_labels(data: Dataset) -> bool:

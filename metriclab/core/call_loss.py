@@ -10,9 +10,10 @@ from typing import Any, overload
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from metriclab.core.copies import is_copy
 from metriclab.core.promises import check_scalar
 from metriclab.core.protocols import Loss, Memory, Miner
-from metriclab.core.rows import Labels, Rows, is_copy, rows
+from metriclab.core.rows import Labels, Rows, rows
 from metriclab.errors import RecipeError
 
 

@@ -22,7 +22,11 @@ from metriclab.core.rows import Rows
 
 @runtime_checkable
 class Miner(Protocol):
-    """Chooses among pairs: `miner(pairs) -> pairs` whose masks may only shrink."""
+    """Chooses among pairs: `miner(pairs) -> pairs` whose masks may only shrink.
+
+    One that goes by `categories` says so by an attribute `needs = ("categories",)`: a run whose data have none is
+    refused. So does a method that goes by `groups`, and an evaluator.
+    """
 
     def __call__(self, pairs: Pairs, /) -> Pairs: ...
 

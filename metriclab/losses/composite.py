@@ -84,7 +84,7 @@ class Part(nn.Module):
             )
         if self.dims not in (None, rows.embedding_dim):
             rows = replace(rows, z=normalize(rows.z[:, : self.dims]))
-        return replace(rows, labels=rows.items) if self.labels == "item" else rows
+        return replace(rows, labels=rows.items, groups=None) if self.labels == "item" else rows
 
 
 class Composite(nn.Module):

@@ -44,6 +44,8 @@ class XBM(nn.Module):
             then counts as their sum divided by the number of all anchors.
         batch_in_memory: whether the batch itself is held against in the memory's part too, without a gradient to that
             side, as in algorithm 1; a ring then has room for the batches before it, the paper's less one batch.
+        positives: images of one class, or only those of different groups (cameras, sequences): such of one class and
+            group are then no pair at all, in the memory neither.
         start_step: the first step with that part, counted from 0; the paper takes 1000 on large data sets.
 
     Raises:
@@ -63,6 +65,7 @@ class XBM(nn.Module):
         weight: Annotated[float, Ge(0)] = 1.0,
         weighting: Literal["constant", "positives"] = "constant",
         batch_in_memory: bool = False,
+        positives: Literal["all", "across-groups"] = "all",
         start_step: Annotated[int, Ge(0), RunStep("the memory never counts, and training is supervised alone")] = 1000,
     ) -> None:
         super().__init__()
@@ -79,6 +82,7 @@ class XBM(nn.Module):
         self.weight = weight
         self.weighting: Literal["constant", "positives"] = weighting
         self.batch_in_memory = batch_in_memory
+        self.needs = ("groups",) if positives == "across-groups" else ()
         self.start_step = start_step
         self.register_buffer("done", torch.tensor(0))  # steps
         self.memory_counts = start_step == 0  # on the host: to read the buffer in each step would wait for the device
@@ -86,7 +90,8 @@ class XBM(nn.Module):
 
     def forward(self, batch: Batch) -> Rows:
         embedded = self.network.views(batch.views)
-        return batch.rows([view.z for view in embedded], labels=batch.labels)
+        groups = batch.groups if self.needs else None
+        return batch.rows([view.z for view in embedded], labels=batch.labels, groups=groups)
 
     def objective(self, local: Rows, world: Rows) -> Objective:
         earlier = self.memory.rows()

@@ -15,7 +15,8 @@ import torch
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
-from metriclab.core.rows import Rows, is_copy, normalize, rows
+from metriclab.core.copies import is_copy
+from metriclab.core.rows import Rows, normalize, rows
 from metriclab.errors import DataError, StorageError
 from metriclab.images.tree import folder_classes
 from metriclab.ranking.candidates import count_matches
