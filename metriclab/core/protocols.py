@@ -100,7 +100,8 @@ class Dataset(Protocol):
     """Built with (split), see `Split`. Labels are known without reading an image.
 
     One that can give the other splits without looking for its files again has a method `with_split(split) -> Dataset`;
-    the others are built once a split.
+    the others are built once a split. One of features in place of images says so by `has_features = True`, and its
+    `images` gives `Images.of_features`.
 
     Attributes:
         labels: int64, one an item, negative for unknown. Equal labels mean equal classes across the splits.
@@ -121,6 +122,8 @@ class Dataset(Protocol):
 @runtime_checkable
 class Views(Protocol):
     """Augmentation in batches on the device, each image with random numbers of its own.
+
+    Those that hand features on as they are say so by `takes_features = True`.
 
     Attributes:
         count: number of training views of an image.

@@ -131,13 +131,13 @@ def place_of(name: str, split_level: bool) -> Place:
     return Place(label if slash else "", chosen or "train")
 
 
-def folder_classes(paths: Sequence[str]) -> list[str]:
-    """The class of each image by its path alone, below the folder that has them all: see `place_of`."""
+def folder_places(paths: Sequence[str]) -> list[Place]:
+    """The class and the split of each image by its path alone, below the folder that has them all: see `place_of`."""
     absolute = [os.path.abspath(path) for path in paths]
     root = os.path.commonpath([os.path.dirname(path) for path in absolute]) if absolute else ""
     names = [path[len(root) :].lstrip("/") for path in absolute]
     split_level = has_split_level({os.path.dirname(name) for name in names} - {""})
-    return [place_of(name, split_level).label for name in names]
+    return [place_of(name, split_level) for name in names]
 
 
 def _list(folder: str, prefix: str, names: list[str], left: LeftOut) -> list[os.DirEntry[str]]:

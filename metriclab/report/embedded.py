@@ -15,7 +15,7 @@ from metriclab.assembly.devices import choose_device
 from metriclab.assembly.embedder import load
 from metriclab.core.protocols import Dataset
 from metriclab.core.rows import Rows
-from metriclab.core.splits import build_splits
+from metriclab.core.splits import build_splits, has_features
 from metriclab.errors import DataError
 from metriclab.evaluation.embed import EmbeddingSettings, embed_splits, evaluating, gallery_of
 from metriclab.recipe import ComponentSpec
@@ -56,8 +56,8 @@ class Embedded(NamedTuple):
     right: Bool[np.ndarray, "q k"]
 
 
-def open_data(path: Path) -> Data:
-    """The data of the run in a folder.
+def open_data(path: Path) -> Data | None:
+    """The data of the run in a folder; None where they are features, of which nothing can be shown.
 
     Raises:
         DataError: where they are not there, or not what the run was measured on.
@@ -75,7 +75,7 @@ def open_data(path: Path) -> Data:
             raise DataError(
                 f"the data of {path} have changed since it ran: the {split} split is another one", help=help
             )
-    return Data(test, gallery_of(test, train))
+    return None if has_features(test) else Data(test, gallery_of(test, train))
 
 
 def _without_download(chosen: ComponentSpec) -> ComponentSpec:

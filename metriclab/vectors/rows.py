@@ -12,12 +12,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Float, Float32, Float64, Int64
 from torch import Tensor
 
 from metriclab.core.rows import Rows, is_copy, normalize, rows
 from metriclab.errors import DataError, StorageError
-from metriclab.images.tree import folder_classes
+from metriclab.images.tree import folder_places
 from metriclab.ranking.candidates import count_matches
 from metriclab.vectors.arrays import Labels, embeddings_of, integers_of, labels_in, labels_of
 from metriclab.vectors.formats import read_arrays
@@ -43,7 +43,7 @@ class Source:
         labels: a file of labels; else those in the file of the embeddings are taken, if there are any.
         items: a file of integers, equal for rows of one thing; else those in the file of the embeddings, else none are.
         by_folder: whether the label of a row is the class folder of its image, by the paths that `metriclab embed`
-            wrote: see `folder_classes`.
+            wrote: see `folder_places`.
     """
 
     embeddings: Path
@@ -144,7 +144,7 @@ def _by_folder(path: Path, paths: Sequence[str] | None, count: int) -> Labels:
         raise DataError(
             f"there are {len(paths):,} paths for the {count:,} embeddings of {path}", help="embed the images again"
         )
-    labels = folder_classes(paths)
+    labels = [place.label for place in folder_places(paths)]
     if not any(labels):
         raise DataError(
             f"{path}: all of its images lie in one folder, and the class is the first folder below that",
@@ -162,7 +162,22 @@ def unit(z: Float[Tensor, "n d"], path: Path) -> Float32[Tensor, "n d"]:
         DataError: where a row is not finite.
         StorageError: where there is no room for the copy.
     """
-    parts = torch.split(z, max(1, _PART // z.shape[1]))
+    norms, parts = finite_norms(z, path), _parts(z)
+    fine = z.dtype == torch.float32 and z.is_contiguous()
+    if fine and bool((((norms - 1).abs() <= _NEAR_ONE) | (norms == 0)).all()):
+        return z
+    if z.numel() <= _IN_MEMORY:
+        return torch.cat([normalize(part).float() for part in parts])
+    return _on_disk(parts, z.shape)
+
+
+def finite_norms(z: Float[Tensor, "n d"], path: Path) -> Float64[Tensor, "n"]:
+    """The norms of the rows; how many are zero is logged.
+
+    Raises:
+        DataError: where a row is not finite.
+    """
+    parts = _parts(z)
     # Into one place: small results kept between large temporary ones would leave the heap full of holes.
     norms, largest = torch.empty(len(z), dtype=torch.float64), torch.empty(len(z), dtype=torch.float64)
     for part, norm, most in zip(
@@ -179,12 +194,11 @@ def unit(z: Float[Tensor, "n d"], path: Path) -> Float32[Tensor, "n d"]:
     zeros = int((largest == 0).sum())
     if zeros:
         _log.warning("%s: %s of %s embeddings are zero: they are alike to nothing", path, f"{zeros:,}", f"{len(z):,}")
-    fine = z.dtype == torch.float32 and z.is_contiguous()
-    if fine and bool((((norms - 1).abs() <= _NEAR_ONE) | (norms == 0)).all()):
-        return z
-    if z.numel() <= _IN_MEMORY:
-        return torch.cat([normalize(part).float() for part in parts])
-    return _on_disk(parts, z.shape)
+    return norms
+
+
+def _parts(z: Float[Tensor, "n d"]) -> Sequence[Tensor]:
+    return torch.split(z, max(1, _PART // z.shape[1]))
 
 
 def _on_disk(parts: Sequence[Tensor], shape: Sequence[int]) -> Float32[Tensor, "n d"]:
