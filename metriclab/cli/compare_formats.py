@@ -30,6 +30,7 @@ class ComparisonText(NamedTuple):
         header, rows: the table; its first column is text, the others are numbers.
         scored: how many columns from the second on are seeds and metrics; the others are costs.
         verdicts: sentences.
+        warnings: sentences.
         settings: a line for each entry, with what its recipe has of its own.
         notes: sentences.
     """
@@ -39,6 +40,7 @@ class ComparisonText(NamedTuple):
     rows: list[list[str]]
     scored: int
     verdicts: list[str]
+    warnings: list[str]
     settings: list[str]
     notes: list[str]
 
@@ -60,6 +62,7 @@ def describe(comparison: Comparison) -> ComparisonText:
         rows=[_row(comparison, entry) for entry in comparison.entries],
         scored=2 + len(comparison.shown),
         verdicts=[difference.sentence() for difference in comparison.main_differences()],
+        warnings=list(comparison.warnings),
         settings=[f"{name}: {own}" for name, own in _own_settings(comparison.entries).items() if own],
         notes=[*comparison.notes, *intervals, comparison.definition],
     )
@@ -136,7 +139,12 @@ def _tables(text: ComparisonText, width: int) -> Iterator[list[int]]:
 
 
 def _sections(text: ComparisonText) -> list[tuple[str, list[str]]]:
-    sections = [("Verdict", text.verdicts), ("What differs in the recipes", text.settings), ("Notes", text.notes)]
+    sections = [
+        ("Verdict", text.verdicts),
+        ("Warnings", text.warnings),
+        ("What differs in the recipes", text.settings),
+        ("Notes", text.notes),
+    ]
     return [(name, lines) for name, lines in sections if lines]
 
 

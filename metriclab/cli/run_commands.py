@@ -26,6 +26,7 @@ from metriclab import distributed
 from metriclab.assembly.embedder import load
 from metriclab.cli import plugin_option
 from metriclab.errors import StorageError
+from metriclab.evaluation.shortfall import shortfall
 from metriclab.recipe import read_recipe
 from metriclab.report.labels import describe_baselines, label
 from metriclab.runs.folder import RunFolder
@@ -153,6 +154,8 @@ def _show(result: dict[str, Any], folder: Path) -> None:
         out.print(table)
         if baselines := describe_baselines(result["baselines"]):
             out.print(baselines, highlight=False, soft_wrap=True)
+    if below := shortfall(result, result.get("select", "")):
+        out.print(f"[yellow]warning:[/] {below}", highlight=False, soft_wrap=True)
     costs = [text.format(value) for name, text in _COSTS.items() if (value := result["cost"].get(name))]
     costs += [f"{label(name)} not measured" for name in _COSTS if f"cost.{name}" in result.get("missing", {})]
     out.print(f"{result['steps']} steps: {', '.join(costs)}", highlight=False, soft_wrap=True)

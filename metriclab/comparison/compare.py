@@ -21,6 +21,7 @@ from metriclab.comparison.statistics import (
     t_interval,
 )
 from metriclab.comparison.verdicts import Comparison, ComparisonEntry, Difference, Mean, Verdict
+from metriclab.comparison.warned import warning_sentences, warnings_of
 from metriclab.errors import RecipeError
 from metriclab.registry import suggest
 
@@ -61,7 +62,7 @@ def compare(
     of_run = {run.path: row for run, row in zip(runs, sums, strict=True)}
     of_entry = {name: {run.seed: of_run[run.path] for run in group} for name, group in groups.items()}
     differing = differing_keys([group[0].settings for group in groups.values()])
-    entries = [_entry(name, sorted(group, key=_seed), differing) for name, group in groups.items()]
+    entries = [_entry(name, sorted(group, key=_seed), differing, metric) for name, group in groups.items()]
     entries.sort(key=lambda entry: -entry.metrics[metric].mean)
     pairs = list(combinations([entry.name for entry in entries], 2))
     differences = _differences([pair for pair in pairs if reference in (None, *pair)], of_entry, counts)
@@ -76,6 +77,7 @@ def compare(
         entries=tuple(entries),
         differences=differences,
         reference=reference,
+        warnings=tuple(text for one in entries for text in warning_sentences(one.name, groups[one.name], metric)),
         notes=(*notes, *_notes(entries, runs, differences, len(counts)), *doubts),
     )
 
@@ -90,7 +92,7 @@ def _seed(run: FinishedRun) -> int:
     return run.seed
 
 
-def _entry(name: str, runs: Sequence[FinishedRun], differing: Sequence[str]) -> ComparisonEntry:
+def _entry(name: str, runs: Sequence[FinishedRun], differing: Sequence[str], metric: str) -> ComparisonEntry:
     common = [key for key in runs[0].metrics if all(key in run.metrics for run in runs)]
     costs = [run.result["cost"] for run in runs]
     return ComparisonEntry(
@@ -102,6 +104,7 @@ def _entry(name: str, runs: Sequence[FinishedRun], differing: Sequence[str]) -> 
         steps=runs[0].result["steps"],
         images_seen=runs[0].result["images_seen"],
         settings={key: runs[0].settings[key] for key in differing if key in runs[0].settings},
+        warnings=warnings_of(runs, metric),
     )
 
 

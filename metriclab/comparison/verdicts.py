@@ -30,6 +30,7 @@ class ComparisonEntry:
         cost: means over its runs of the numbers in the result's `cost`; None where a run has none.
         steps, images_seen: of each run.
         settings: the dotted recipe keys in which the entries differ, as far as this one has them.
+        warnings: that its runs gave, by name, with the seeds of those that did.
     """
 
     name: str
@@ -40,6 +41,7 @@ class ComparisonEntry:
     steps: int
     images_seen: int
     settings: dict[str, Any]
+    warnings: dict[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,7 @@ class Comparison:
         entries: best first.
         differences: of all pairs, or of each entry and the reference.
         reference: the entry that all others are held against, if there is one.
+        warnings: a sentence for each of those that runs gave.
         notes: what else a reader has to know.
     """
 
@@ -106,6 +109,7 @@ class Comparison:
     entries: tuple[ComparisonEntry, ...]
     differences: tuple[Difference, ...]
     reference: str | None
+    warnings: tuple[str, ...]
     notes: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:

@@ -13,9 +13,16 @@ from metriclab.assembly.assemble import Training, classes_of
 from metriclab.assembly.splits import Splits
 from metriclab.core.protocols import Evaluator
 from metriclab.core.rows import Rows
-from metriclab.evaluation.baselines import baselines
+from metriclab.evaluation.baselines import Projected, baselines
 from metriclab.evaluation.efficiency import Peaks, Stopwatch, cost_of, flops_per_image, images_seen, measured_beside
-from metriclab.evaluation.embed import Encode, Output, embedding_settings, evaluating, gallery_of
+from metriclab.evaluation.embed import (
+    EmbeddedSplits,
+    Encode,
+    Output,
+    embedding_settings,
+    evaluating,
+    gallery_of,
+)
 from metriclab.evaluation.evaluate import (
     TestProtocol,
     run_evaluators,
@@ -24,6 +31,7 @@ from metriclab.evaluation.evaluate import (
     scores_by_class,
     scores_by_query,
 )
+from metriclab.evaluation.shortfall import BELOW_FROZEN, shortfall
 from metriclab.recipe import Recipe
 
 T = TypeVar("T")
@@ -67,8 +75,10 @@ def final_result(
         metrics |= {f"{name}-{other}": part for name, part in score_values(of_other).items()}
     queries: Rows = getattr(embedded.queries, output)
     alone = gallery is splits.test
-    of_baselines = yield from _of_baselines(protocol, missing, baselines(recipe, training, queries.embedding_dim))
+    builders = baselines(recipe, training, queries.embedding_dim, z.embedding_dim)
+    of_baselines = yield from _of_baselines(protocol, missing, builders)
     images = len(queries) + (0 if alone else len(embedded.gallery.h))
+    below = shortfall({"metrics": metrics, "baselines": of_baselines}, recipe.train.select)
     result = {
         "metrics": metrics,
         "baselines": of_baselines,
@@ -77,10 +87,11 @@ def final_result(
         "fingerprint": benchmark,
         "steps": training.steps,
         "best_step": best_step,
+        "select": recipe.train.select,
         "output": output,
         "images_seen": images_seen(training),
         "items": {name: len(getattr(splits, name).labels) for name in ("train", "val", "test")},
-        "warnings": warned,
+        "warnings": [*warned, *([BELOW_FROZEN] if below else [])],
         "missing": missing,
         "cost": cost_of(training, seconds, peaks, flops, images / watch.seconds if watch.seconds > 0 else None),
     }
@@ -94,14 +105,23 @@ def _of_baselines(
 ) -> Pausing[dict[str, dict[str, dict[str, float]]]]:
     """What each baseline scores. It is built first, on each rank alone, as that may fail on one of them."""
     measured = {}
+    embedded: dict[Encode, EmbeddedSplits] = {}
     for name, build in builders:
         yield
         encode = measured_beside(missing, f"baselines.{name}", build)
         if encode is not None:
-            score = partial(_score, protocol, encode)
+            score = partial(_score, protocol, encode, embedded)
             measured[name] = measured_beside(missing, f"baselines.{name}", score)
     return {name: scores for name, scores in measured.items() if scores is not None}
 
 
-def _score(protocol: TestProtocol, encode: Encode) -> dict[str, dict[str, float]]:
-    return score_values(protocol.scores(encode, protocol.embed(encode)))
+def _score(
+    protocol: TestProtocol, encode: Encode, embedded: dict[Encode, EmbeddedSplits]
+) -> dict[str, dict[str, float]]:
+    """What a baseline scores; `embedded` keeps the splits of the last network for those that are functions of it."""
+    base = encode.base if isinstance(encode, Projected) else encode
+    if base not in embedded:
+        embedded.clear()
+        embedded[base] = protocol.embed(base)
+    splits = encode.splits(embedded[base]) if isinstance(encode, Projected) else embedded[base]
+    return score_values(protocol.scores(encode, splits))

@@ -10,6 +10,7 @@ from markupsafe import Markup
 from metriclab.comparison.compare import ComparisonEntry, Mean, compare
 from metriclab.comparison.finished import FinishedRun, group, require_metric
 from metriclab.comparison.statistics import Interval
+from metriclab.evaluation.shortfall import shortfall
 from metriclab.report.blocks import Cell, Charts, Notes, Opening, Section, Table, Text, shorten
 from metriclab.report.charts import Point, Range, draw_forest, draw_scatter, make_legend
 from metriclab.report.curves import curves_section, memory_section, read_curves
@@ -62,7 +63,9 @@ class OneRun:
         tiles = [*self._scores(), *((label(name), format_cost(name, value).text) for name, value in costs if value)]
         warned = ", ".join(label(name) for name in result.get("warnings", []))
         notices = [f"The run gave warnings: {warned}."] if warned else []
-        return Opening(self.title, about, tiles, notices=[*notices, *(f"{doubt}." for doubt in self.doubts)])
+        below = shortfall(result, self.metric) if self.metric else None
+        notices += [f"{text[:1].upper()}{text[1:]}." for text in filter(None, (below, *self.doubts))]
+        return Opening(self.title, about, tiles, notices=notices)
 
     def _scores(self) -> Iterator[tuple[str, str]]:
         evaluator, _, name = (self.metric or "").partition(".")
@@ -132,7 +135,7 @@ class SeveralRuns:
         one = self.compared
         about = f"{metric_label(self.metric)} · {one.protocol} · {one.queries:,} queries of {one.classes:,} classes"
         verdicts = [difference.sentence() for difference in one.main_differences()]
-        notices = [f"{note[:1].upper()}{note[1:]}." for note in one.notes]
+        notices = [f"{note[:1].upper()}{note[1:]}." for note in (*one.warnings, *one.notes)]
         return Opening(self.title, about, verdicts=verdicts, notices=notices)
 
     def sections(self, sizes: Sizes) -> Iterator[Section | None]:

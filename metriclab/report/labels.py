@@ -17,6 +17,10 @@ _NAMES = {
     "ami": "AMI",
     "f1": "F1",
     "pca": "PCA of pixels",
+    "frozen": "frozen encoder",
+    "frozen_pca": "frozen, PCA",
+    "frozen_whitened": "frozen, whitened",
+    "below_frozen": "below the frozen encoder",
     "jpeg": "JPEG",
     "train_seconds": "training",
     "images_per_second": "trained on",
@@ -38,6 +42,9 @@ _BASELINES = {
     "raw_pixels": "the pixels of the test view, averaged down to 32 x 32 where it is larger",
     "pca": "as many principal components of these pixels as the embedding has numbers",
     "untrained": "the same network before its first step",
+    "frozen": "the features of the encoder as its weights were loaded",
+    "frozen_pca": "as many principal components of these features as the head gives numbers",
+    "frozen_whitened": "the same, each stretched to variance 1",
 }
 _PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"))
 

@@ -317,3 +317,30 @@ def test_a_run_leaves_the_scores_of_every_query(tmp_path):
         measured = values.nansum() if metric == "queries_without_matches" else values.nanmean()
         assert measured.item() == pytest.approx(value, abs=1e-5)
     assert compared([tmp_path / "run"]).entries[0].metrics["retrieval.map_at_r"].per_seed
+
+
+def test_warnings_of_runs_come_along(tmp_path):
+    """Collapse, and runs that end below the encoder they started from, by the metric of the comparison."""
+    frozen = {"frozen": {"retrieval": {"map_at_r": 0.45, "r_at_1": 0.4}}}
+    paths = [
+        finished(tmp_path / f"{name}-{seed}", seed, level, f"loss.temperature={level}", baselines=frozen, warnings=told)
+        for name, level, told in (("good", 0.5, []), ("bad", 0.4, ["below_frozen"]), ("flat", 0.44, ["collapse"]))
+        for seed in (0, 1)
+    ]
+    comparison = compared(paths)
+    good, flat, bad = comparison.entries
+    assert good.warnings == {}
+    assert bad.warnings == {"below_frozen": (0, 1)}
+    assert flat.warnings == {"collapse": (0, 1), "below_frozen": (0, 1)}
+    means = [entry.metrics["retrieval.map_at_r"].mean for entry in (flat, bad)]
+    below = "ends below the encoder that it started from, retrieval.map_at_r {:.4f} where the frozen encoder has 0.4500"
+    texts = (
+        "flat: the embeddings had collapsed at some step (seeds 0, 1 of 2)",
+        f"flat: {below.format(means[0])} (seeds 0, 1 of 2)",
+        f"bad: {below.format(means[1])} (seeds 0, 1 of 2)",
+    )
+    assert comparison.warnings == texts
+    for form in ("rich", "md", "json"):
+        done = CliRunner().invoke(main, ["compare", str(tmp_path), "--format", form])
+        assert done.exit_code == 0, done.output
+        assert all(text in done.output for text in texts)
