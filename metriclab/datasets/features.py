@@ -22,7 +22,7 @@ from metriclab.datasets.splits import require_split
 from metriclab.errors import DataError
 from metriclab.images.datasets import LabelledFile
 from metriclab.images.files import say_once
-from metriclab.images.tree import Place, folder_places
+from metriclab.images.tree import Place, folder_places, names_below
 from metriclab.registry import register
 from metriclab.vectors.arrays import Labels, embeddings_of, labels_in, labels_of
 from metriclab.vectors.formats import Array, read_arrays
@@ -82,10 +82,11 @@ def Features(
             )
     named = [place.label for place in places] if given is None else _names(given)
     of_split = [place.split for place in places] if own is None else _splits(own, Path(splits or root))
-    keys = paths or [str(row) for row in range(len(z))]
-    listed = [LabelledFile(path, *row) for row in zip(named, of_split, keys, strict=True)]
-    files, notes = carve_missing(listed, {"val": val, "test": test}, disjoint, root)
-    return FeatureDataset(z, files, split, notes=notes)
+    names = [str(row) for row in range(len(z))] if paths is None else paths
+    keys = names if paths is None else names_below(paths)
+    listed = [LabelledFile(Path(name), *row) for name, *row in zip(names, named, of_split, keys, strict=True)]
+    rows, notes = carve_missing(listed, {"val": val, "test": test}, disjoint, root)
+    return FeatureDataset(z, rows, split, place=root, notes=notes)
 
 
 class FeatureDataset:
@@ -93,14 +94,15 @@ class FeatureDataset:
 
     Args:
         z: all rows, of all splits.
-        rows: the label, the split and the key, as its name, of each.
+        rows: the path or another name, the label and the split of each.
         split: which one this is; val may have no rows.
+        place: where they are, for messages.
         notes: what a user should know of how the splits were made; the log says it.
 
     Attributes:
         labels: index into classes, -1 for unknown.
         classes: names.
-        names: keys of the rows.
+        names: of the rows.
         fingerprint: hex digest of features and labels.
 
     Raises:
@@ -110,9 +112,16 @@ class FeatureDataset:
     has_features = True
 
     def __init__(
-        self, z: Float[Tensor, "n d"], rows: Sequence[LabelledFile], split: Split, /, *, notes: Sequence[str] = ()
+        self,
+        z: Float[Tensor, "n d"],
+        rows: Sequence[LabelledFile],
+        split: Split,
+        /,
+        *,
+        place: str,
+        notes: Sequence[str] = (),
     ) -> None:
-        self._z, self._rows, self.notes = z, rows, notes
+        self._z, self._rows, self._place, self.notes = z, rows, place, notes
         for note in notes:
             say_once(note)
         self.classes = sorted({row.label for row in rows} - {""}, key=_by_number)
@@ -128,13 +137,13 @@ class FeatureDataset:
         self._items = np.array([at for at, row in enumerate(self._rows) if row.split == split], dtype=np.int64)
         if not len(self._items) and split != "val":
             raise DataError(
-                f"{self._rows[0].path}: the split {split!r} has no row",
+                f"{self._place}: the split {split!r} has no row",
                 help=f"give it some rows, or raise data.{split} above 0",
             )
         numbers = {name: number for number, name in enumerate(self.classes)} | {"": -1}
         mine = [self._rows[item] for item in self._items.tolist()]
         self.labels = np.array([numbers[row.label] for row in mine], dtype=np.int64)
-        self.names = [row.key for row in mine]
+        self.names = [str(row.path) for row in mine]
 
     @property
     def fingerprint(self) -> str:

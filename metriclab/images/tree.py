@@ -133,11 +133,16 @@ def place_of(name: str, split_level: bool) -> Place:
 
 def folder_places(paths: Sequence[str]) -> list[Place]:
     """The class and the split of each image by its path alone, below the folder that has them all: see `place_of`."""
-    absolute = [os.path.abspath(path) for path in paths]
-    root = os.path.commonpath([os.path.dirname(path) for path in absolute]) if absolute else ""
-    names = [path[len(root) :].lstrip("/") for path in absolute]
+    names = names_below(paths)
     split_level = has_split_level({os.path.dirname(name) for name in names} - {""})
     return [place_of(name, split_level) for name in names]
+
+
+def names_below(paths: Sequence[str]) -> list[str]:
+    """The paths from the folder on that has them all."""
+    absolute = [os.path.abspath(path) for path in paths]
+    root = os.path.commonpath([os.path.dirname(path) for path in absolute]) if absolute else ""
+    return [path[len(root) :].lstrip("/") for path in absolute]
 
 
 def _list(folder: str, prefix: str, names: list[str], left: LeftOut) -> list[os.DirEntry[str]]:

@@ -22,6 +22,7 @@ PARAMETERS = {
     ("evaluator", "mlp-probe"): {"rounds": 1, "hidden": 8},
     ("evaluator", "robustness"): {"severities": [5], "corruptions": ["contrast", "noise"]},
     ("evaluator", "transfer"): {"data": {"name": "synthetic", "size": 8, "classes": 3, "per_class": 4}},
+    ("encoder", "features"): {"out_features": 3 * 32 * 32},
     ("dataset", "synthetic"): {"size": 8, "classes": 3, "per_class": 4},
 }
 """For those that need some, or that take long without."""
@@ -30,7 +31,10 @@ ELSEWHERE = {
     ("method", "none"),  # does not train
     ("dataset", "folder"),  # below
     # Read files that have to be made first: see tests/datasets.
-    *(("dataset", name) for name in ("torchvision", "fashion-mnist", "cub200", "cars196", "sop", "in-shop")),
+    *(
+        ("dataset", name)
+        for name in ("torchvision", "fashion-mnist", "cub200", "cars196", "sop", "in-shop", "features")
+    ),
 }
 SLOW = {("dataset", "glyphs")}  # draws everything first
 
