@@ -57,7 +57,7 @@ class Images:
     @property
     def are_features(self) -> bool:
         """Whether these are features."""
-        return self.pixels.is_floating_point()
+        return self.pixels.is_floating_point() and self.pixels.shape[2:] == (1, 1)
 
     def __len__(self) -> int:
         return self.pixels.shape[0]

@@ -138,6 +138,11 @@ def folder_places(paths: Sequence[str]) -> list[Place]:
     return [place_of(name, split_level) for name in names]
 
 
+def folder_classes(paths: Sequence[str]) -> list[str]:
+    """The class of each image by its path alone: see `folder_places`."""
+    return [place.label for place in folder_places(paths)]
+
+
 def names_below(paths: Sequence[str]) -> list[str]:
     """The paths from the folder on that has them all."""
     absolute = [os.path.abspath(path) for path in paths]

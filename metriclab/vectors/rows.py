@@ -17,7 +17,7 @@ from torch import Tensor
 
 from metriclab.core.rows import Rows, is_copy, normalize, rows
 from metriclab.errors import DataError, StorageError
-from metriclab.images.tree import folder_places
+from metriclab.images.tree import folder_classes
 from metriclab.ranking.candidates import count_matches
 from metriclab.vectors.arrays import Labels, embeddings_of, integers_of, labels_in, labels_of
 from metriclab.vectors.formats import read_arrays
@@ -43,7 +43,7 @@ class Source:
         labels: a file of labels; else those in the file of the embeddings are taken, if there are any.
         items: a file of integers, equal for rows of one thing; else those in the file of the embeddings, else none are.
         by_folder: whether the label of a row is the class folder of its image, by the paths that `metriclab embed`
-            wrote: see `folder_places`.
+            wrote: see `folder_classes`.
     """
 
     embeddings: Path
@@ -144,7 +144,7 @@ def _by_folder(path: Path, paths: Sequence[str] | None, count: int) -> Labels:
         raise DataError(
             f"there are {len(paths):,} paths for the {count:,} embeddings of {path}", help="embed the images again"
         )
-    labels = [place.label for place in folder_places(paths)]
+    labels = folder_classes(paths)
     if not any(labels):
         raise DataError(
             f"{path}: all of its images lie in one folder, and the class is the first folder below that",
