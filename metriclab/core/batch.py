@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, Float32, Int64, UInt8
 from torch import Tensor
 
 from metriclab.core.rows import Rows, concatenate, pack_ids, rows
@@ -15,14 +15,14 @@ from metriclab.core.rows import Rows, concatenate, pack_ids, rows
 
 @dataclass(frozen=True, slots=True)
 class Images:
-    """Raw images of any sizes in one uint8 tensor, padded at the bottom and the right.
+    """Raw images of any sizes in one uint8 tensor, padded at the bottom and the right; or features in place of images.
 
     Attributes:
-        pixels: padded images, 1 or 3 channels.
+        pixels: padded images, 1 or 3 channels. Features are float32, as one pixel of so many channels.
         sizes: true height and width of each, in pixels.
     """
 
-    pixels: UInt8[Tensor, "n c h w"]
+    pixels: UInt8[Tensor, "n c h w"] | Float32[Tensor, "n d 1 1"]
     sizes: Int64[Tensor, "n 2"]
 
     @classmethod
@@ -48,6 +48,16 @@ class Images:
         for row, image in enumerate(images):
             pixels[row, :, : image.shape[1], : image.shape[2]] = image
         return cls(torch.from_numpy(pixels), sizes)
+
+    @classmethod
+    def of_features(cls, features: Float[Tensor, "n d"]) -> Images:
+        """Features, to be handed on as they are."""
+        return cls(features.float()[:, :, None, None], torch.ones(len(features), 2, dtype=torch.int64))
+
+    @property
+    def are_features(self) -> bool:
+        """Whether these are features."""
+        return self.pixels.is_floating_point() and self.pixels.shape[2:] == (1, 1)
 
     def __len__(self) -> int:
         return self.pixels.shape[0]

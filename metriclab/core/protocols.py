@@ -107,7 +107,8 @@ class Dataset(Protocol):
     """Built with (split), see `Split`. Labels are known without reading an image.
 
     One that can give the other splits without looking for its files again has a method `with_split(split) -> Dataset`;
-    the others are built once a split.
+    the others are built once a split. One of features in place of images says so by `has_features = True`, and its
+    `images` gives `Images.of_features`.
 
     It may also have `groups` and `categories`, numbered like labels: what makes two images of a class too easy a match,
     and coarser classes. And `is_query` and `is_gallery`, booleans, where val or test say so themselves. None is none.
@@ -131,6 +132,8 @@ class Dataset(Protocol):
 @runtime_checkable
 class Views(Protocol):
     """Augmentation in batches on the device, each image with random numbers of its own.
+
+    Those that hand features on as they are say so by `takes_features = True`.
 
     Attributes:
         count: number of training views of an image.

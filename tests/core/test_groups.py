@@ -96,7 +96,9 @@ def test_negatives_of_the_same_category():
 
 def test_a_memory_of_proxies_has_no_groups():
     with pytest.raises(RecipeError, match="has no effect beside a memory whose rows are of no group"):
-        Supervised(network(batch_norm=False), loss=NTXent(), memory=Proxies(6, torch.tensor([0, 1])), positives="across-groups")
+        Supervised(
+            network(batch_norm=False), loss=NTXent(), memory=Proxies(6, torch.tensor([0, 1])), positives="across-groups"
+        )
 
 
 @pytest.mark.usefixtures("cache")
