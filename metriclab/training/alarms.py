@@ -88,7 +88,7 @@ def stop_if_diverged(step: StepResult, data: Dataset, folder: RunFolder) -> None
 
 def logged(step: StepResult, method: nn.Module) -> dict[str, float]:
     """The values of a step as plain numbers, the same on every rank. Reads the device: only where it is shown."""
-    told = [module.logged_values() for module in method.modules() if hasattr(module, "logged_values")]
+    told: list[dict[str, Tensor]] = [getattr(module, "logged_values", dict)() for module in method.modules()]
     tensors = {
         "loss": distributed.mean(step.loss),
         "gradient_norm": step.gradient_norm,
