@@ -16,6 +16,7 @@ from markupsafe import Markup
 from metriclab import __version__
 from metriclab.comparison.finished import find_runs
 from metriclab.errors import RecipeError, StorageError
+from metriclab.images.cache_files import without_caching
 from metriclab.report.blocks import Opening, Section
 from metriclab.report.contents import OneRun, SeveralRuns
 from metriclab.report.offline import offline
@@ -37,8 +38,8 @@ class Content(Protocol):
 def write_report(paths: Sequence[Path], out: Path, *, metric: str | None = None, images: bool = True) -> int:
     """Writes the report of a run, or of a comparison of several, and returns its size in bytes.
 
-    The recipe of a run folder from elsewhere may say what it likes: nothing is fetched, and nothing written but `out`
-    and decoded images in the cache.
+    The recipe of a run folder from elsewhere may say what it likes: nothing is fetched, and nothing written but `out`.
+    Decoded images are taken from the cache where they are in it; what is not is decoded, and not kept.
 
     Args:
         paths: run folders, or folders of them.
@@ -55,7 +56,7 @@ def write_report(paths: Sequence[Path], out: Path, *, metric: str | None = None,
         raise StorageError(f"{out} is a folder", help=f"name a file: -o {out / 'report.html'}")
     runs, notes = find_runs(paths)
     content: Content
-    with offline():
+    with offline(), without_caching():
         if len(runs) == 1 and not notes:
             content = OneRun(runs[0], metric=metric, images=images)
         else:
