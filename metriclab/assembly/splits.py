@@ -77,11 +77,23 @@ def benchmark(recipe: Recipe, splits: Splits, evaluators: Mapping[str, Evaluator
 
 
 def _measured(chosen: ComponentSpec, evaluator: Evaluator) -> dict[str, Any]:
-    """What an evaluator measures: its parameters, its name where it is called otherwise, the data it brings."""
+    """What an evaluator measures: its parameters, its name where it is called otherwise, the data it brings.
+
+    Those are told by their name and their fingerprint: where they lie is this machine's, and no part of a benchmark.
+    """
     name = {} if chosen.label == chosen.name else {"name": chosen.name}
     wants = getattr(evaluator, "wants", "rows")
-    data = None if wants == "rows" else getattr(evaluator, "fingerprint", None)
-    return {**name, **chosen.params, **({} if data is None else {"fingerprint": data})}
+    fingerprint = None if wants == "rows" else getattr(evaluator, "fingerprint", None)
+    if fingerprint is None:
+        return {**name, **chosen.params}
+    tables = {one.name for one in chosen.definition.parameters if one.table_of and one.table_of.kind == "dataset"}
+    told = {key: _named(value) if key in tables else value for key, value in chosen.params.items()}
+    return {**name, **told, "fingerprint": fingerprint}
+
+
+def _named(table: Any) -> Any:
+    """A table of a data set, of which the name alone is left."""
+    return {"name": table["name"]} if isinstance(table, Mapping) and "name" in table else table
 
 
 class Side:

@@ -88,8 +88,7 @@ def stop_if_diverged(step: StepResult, data: Dataset, folder: RunFolder) -> None
 
 def logged(step: StepResult, method: nn.Module) -> dict[str, float]:
     """The values of a step as plain numbers, the same on every rank. Reads the device: only where it is shown."""
-    asked = [getattr(module, "logged_values", None) for module in method.modules()]
-    told: list[dict[str, Tensor]] = [ask() for ask in asked if ask is not None]
+    told: list[dict[str, Tensor]] = [getattr(module, "logged_values", dict)() for module in method.modules()]
     tensors = {
         "loss": distributed.mean(step.loss),
         "gradient_norm": step.gradient_norm,
