@@ -9,6 +9,7 @@ from metriclab.registry.kinds import KINDS, Kind
 from metriclab.registry.params import (
     REQUIRED,
     ComponentParameter,
+    OwnKeys,
     Parameter,
     ParameterProblem,
     RunStep,
@@ -24,6 +25,7 @@ __all__ = [
     "ComponentParameter",
     "Definition",
     "Kind",
+    "OwnKeys",
     "Parameter",
     "ParameterProblem",
     "RunStep",

@@ -62,6 +62,22 @@ class TableOf:
 
 
 @dataclass(frozen=True, slots=True)
+class OwnKeys:
+    """Says, in `Annotated[dict[str, object], ...]`, that a parameter is a table of some of the component's own keys.
+
+    What it leaves out is as the component's table has it. A recipe's check, and the constructor's, look into it.
+
+    Attributes:
+        keys: those it may have.
+    """
+
+    keys: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"table of {', '.join(self.keys)}"
+
+
+@dataclass(frozen=True, slots=True)
 class RunStep:
     """Says, in `Annotated[int, ...]`, that a parameter is a step of the run, from 0, from which on something happens.
 
@@ -120,6 +136,11 @@ class Parameter:
         return _table_of(self.annotation)
 
     @property
+    def own_keys(self) -> tuple[str, ...]:
+        """Those of the component that it may have other values of, if it is a table of such."""
+        return next((one.keys for one in _metadata(self.annotation) if isinstance(one, OwnKeys)), ())
+
+    @property
     def run_step(self) -> RunStep | None:
         """What it says of the steps of a run, if it is one."""
         return next((one for one in _metadata(self.annotation) if isinstance(one, RunStep)), None)
@@ -170,7 +191,7 @@ def type_text(annotation: Any) -> str:
     """The type as a user of a recipe reads it. None is left out: TOML cannot say it."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        table = _table_of(annotation)
+        table = next((one for one in arguments[1:] if isinstance(one, TableOf | OwnKeys)), None)
         return " ".join(filter(None, [str(table or type_text(arguments[0])), _range_text(arguments[1:])]))
     if origin is Literal:
         return " | ".join(f'"{value}"' if isinstance(value, str) else str(value) for value in arguments)
@@ -217,12 +238,19 @@ class ParameterProblem:
         message: what is wrong, naming component and key.
         help: how to repair it, where that can be told.
         unknown: whether there is no such key.
+        within: the parameter in whose table the key stands, if it is in one.
     """
 
     parameter: str
     message: str
     help: str | None = None
     unknown: bool = False
+    within: str | None = None
+
+    @property
+    def path(self) -> tuple[str, ...]:
+        """The way to the key from the component's table."""
+        return (self.parameter,) if self.within is None else (self.within, self.parameter)
 
     def __str__(self) -> str:
         return self.message if self.help is None else f"{self.message}\n  help: {self.help}"
@@ -255,6 +283,15 @@ def wrong(component: object, parameter: Parameter, value: object) -> ParameterPr
     """A value of the wrong type or out of range."""
     message = f"{parameter.name} of {component} must be {parameter.type_text}, not {show(value)}"
     return ParameterProblem(parameter.name, message, _repair(parameter, value))
+
+
+def foreign(component: object, table: Parameter, key: str, known: Mapping[str, Parameter]) -> ParameterProblem:
+    """The key of a table of own keys that may not stand there."""
+    message = f"{table.name} of {component} has no key '{key}'"
+    help = suggest(key, table.own_keys) or f"it has {', '.join(table.own_keys)}"
+    if key in known and key != table.name:
+        help = f"leave it out: '{key}' of the table around it is for both"
+    return ParameterProblem(key, message, help, unknown=True, within=table.name)
 
 
 def suggest(word: str, words: Iterable[str]) -> str | None:
