@@ -15,6 +15,7 @@ from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 import annotated_types
 
 from metriclab.registry.kinds import KINDS
+from metriclab.registry.marks import OwnKeys, RunStep, TableOf, mark_of
 from metriclab.registry.toml import show
 
 
@@ -41,68 +42,6 @@ _SIGNS: dict[type, tuple[str, str]] = {
 
 class NotPlain(Exception):
     """An annotation that no value of a recipe can satisfy."""
-
-
-@dataclass(frozen=True, slots=True)
-class TableOf:
-    """Says, in `Annotated[dict[str, object], ...]`, that a parameter is the table of another component.
-
-    A recipe's check looks into it, too.
-
-    Attributes:
-        kind: of that component.
-        named_by: the parameter beside it that holds the component's name, where that is not the table's own `name`.
-    """
-
-    kind: str
-    named_by: str | None = None
-
-    def __str__(self) -> str:
-        return f"{self.kind} table" if self.named_by is None else f"{self.kind} parameters"
-
-
-@dataclass(frozen=True, slots=True)
-class OwnKeys:
-    """Says, in `Annotated[dict[str, object], ...]`, that a parameter is a table of some of the component's own keys.
-
-    What it leaves out is as the component's table has it. A recipe's check, and the constructor's, look into it.
-
-    Attributes:
-        keys: those it may have.
-    """
-
-    keys: tuple[str, ...]
-
-    def __str__(self) -> str:
-        return f"table of {', '.join(self.keys)}"
-
-
-@dataclass(frozen=True, slots=True)
-class RunStep:
-    """Says, in `Annotated[int, ...]`, that a parameter is a step of the run, from 0, from which on something happens.
-
-    One that a run does not reach is without effect: `metriclab check`, and the run as it starts, tell so.
-
-    Attributes:
-        lost: what becomes of a run that does not reach it, as the end of a sentence: "the memory never counts".
-        unit: what is counted: steps, epochs, or the share of all steps, which says nothing where it is less than one.
-        every: whether it happens every so many, and not from then on.
-        beside: the parameter without which this one says nothing.
-
-    Example:
-        >>> start_step: Annotated[int, Ge(0), RunStep("the memory never counts")] = 1000
-    """
-
-    lost: str
-    unit: Literal["steps", "epochs", "share"] = "steps"
-    every: bool = False
-    beside: str | None = None
-
-    def is_missed(self, value: float | int, length: float | int) -> bool:
-        """Whether a run of so many steps, or epochs, has no use for the value."""
-        if self.unit == "share":
-            return value > 0 and round(value * length) == 0
-        return value > length if self.every else value >= length
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,17 +72,18 @@ class Parameter:
     @property
     def table_of(self) -> TableOf | None:
         """The component whose table it is, if it is one."""
-        return _table_of(self.annotation)
+        return mark_of(self.annotation, TableOf)
 
     @property
     def own_keys(self) -> tuple[str, ...]:
         """Those of the component that it may have other values of, if it is a table of such."""
-        return next((one.keys for one in _metadata(self.annotation) if isinstance(one, OwnKeys)), ())
+        own = mark_of(self.annotation, OwnKeys)
+        return () if own is None else own.keys
 
     @property
     def run_step(self) -> RunStep | None:
         """What it says of the steps of a run, if it is one."""
-        return next((one for one in _metadata(self.annotation) if isinstance(one, RunStep)), None)
+        return mark_of(self.annotation, RunStep)
 
     @property
     def choices(self) -> tuple[str, ...]:
@@ -191,7 +131,7 @@ def type_text(annotation: Any) -> str:
     """The type as a user of a recipe reads it. None is left out: TOML cannot say it."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        table = next((one for one in arguments[1:] if isinstance(one, TableOf | OwnKeys)), None)
+        table = mark_of(annotation, TableOf) or mark_of(annotation, OwnKeys)
         return " ".join(filter(None, [str(table or type_text(arguments[0])), _range_text(arguments[1:])]))
     if origin is Literal:
         return " | ".join(f'"{value}"' if isinstance(value, str) else str(value) for value in arguments)
@@ -213,14 +153,6 @@ def _range_text(metadata: tuple[Any, ...]) -> str:
                 attribute, text = _SIGNS[type(limit)]
                 texts.append(text.format(getattr(limit, attribute)))
     return " and ".join(texts)
-
-
-def _table_of(annotation: Any) -> TableOf | None:
-    return next((one for one in _metadata(annotation) if isinstance(one, TableOf)), None)
-
-
-def _metadata(annotation: Any) -> tuple[Any, ...]:
-    return get_args(annotation)[1:] if get_origin(annotation) is Annotated else ()
 
 
 def _literals(annotation: Any) -> tuple[Any, ...]:
