@@ -133,7 +133,7 @@ def run_tiny(name: str, losses: list[str], made: Environment) -> None:
 
 
 def run_recipes(name: str, package: Path, made: Environment) -> None:
-    """The first steps of every recipe of the package, in small batches; of glyphs on fewer and simpler images."""
+    """The first steps of every recipe of the package, in small batches; of large data on fewer and simpler images."""
     if not (package / "recipes").is_dir():
         return
     copied = made.folder / "recipes"
@@ -148,7 +148,7 @@ def run_recipes(name: str, package: Path, made: Environment) -> None:
             continue
         batch = values.get("sampler", {}).get("batch_size", 0)
         smaller = ["--set", f"sampler.batch_size={BATCH}"] if batch > BATCH else []
-        if values.get("data", {}).get("name") == "glyphs":
+        if values.get("data", {}).get("name") in ("glyphs", "fabrics"):
             smaller += ["--set", "data.name=synthetic"]  # measuring 14,773 images by every baseline takes minutes
         run(name, recipe, made, *smaller)
     shutil.rmtree(copied)

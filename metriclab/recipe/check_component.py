@@ -54,7 +54,7 @@ class ComponentChecker:
         entry = definition.entry
         for problem in found:
             key = problem.parameter
-            if problem.unknown and is_builtin(entry):
+            if problem.unknown and problem.within is None and is_builtin(entry):
                 help = renamed_help(entry.kind, entry.name, key, params[key])
                 problem = replace(problem, help=help or problem.help)
             self.problems.append(self.document.problem(problem, *where))

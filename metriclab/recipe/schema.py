@@ -8,7 +8,7 @@ from metriclab.errors import PluginError
 from metriclab.recipe.check import DEFAULTS, REQUIRED, TAKEN_BY_METHODS
 from metriclab.recipe.recipe import LABEL, REQUIRES
 from metriclab.recipe.train import Train
-from metriclab.registry import KINDS, Definition, Kind, entries, load_component
+from metriclab.registry import KINDS, Definition, Kind, Parameter, entries, load_component
 from metriclab.registry.entry import NAME
 
 
@@ -64,9 +64,20 @@ def _table(kind: Kind, definitions: dict[str, Definition]) -> dict[str, Any]:
 
 def _component(name: str, definition: Definition, label: dict[str, Any]) -> dict[str, Any]:
     parameters = _fields(definition.model)
+    for table in definition.parameters:
+        if table.own_keys:
+            parameters["properties"][table.name] = _own_keys(table, parameters["properties"])
     parameters["properties"] = {"name": {"const": name}, **label, **parameters["properties"]}
     parameters["required"] = ["name", *parameters.get("required", [])]
     return {"title": name, "description": definition.summary, **parameters}
+
+
+def _own_keys(table: Parameter, properties: dict[str, Any]) -> dict[str, Any]:
+    """A table of keys that stand beside it, which have the values around it for defaults."""
+    without = {
+        key: {name: part for name, part in properties[key].items() if name != "default"} for key in table.own_keys
+    }
+    return {**properties[table.name], "properties": without, "additionalProperties": False}
 
 
 def _train() -> dict[str, Any]:

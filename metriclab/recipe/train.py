@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict
 
 from metriclab.recipe.document import Document
 from metriclab.recipe.problems import Problem, show
-from metriclab.registry.params import Parameter, RunStep
+from metriclab.registry.marks import RunStep
+from metriclab.registry.params import Parameter
 from metriclab.registry.values import check_values
 
 Count = Annotated[int, Ge(1)]

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Le
 
 from metriclab.core.protocols import Loss, Memory, Miner
-from metriclab.registry import TableOf, build, register
+from metriclab.registry import OwnKeys, TableOf, build, register
 
 
 @register("dataset", "dots")
@@ -25,6 +25,18 @@ def dots(split: str, /, *, root: str, size: Annotated[int, Ge(1), Le(1024)] = 32
 def as_is() -> Any:
     """One view."""
     return build("views", "plain", size=8)
+
+
+@register("views", "pair")
+def pair(
+    *,
+    size: Annotated[int, Ge(1)] = 8,
+    blur: Annotated[float, Ge(0), Le(1)] = 0.5,
+    colours: tuple[float, float] | float = 1.0,
+    second: Annotated[dict[str, object], OwnKeys(("blur", "colours"))] = {},
+) -> Any:
+    """Two views, of which the second may be another."""
+    return build("views", "plain", size=size, count=2)
 
 
 @register("sampler", "in-order")
