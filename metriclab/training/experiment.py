@@ -25,7 +25,7 @@ from metriclab.runs.manifest import changes, manifest_of
 from metriclab.training.agreement import require_same, require_same_recipe
 from metriclab.training.alarms import logged, stop_if_diverged, warnings_of
 from metriclab.training.drift import drift_of, embed_followed
-from metriclab.training.features import with_features
+from metriclab.training.features import imprint_proxies, with_features
 from metriclab.training.fit import StepResult, fit
 from metriclab.training.notices import notices
 from metriclab.training.status import RunNumbers, RunStatus
@@ -168,6 +168,8 @@ class _Run:
         clock = time.perf_counter()
         # Looking at a number waits for a GPU, so there it is done only where a number is shown.
         watched = self.training.device.type == "cpu"
+        if self.start == 0:
+            imprint_proxies(self.recipe, self.training)
         training = self.training if self.start == total else with_features(self.training)
         for step in fit(training, self.start):
             due = is_due(step.done, self.settings.log_every) or step.done == total
