@@ -1,16 +1,23 @@
 import sys
+from itertools import islice
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metriclab.distributed import rank_slice
 from metriclab.errors import RecipeError
 from metriclab.samplers import Balanced, Shuffled
+from metriclab.samplers.bits import bits_of
+from metriclab.samplers.classes import choose_groups, deal, most_batches
 
 QUICK = settings(deadline=None, max_examples=60)
-BOTH_WAYS = settings(QUICK, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def rows(sampler: Balanced | Shuffled, seed: int) -> np.ndarray:
+    """All items of an epoch in their order."""
+    return np.concatenate(list(sampler.epoch(seed)))
 
 
 def labels(items: int) -> np.ndarray:
@@ -92,14 +99,7 @@ def balanced_labels() -> st.SearchStrategy:
     return st.lists(st.integers(-1, 6), min_size=1, max_size=80).map(lambda values: np.array(values, dtype=np.int64))
 
 
-@pytest.fixture(params=["drawn", "dealt"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few classes are drawn batch by batch, many are dealt: the same holds for both."""
-    monkeypatch.setattr("metriclab.samplers._FEW_CHOICES", 2**24 if request.param == "drawn" else 0)
-
-
-@pytest.mark.usefixtures("way")
-@BOTH_WAYS
+@QUICK
 @given(balanced_labels(), st.integers(1, 4), st.integers(1, 4), st.sampled_from(["skip", "repeat"]), st.integers(0, 9))
 def test_every_balanced_batch_is_so_many_classes_of_so_many_items(known, classes, per_class, small, seed):
     sizes = np.bincount(known[known >= 0], minlength=7)
@@ -109,7 +109,7 @@ def test_every_balanced_batch_is_so_many_classes_of_so_many_items(known, classes
             Balanced(known, classes_per_batch=classes, per_class=per_class, small=small)
         return
     sampler = Balanced(known, classes_per_batch=classes, per_class=per_class, small=small)
-    batches = sampler.epoch(seed)
+    batches = list(sampler.epoch(seed))
     assert len(batches) == sampler.steps >= 1
     seen = np.bincount(np.concatenate(batches), minlength=len(known))
     for batch in batches:
@@ -127,7 +127,7 @@ def test_every_balanced_batch_is_so_many_classes_of_so_many_items(known, classes
     assert seen[enough].max(initial=0) <= 1
 
 
-def most_batches(groups: list[int], classes: int) -> int:
+def batches_by_trying(groups: list[int], classes: int) -> int:
     """By trying: always the classes with the most groups left."""
     count = 0
     while sum(left > 0 for left in groups) >= classes:
@@ -145,17 +145,16 @@ def test_a_balanced_epoch_has_as_many_batches_as_can_be_made(sizes, classes, per
     if sum(group > 0 for group in groups) < classes:
         return
     sampler = Balanced(known, classes_per_batch=classes, per_class=per_class)
-    assert sampler.steps == most_batches(groups, classes)
+    assert sampler.steps == batches_by_trying(groups, classes)
 
 
-@pytest.mark.usefixtures("way")
 def test_the_balanced_order_is_a_pure_function_of_the_seed():
     known = np.arange(60, dtype=np.int64) % 6
     one, other = (Balanced(known, classes_per_batch=3, per_class=4) for _ in range(2))
     one.epoch(8)
-    order = np.concatenate(one.epoch(7))
-    assert np.array_equal(order, np.concatenate(other.epoch(7)))
-    assert not np.array_equal(order, np.concatenate(one.epoch(8)))
+    order = rows(one, 7)
+    assert np.array_equal(order, rows(other, 7))
+    assert not np.array_equal(order, rows(one, 8))
 
 
 def test_the_balanced_order_is_this_one():
@@ -164,28 +163,20 @@ def test_the_balanced_order_is_this_one():
     assert [batch.tolist() for batch in sampler.epoch(3)] == BALANCED_ORDER_OF_SEED_3
 
 
-BALANCED_ORDER_OF_SEED_3 = [[5, 6, 7, 8], [4, 3, 0, 1]]
+BALANCED_ORDER_OF_SEED_3 = [[5, 6, 7, 8], [4, 3, 2, 0]]
 
 
-def test_the_order_of_many_classes_is_this_one(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("metriclab.samplers._FEW_CHOICES", 0)
-    sampler = Balanced(np.array([0, 0, 0, 1, 1, 1, 1, 2, 2, -1]), classes_per_batch=2, per_class=2)
-    assert [batch.tolist() for batch in sampler.epoch(3)] == [[5, 6, 0, 1], [7, 8, 4, 3]]
-
-
-@pytest.mark.usefixtures("way")
 def test_every_item_of_a_large_class_is_equally_likely():
     # Class 0 has 5 items, of which each epoch takes 4; class 1 has 3 and class 2 has 4, in groups of two.
     known = np.array([0] * 5 + [1] * 3 + [2] * 4)
     sampler = Balanced(known, classes_per_batch=2, per_class=2)
-    seen = sum(np.bincount(np.concatenate(sampler.epoch(seed)), minlength=12) for seed in range(2000))
+    seen = sum(np.bincount(rows(sampler, seed), minlength=12) for seed in range(2000))
     for label, size in enumerate((5, 3, 4)):
         counts = seen[known == label]
         assert len(counts) == size
         assert (np.abs(counts - counts.mean()) < 5 * np.sqrt(counts.mean())).all()
 
 
-@pytest.mark.usefixtures("way")
 def test_classes_meet_one_another_equally_often():
     known = np.repeat(np.arange(6), 8)
     met = np.zeros((6, 6))
@@ -198,11 +189,10 @@ def test_classes_meet_one_another_equally_often():
     assert (np.abs(pairs - 240) < 5 * np.sqrt(240)).all()
 
 
-@pytest.mark.usefixtures("way")
 def test_batches_of_one_epoch_are_mixed():
     """Where a class comes in many batches, any two classes are together as often as chance has it, in each epoch."""
     known = np.repeat(np.arange(12), 400)
-    batches = np.array(Balanced(known, classes_per_batch=6, per_class=2).epoch(0))
+    batches = np.array(list(Balanced(known, classes_per_batch=6, per_class=2).epoch(0)))
     has = np.stack([np.isin(batches, np.flatnonzero(known == label)).any(1) for label in range(12)], 1).astype(int)
     together = (has.T @ has)[np.triu_indices(12, 1)]  # of 400 batches, 200 with each: 400 * 6 * 5 / (12 * 11)
     assert has.sum(0).tolist() == [200] * 12
@@ -210,8 +200,8 @@ def test_batches_of_one_epoch_are_mixed():
     assert len(np.unique(has, axis=0)) > 250  # of 924 choices, where independent draws would give 325
 
 
-def calls(classes: int) -> int:
-    """Python and C calls from labels to the batches of an epoch."""
+def calls(classes: int, batches: int) -> int:
+    """Python and C calls from labels to so many batches of an epoch."""
     known, counted = np.repeat(np.arange(classes), 9), 0
 
     def count(frame, event, argument):
@@ -220,20 +210,56 @@ def calls(classes: int) -> int:
 
     sys.setprofile(count)
     try:
-        Balanced(known, classes_per_batch=8, per_class=4).epoch(0)
+        for _ in islice(Balanced(known, classes_per_batch=8, per_class=4).epoch(0), batches):
+            pass
     finally:
         sys.setprofile(None)
     return counted
 
 
 def test_many_classes_take_hardly_more_operators_than_few():
-    calls(100)
-    assert calls(60_000) < 1.5 * calls(20_000) < 10_000  # an epoch of 5,000 batches, and one of 15,000
+    calls(100, 1)
+    first = [calls(classes, 1) for classes in (20_000, 60_000)]
+    assert first[1] < 1.3 * first[0]  # epochs of 5,000 and of 15,000 batches
+    more = [calls(classes, 200) - before for classes, before in zip((20_000, 60_000), first, strict=True)]
+    assert more[1] < 1.1 * more[0]
+    assert more[1] < 200 * first[0] / 5
+
+
+@QUICK
+@given(st.lists(st.integers(0, 12), min_size=3, max_size=9), st.integers(1, 3), st.integers(0, 2**62))
+def test_every_class_is_dealt_as_often_as_was_asked(left: list[int], count: int, seed: int):
+    groups = np.array(left)
+    batches = most_batches(groups, count)
+    if batches == 0:
+        return
+    chosen = choose_groups(groups, batches, count, bits_of(seed))
+    assert (chosen <= np.minimum(groups, batches)).all()
+    dealt = list(deal(chosen, batches, bits_of(seed)))
+    assert [len(np.unique(classes)) for classes in dealt] == [count] * batches
+    assert np.bincount(np.concatenate(dealt), minlength=len(left)).tolist() == chosen.tolist()
+
+
+def test_a_batch_does_not_depend_on_how_many_are_taken():
+    known = np.arange(600, dtype=np.int64) % 60
+    whole = list(Balanced(known, classes_per_batch=5, per_class=3).epoch(4))
+    part = list(islice(Balanced(known, classes_per_batch=5, per_class=3).epoch(4), 7))
+    assert all(map(np.array_equal, whole, part))
+
+
+def test_what_an_epoch_covers_is_known_before_it_is_drawn():
+    known = np.repeat(np.arange(5), [9, 8, 2, 7, 1])
+    for small, items, classes in (("skip", 24, 3), ("repeat", 24, 5)):
+        sampler = Balanced(known, classes_per_batch=2, per_class=4, small=small)
+        for seed in range(20):
+            drawn = np.unique(rows(sampler, seed))
+            assert sampler.coverage(seed) == (len(drawn), len(np.unique(known[drawn])))
+            assert sampler.coverage(seed) <= (items, classes)
 
 
 def test_small_classes_are_left_out_repeated_or_refused():
     known = np.array([0, 0, 0, 0, 1, 1, 1, 1, 2])
-    assert 8 not in np.concatenate(Balanced(known, classes_per_batch=2, per_class=4).epoch(0))
+    assert 8 not in rows(Balanced(known, classes_per_batch=2, per_class=4), 0)
     (batch,) = Balanced(known, classes_per_batch=3, per_class=4, small="repeat").epoch(0)
     assert (batch == 8).sum() == 4
     message = r"1 classes have fewer items than sampler.per_class = 4, the first the one of label 2 with 1\n.*small"

@@ -74,8 +74,8 @@ def _recipe_opener(path: Path, overrides: tuple[str, ...]) -> Callable[[], Image
 
 
 def _folder_opener(root: Path, size: int, skip: bool) -> Callable[[], ImageFiles]:
-    from metriclab.datasets.listing import list_images
     from metriclab.images.files import ImageFiles, say_once
+    from metriclab.images.listing import list_images
 
     files, notes = list_images(root)
     for note in notes:

@@ -77,6 +77,9 @@ class Method(Protocol):
     them once, and batches have `features` in place of `views`. Outputs are a `Rows`, or the
     method's own NamedTuple of `Rows` and of tensors with a leading row axis.
 
+    A module anywhere in it (a loss, a memory) that has numbers of its own to log, as a temperature that is learned, has
+    `logged_values() -> {name: scalar tensor}`, asked at each step that is logged.
+
     Evaluation sees `network(images)`. A method of which it shall see something else has
     `embed(images) -> Embedded`.
     """
@@ -101,6 +104,9 @@ class Dataset(Protocol):
 
     One that can give the other splits without looking for its files again has a method `with_split(split) -> Dataset`;
     the others are built once a split.
+
+    It may also have `groups` and `categories`, numbered like labels: what makes two images of a class too easy a match,
+    and coarser classes. And `is_query` and `is_gallery`, booleans, where val or test say so themselves. None is none.
 
     Attributes:
         labels: int64, one an item, negative for unknown. Equal labels mean equal classes across the splits.
@@ -138,6 +144,13 @@ class Views(Protocol):
 @runtime_checkable
 class Sampler(Protocol):
     """The order of items, built with (labels).
+
+    One that knows what an epoch draws without drawing it says so by `coverage(seed)`: how many items, and of how many
+    classes. A run tells it before its first step; of other samplers it counts, over a whole epoch.
+
+    One that goes by embeddings is an `nn.Module` with its state in buffers, which are saved with checkpoints. Before an
+    epoch of which it says `needs_embeddings(epoch)`, the run calls `use_embeddings(z)` with the unit embeddings of all
+    items, the same on every rank. Where it has a key `source`, a run or a file, those are its first.
 
     Attributes:
         batch_size: rows of a global batch, over all ranks.

@@ -7,6 +7,8 @@ from typing import Any
 
 from metriclab.core.protocols import Dataset, Split
 
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
 
 def build_splits(build: Callable[[Split], Any], splits: Sequence[Split]) -> list[Dataset]:
     """These splits. Where the data set has `with_split`, its files are looked for once, for the first of them.

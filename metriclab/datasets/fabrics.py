@@ -11,9 +11,10 @@ from annotated_types import Ge, Le
 from jaxtyping import UInt8
 
 from metriclab.core.protocols import Split
+from metriclab.core.splits import SPLITS
 from metriclab.datasets.fabric_drawing import Cloth, Scene, draw
 from metriclab.datasets.fabric_patterns import FAMILIES, MOTIFS, UNIFORM_ALONG_V
-from metriclab.datasets.splits import SPLITS, carve, require_split
+from metriclab.datasets.splits import carve, require_split
 from metriclab.images.cache_files import cache_folder, load_arrays, save_arrays
 from metriclab.images.datasets import ArrayDataset
 from metriclab.registry import register

@@ -8,10 +8,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float64, Shaped
 
-from metriclab.core.protocols import Split
+from metriclab.core.splits import SPLITS
 from metriclab.errors import DataError, RecipeError
-
-SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
 def require_split(split: str) -> None:

@@ -9,7 +9,8 @@ from annotated_types import Ge, Le
 from jaxtyping import UInt8
 
 from metriclab.core.protocols import Split
-from metriclab.datasets.splits import SPLITS, require_split
+from metriclab.core.splits import SPLITS
+from metriclab.datasets.splits import require_split
 from metriclab.images.datasets import ArrayDataset
 from metriclab.registry import register
 

@@ -1,1 +1,1 @@
-"""Image files, decoded once: from paths to padded uint8 batches. README.md beside this file says how and why."""
+"""Image files, from folders and tables to padded uint8 batches, decoded once. README.md beside this file says how."""

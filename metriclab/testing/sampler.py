@@ -26,7 +26,7 @@ def sampler_checks(make: Make, *, labels: np.ndarray | None = None, shuffles: bo
     An epoch gives `steps` batches of int64 indices of items that are there, none empty and none larger than
     `batch_size`, for every seed of 63 bits. It is a pure function of the seed: another call, another sampler and other
     epochs in between change nothing, global generators have no say and are left as they were. Another seed gives
-    another order. Labels are not changed.
+    another order. Labels are not changed. What it says of its coverage is what it draws.
 
     Args:
         make: builds it from labels, as `functools.partial(build, "sampler", "mine")`.
@@ -77,6 +77,12 @@ def _check_batches(make: Make, labels: np.ndarray) -> None:
         assert found == sampler.steps, f"{name}.epoch({seed}) gives {found} batches, and says steps = {sampler.steps}"
         for place, batch in enumerate(batches):
             check_batch(f"batch {place} of {name}.epoch({seed})", batch, sampler.batch_size, len(labels))
+        if hasattr(sampler, "coverage"):
+            items = np.unique(np.concatenate(batches))
+            drawn, said = (len(items), len(np.unique(labels[items][labels[items] >= 0]))), sampler.coverage(seed)
+            assert said == drawn, (
+                f"{name}.coverage({seed}) is {said}, and the epoch draws {drawn[0]} items of {drawn[1]} classes"
+            )
 
 
 def _check_pure(make: Make, labels: np.ndarray) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +17,7 @@ from metriclab.assembly.assemble import Training
 from metriclab.core.batch import Batch, Images
 from metriclab.core.protocols import Dataset, Sampler, Views
 from metriclab.core.random import RandomKeys
+from metriclab.training.sampler_embeddings import embed_items
 
 _AHEAD = 2
 
@@ -57,9 +61,26 @@ def batches(training: Training, start: int) -> Iterator[RankBatch]:
     On every rank the same items are drawn with the same augmentation as in one process. Where the training has the
     features of all items, no image is read.
     """
-    assert training.sampler is not None
+    sampler: Any = training.sampler
+    while start < training.steps:
+        epoch, done = divmod(start, sampler.steps)
+        if done == 0 and _needs_embeddings(sampler, epoch):
+            sampler.use_embeddings(embed_items(training))
+        # None is drawn ahead that depends on steps still to come.
+        later = range(epoch + 1, -(-training.steps // sampler.steps))
+        embedded_before = next((one for one in later if _needs_embeddings(sampler, one)), later.stop)
+        stop = min(embedded_before * sampler.steps, training.steps)
+        yield from _batches(training, start, stop)
+        start = stop
+
+
+def _needs_embeddings(sampler: Any, epoch: int) -> bool:
+    return hasattr(sampler, "needs_embeddings") and sampler.needs_embeddings(epoch)
+
+
+def _batches(training: Training, start: int, stop: int) -> Iterator[RankBatch]:
     labels, device = torch.from_numpy(training.data.labels), training.device
-    for slice_, images in _with_images(training, _slices(training, training.sampler, start)):
+    for slice_, images in _with_images(training, _slices(training, start, stop)):
         items, drawn = (torch.from_numpy(part) for part in (slice_.items, slice_.repeats))
         on_device, positions = items.to(device), torch.arange(slice_.start, slice_.start + len(items))
         features = None if training.features is None else training.features[on_device]
@@ -87,42 +108,57 @@ class _Slice:
         self.items, self.repeats, self.largest = items, repeats, largest
 
 
-def _slices(training: Training, sampler: Sampler, start: int) -> Iterator[_Slice]:
-    epoch_of_order, order = -1, list[tuple[np.ndarray, np.ndarray]]()
-    for step in range(start, training.steps):
-        epoch, index = divmod(step, sampler.steps)
-        if epoch != epoch_of_order:
-            epoch_of_order, order = epoch, epoch_order(sampler, training.settings.seed, epoch)
-        items, repeats = order[index]
-        ranks = distributed.world_size()
-        part = distributed.rank_slice(len(items), distributed.rank(), ranks)
-        yield _Slice(step, epoch, part.start, items[part], repeats[part], -(-len(items) // ranks))
+def _slices(training: Training, start: int, stop: int) -> Iterator[_Slice]:
+    sampler: Any = training.sampler
+    step, ranks = start, distributed.world_size()
+    while step < stop:
+        epoch, skipped = divmod(step, sampler.steps)
+        steps = range(step, min(step + sampler.steps - skipped, stop))
+        order = epoch_order(sampler, len(training.data.labels), training.settings.seed, epoch)
+        for step, (items, repeats) in zip(steps, islice(order, skipped, skipped + len(steps)), strict=True):
+            part = distributed.rank_slice(len(items), distributed.rank(), ranks)
+            yield _Slice(step, epoch, part.start, items[part], repeats[part], -(-len(items) // ranks))
+        step += 1
 
 
-def epoch_order(sampler: Sampler, seed: int, epoch: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The global batches of an epoch: items, and how often each had been drawn before in the epoch."""
-    seed_of_epoch = int(np.random.SeedSequence((seed, epoch)).generate_state(1, np.uint64)[0] >> np.uint64(1))
-    order = [np.asarray(items, dtype=np.int64) for items in sampler.epoch(seed_of_epoch)]
-    everything = np.concatenate(order)
-    by_item = np.argsort(everything, kind="stable")
-    ordered = everything[by_item]
-    first = np.searchsorted(ordered, ordered)
-    repeats = np.empty_like(everything)
-    repeats[by_item] = np.arange(len(everything)) - first
-    ends = np.cumsum([len(items) for items in order])[:-1]
-    return list(zip(order, np.split(repeats, ends), strict=True))
+def epoch_order(sampler: Sampler, count: int, seed: int, epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The global batches of an epoch of so many items: which, and how often each had been drawn before in the epoch."""
+    before = np.zeros(count, dtype=np.int32)
+    for batch in sampler.epoch(_seed_of_epoch(seed, epoch)):
+        items = np.asarray(batch, dtype=np.int64)
+        ordered, by_item = np.sort(items), np.argsort(items, kind="stable")
+        repeats = before[items].astype(np.int64)
+        repeats[by_item] += np.arange(len(items)) - np.searchsorted(ordered, ordered)
+        before[items] = repeats + 1  # of an item that comes twice, the last counts
+        yield items, repeats
+
+
+def _seed_of_epoch(seed: int, epoch: int) -> int:
+    return int(np.random.SeedSequence((seed, epoch)).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def coverage(training: Training) -> str | None:
     """What the first epoch draws, in words; None where it draws every class and nearly all images."""
-    if training.sampler is None:
+    sampler, labels = training.sampler, training.data.labels
+    if sampler is None:
         return None
-    labels = training.data.labels
-    drawn = np.unique(np.concatenate([items for items, _ in epoch_order(training.sampler, training.settings.seed, 0)]))
-    classes, of_all = (len(np.unique(part[part >= 0])) for part in (labels[drawn], labels))
-    if classes == of_all and len(drawn) >= NEARLY_ALL * len(labels):
+    count: Callable[[int], tuple[int, int]] = getattr(sampler, "coverage", partial(_count_drawn, sampler, labels))
+    images, classes = count(_seed_of_epoch(training.settings.seed, 0))
+    of_all = _count_classes(labels)
+    if classes == of_all and images >= NEARLY_ALL * len(labels):
         return None
-    return f"an epoch draws {len(drawn):,} of {len(labels):,} training images, of {classes:,} of {of_all:,} classes"
+    return f"an epoch draws {images:,} of {len(labels):,} training images, of {classes:,} of {of_all:,} classes"
+
+
+def _count_drawn(sampler: Sampler, labels: np.ndarray, seed: int) -> tuple[int, int]:
+    drawn = np.zeros(len(labels), dtype=bool)
+    for items in sampler.epoch(seed):
+        drawn[items] = True
+    return int(np.count_nonzero(drawn)), _count_classes(labels[drawn])
+
+
+def _count_classes(labels: np.ndarray) -> int:
+    return len(np.unique(labels[labels >= 0]))
 
 
 def _read_ahead(

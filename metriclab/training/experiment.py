@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from metriclab import distributed
 from metriclab.assembly.assemble import Training, assemble, build_evaluators
-from metriclab.assembly.splits import Splits, benchmark, has_labels, load_splits
+from metriclab.assembly.splits import Splits, benchmark, has_labels, load_splits, require_groups, sides_of
 from metriclab.core.protocols import Evaluator, Tracker
 from metriclab.errors import RecipeError, StorageError
-from metriclab.evaluation.embed import embed, embedding_settings, evaluating
+from metriclab.evaluation.embed import embed_splits, embedding_settings, evaluating
 from metriclab.evaluation.evaluate import run_evaluators, score_values
 from metriclab.evaluation.result import Pausing, final_result
 from metriclab.recipe import Recipe
@@ -28,6 +28,7 @@ from metriclab.training.drift import drift_of, embed_followed
 from metriclab.training.features import imprint_proxies, with_features
 from metriclab.training.fit import StepResult, fit
 from metriclab.training.notices import notices
+from metriclab.training.sampler_embeddings import use_source
 from metriclab.training.status import RunNumbers, RunStatus
 
 T = TypeVar("T")
@@ -95,7 +96,10 @@ def _begin(recipe: Recipe, folder: RunFolder, *, resume: bool) -> Generator[RunS
     at_start = {"data": splits.fingerprints(), "checkpoint": saved and saved.step}
     require_same(at_start, help="let all ranks read the same files: the data, and the run folder where one is resumed")
     training = assemble(recipe, splits.train, initial=saved is None)
+    if saved is None:
+        use_source(recipe, training)
     evaluators = distributed.on_every_rank(lambda: build_evaluators(recipe))
+    require_groups(evaluators, splits)
     fingerprint = benchmark(recipe, splits, evaluators)
     now = manifest_of(recipe, data=splits.fingerprints(), classes=splits.classes(), benchmark=fingerprint)
     run = _Run(recipe, folder, training, splits, evaluators, fingerprint)
@@ -177,7 +181,7 @@ class _Run:
             if due or watched or self._is_used(step.done):
                 stop_if_diverged(step, self.training.data, self.folder)
             self.numbers.seconds += time.perf_counter() - clock
-            shown = logged(step) if due else {}
+            shown = logged(step, self.training.method) if due else {}
             if due:
                 self._log(step.done, {**shown, "seconds": self.numbers.seconds})
             yield RunStatus("train", step.done, total, shown)
@@ -219,10 +223,10 @@ class _Run:
 
     def _evaluate(self, done: int) -> None:
         with evaluating(self.training.method) as encode:
-            embedded = embed(encode, self.splits.val, embedding_settings(self.training))
-        rows = getattr(embedded, self.settings.output)
+            embedded = embed_splits(encode, *sides_of(self.splits.val), embedding_settings(self.training))
+        rows = embedded.rows(self.settings.output)
         # What is chosen by these numbers has to be chosen alike on every rank.
-        numbers = distributed.broadcast_object(score_values(run_evaluators(self.evaluators, rows, rows)))
+        numbers = distributed.broadcast_object(score_values(run_evaluators(self.evaluators, *rows)))
         flat = {f"val.{name}.{metric}": value for name, part in numbers.items() for metric, value in part.items()}
         flat = dict(sorted(flat.items(), key=lambda part: part[0] != f"val.{self.settings.select}"))  # it comes first
         self._log(done, flat)
@@ -258,8 +262,8 @@ class _Run:
         checkpoints.save_checkpoint(self.folder.checkpoints, captured, keep=[self.numbers.best_step])
 
     def _modules(self) -> dict[str, nn.Module]:
-        modules = {"method": self.training.method}
-        return modules if self.drift is None else {**modules, "drift": self.drift}
+        modules = {"method": self.training.method, "drift": self.drift, "sampler": self.training.sampler}
+        return {name: module for name, module in modules.items() if isinstance(module, nn.Module)}
 
     def load_best(self) -> Iterator[RunStatus]:
         """Puts the best checkpoint's weights into the method; where there is no whole one, the last step's stay."""

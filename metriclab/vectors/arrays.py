@@ -13,8 +13,8 @@ from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
 from metriclab.core.reading import is_missing, read_lines
-from metriclab.datasets.manifest import read_manifest
 from metriclab.errors import DataError
+from metriclab.images.manifest import read_manifest
 from metriclab.vectors.formats import HOW_TO_SAVE, Array, read_arrays
 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")  # as many digits as int64 has in any case

@@ -16,8 +16,8 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from metriclab.core.rows import Rows, is_copy, normalize, rows
-from metriclab.datasets.tree import folder_classes
 from metriclab.errors import DataError, StorageError
+from metriclab.images.tree import folder_classes
 from metriclab.ranking.candidates import count_matches
 from metriclab.vectors.arrays import Labels, embeddings_of, integers_of, labels_in, labels_of
 from metriclab.vectors.formats import read_arrays
@@ -247,4 +247,9 @@ def _require_matches(sides: Sequence[_Side], made: Sequence[Rows]) -> None:
         raise DataError(
             f"{where} have the same label and different items: there is nothing to find",
             help="labels name classes, which rows share, and items things, which never match themselves",
+        )
+    if bool((gallery.labels == gallery.labels[0]).all()):
+        raise DataError(
+            f"all rows of {last} are of one class: whatever is nearest is right",
+            help="embed the folder that has the folders of the classes, or give other --labels",
         )

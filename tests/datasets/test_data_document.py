@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from metriclab.datasets.listing import list_images
-from metriclab.datasets.tree import folder_classes
+from metriclab.images.listing import list_images
+from metriclab.images.tree import folder_classes
 from tests.support.pictures import picture
 
 PAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text("utf-8")

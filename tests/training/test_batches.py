@@ -36,7 +36,7 @@ def test_draws_count_the_appearances_of_an_item_in_the_epoch(batches):
             draws.append(seen.get(item, 0))
             seen[item] = draws[-1] + 1
         expected.append(draws)
-    order = epoch_order(LabelledFile(batches), seed=3, epoch=1)
+    order = list(epoch_order(LabelledFile(batches), 6, seed=3, epoch=1))
     assert [items.tolist() for items, _ in order] == batches
     assert [draws.tolist() for _, draws in order] == expected
 
@@ -45,7 +45,7 @@ def test_every_epoch_has_a_seed_of_its_own_and_seeds_differ():
     sampler = LabelledFile([[0]])
     for seed in (0, 1):
         for epoch in (0, 1, 0):
-            epoch_order(sampler, seed, epoch)
+            next(epoch_order(sampler, 1, seed, epoch))
     assert sampler.seeds[0] == sampler.seeds[2]
     assert len(set(sampler.seeds)) == 4
 
