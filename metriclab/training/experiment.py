@@ -24,6 +24,7 @@ from metriclab.runs.folder import RunFolder, releasing
 from metriclab.runs.manifest import changes, manifest_of
 from metriclab.training.agreement import require_same, require_same_recipe
 from metriclab.training.alarms import logged, stop_if_diverged, warnings_of
+from metriclab.training.averaging import WeightAverage
 from metriclab.training.drift import drift_of, embed_followed
 from metriclab.training.features import with_features
 from metriclab.training.fit import StepResult, fit
@@ -146,6 +147,7 @@ class _Run:
         self.settings = recipe.train
         self.trackers: list[Tracker] = []
         self.drift = drift_of(training, splits.val)
+        self.average = WeightAverage(training)
         self.numbers = RunNumbers()
         self.start = 0
         self.saved_step = -1
@@ -154,6 +156,7 @@ class _Run:
         """Goes on from a checkpoint."""
         for name, module in self._modules().items():
             checkpoints.restore_module(saved, name, module)
+        self.average.swap()
         if self.training.optimizer is not None:
             checkpoints.restore_optimizer(saved, self.training.optimizer)
         self.numbers = RunNumbers.restored(saved.numbers)
@@ -170,6 +173,7 @@ class _Run:
         watched = self.training.device.type == "cpu"
         training = self.training if self.start == total else with_features(self.training)
         for step in fit(training, self.start):
+            self.average.update(step.done)
             due = is_due(step.done, self.settings.log_every) or step.done == total
             # Before anything is saved or measured too: a checkpoint of NaN would be resumed for ever.
             if due or watched or self._is_used(step.done):
@@ -216,7 +220,7 @@ class _Run:
             self._save(step.done)
 
     def _evaluate(self, done: int) -> None:
-        with evaluating(self.training.method) as encode:
+        with self.average.swapped(), evaluating(self.training.method) as encode:
             embedded = embed(encode, self.splits.val, embedding_settings(self.training))
         rows = getattr(embedded, self.settings.output)
         # What is chosen by these numbers has to be chosen alike on every rank.
@@ -252,15 +256,17 @@ class _Run:
         distributed.on_first_rank(lambda: self._write(done))
 
     def _write(self, done: int) -> None:
-        captured = checkpoints.capture(done, self._modules(), self.training.optimizer, self.numbers.stored())
+        with self.average.swapped():
+            captured = checkpoints.capture(done, self._modules(), self.training.optimizer, self.numbers.stored())
         checkpoints.save_checkpoint(self.folder.checkpoints, captured, keep=[self.numbers.best_step])
 
     def _modules(self) -> dict[str, nn.Module]:
-        modules = {"method": self.training.method}
+        modules = {"method": self.training.method, **self.average.modules()}
         return modules if self.drift is None else {**modules, "drift": self.drift}
 
     def load_best(self) -> Iterator[RunStatus]:
         """Puts the best checkpoint's weights into the method; where there is no whole one, the last step's stay."""
+        self.average.swap()
         last = self.training.steps
         best = self.numbers.best_step or last
         if best != last:
