@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal, get_type_hints
 
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Lt
 from pydantic import BaseModel, ConfigDict
 
 from metriclab.recipe.document import Document
@@ -44,6 +44,10 @@ class Train(BaseModel):
 
     clip_gradient: Annotated[float, Gt(0)] | None = None
     """Largest norm of the gradient of all parameters together; not clipped by default."""
+
+    ema: Annotated[float, Gt(0), Lt(1)] | None = None
+    """Decay a step of a moving average of the network's weights, which is measured, saved and used in their place; in
+    the first steps it is less, so that these are forgotten. No average by default."""
 
     learning_rate_scaling: Literal["none", "linear", "sqrt"] = "none"
     """Multiplies the learning rate by batch / 256 (linear) or by the square root of the batch (sqrt)."""
