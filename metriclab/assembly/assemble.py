@@ -31,7 +31,7 @@ class Training:
         data: the training split.
         sampler, optimizer: None for a run of no steps.
         steps: of the whole run.
-        features: of all items, unit rows on the device, for a method that trains on features; see `with_features`.
+        features: of all items, on the device, for a method that trains on features; see `with_features`.
     """
 
     settings: Train

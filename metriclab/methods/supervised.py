@@ -9,6 +9,7 @@ from metriclab.core.call_loss import apply_loss, check_miner_fits, check_parts_f
 from metriclab.core.network import Network
 from metriclab.core.protocols import Loss, Memory, Miner, Objective
 from metriclab.core.rows import Rows, count_positives
+from metriclab.methods.cached import Features, embed_batch, trains_on
 from metriclab.registry import register
 
 
@@ -27,14 +28,25 @@ class Supervised(nn.Module):
         loss: any.
         miner: chooses among the pairs; with one, the loss must be a loss over pairs.
         memory: what the batch is held against in place of itself.
+        features: of a frozen encoder, computed in each step (online), or once before the first (cached), with the same
+            result in a fraction of the time; cached, no image is read in training, and views must be `plain`.
 
     Raises:
-        RecipeError: for a miner beside a loss that takes none, and for a loss that tells images apart beside a memory
-            of classes.
+        RecipeError: for a miner beside a loss that takes none, for a loss that tells images apart beside a memory of
+            classes, and for cached features of an encoder that trains.
     """
 
+    plain_features = True
+
     def __init__(
-        self, network: Network, /, *, loss: Loss, miner: Miner | None = None, memory: Memory | None = None
+        self,
+        network: Network,
+        /,
+        *,
+        loss: Loss,
+        miner: Miner | None = None,
+        memory: Memory | None = None,
+        features: Features = "online",
     ) -> None:
         super().__init__()
         check_miner_fits(loss, miner)
@@ -43,10 +55,10 @@ class Supervised(nn.Module):
         self.loss = loss
         self.miner = miner
         self.memory = memory
+        self.trains_on = trains_on(features, network)
 
     def forward(self, batch: Batch) -> Rows:
-        embedded = self.network.views(batch.views)
-        return batch.rows([view.z for view in embedded], labels=batch.labels)
+        return embed_batch(self.network, batch, batch.labels)
 
     def objective(self, local: Rows, world: Rows) -> Objective:
         if self.memory is None:

@@ -43,6 +43,7 @@ def check(document: Document, path: Path, problems: Sequence[Problem] = ()) -> R
     checker.top_level()
     single = {name: checker.single(kind) for name, kind in KINDS.items() if not kind.many}
     checker.method_takes(single["method"])
+    checker.features(single["method"], single["views"])
     tables = document.values.get("loss")
     losses = check_losses(checker.components, tables, single) if isinstance(tables, list) else None
     evaluators, trackers = (checker.several(KINDS[name]) for name in ("evaluator", "tracker"))
@@ -137,6 +138,20 @@ class _Checker:
             elif not given and kind.name in takes and takes[kind.name].required:
                 help = f"add [{kind.table}] with a name; `metriclab list {kind.name}` shows the names"
                 self.report(self.document.value("method", "name"), f"method '{method.name}' needs [{kind.table}]", help)
+
+    def features(self, method: ComponentSpec | None, views: ComponentSpec | None) -> None:
+        """Features that are computed once, of one view, by a method that shall give the same as without."""
+        if method is None or views is None or method.params.get("features") != "cached":
+            return
+        if not getattr(method.definition.factory, "plain_features", False):
+            return
+        if getattr(views.definition.factory, "random", True):
+            message = f"features are computed once (cached), and views '{views.name}' draw each image anew in each step"
+            help = 'set views.name = "plain", or leave features out'
+            self.report(self.document.value("method", "features"), message, help)
+        elif views.params.get("count", 1) != 1:
+            message = "features are computed once (cached), of one view of an image"
+            self.report(self.document.value("views", "count"), message, "leave count out")
 
 
 def _header(parameter: ComponentParameter) -> str:
