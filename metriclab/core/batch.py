@@ -79,7 +79,7 @@ class Batch:
         items: their indices in the data set.
         positions: their positions in the global batch.
         step: the step of the run, from 0.
-        features: unit features of the images, for a method that trains on features; such a batch has no views.
+        features: what the encoder makes of the images, for a method that trains on features; such a batch has no views.
         groups, categories: of the images, negative for unknown; None where the data set has none.
     """
 

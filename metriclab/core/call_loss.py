@@ -126,8 +126,7 @@ def check_miner_fits(loss: Loss, miner: Miner | None) -> None:
 
 def parts_of(loss: Loss) -> Mapping[str, Any]:
     """The losses that a `Composite` is made of, by name; none of any other."""
-    parts: nn.ModuleDict | None = getattr(loss, "parts", None)
-    return {} if parts is None else dict(parts.items())
+    return dict(zip(getattr(loss, "names", ()), getattr(loss, "parts", ()), strict=False))
 
 
 def check_parts_fit_classes(loss: Loss, memory: Memory | None) -> None:

@@ -78,8 +78,9 @@ class Method(Protocol):
     A class whose memory holds the encoder's features, and not the head's embeddings, says so by an attribute
     `remembers = "h"`: the memory is then built with their width. A method whose encoder is frozen, and that only needs
     its features of the test view, says so by an attribute `trains_on = "features"` (default "images"): the run computes
-    them once, and batches have `features` in place of `views`. Outputs are a `Rows`, or the
-    method's own NamedTuple of `Rows` and of tensors with a leading row axis.
+    them once, and batches have `features` in place of `views`. A class whose parameter `features = "cached"` shall give
+    what it gives without says so by an attribute `plain_features = True`: a recipe's views must not be random then.
+    Outputs are a `Rows`, or the method's own NamedTuple of `Rows` and of tensors with a leading row axis.
 
     A module anywhere in it (a loss, a memory) that has numbers of its own to log, as a temperature that is learned, has
     `logged_values() -> {name: scalar tensor}`, asked at each step that is logged.
@@ -133,7 +134,8 @@ class Dataset(Protocol):
 class Views(Protocol):
     """Augmentation in batches on the device, each image with random numbers of its own.
 
-    Those that hand features on as they are say so by `takes_features = True`.
+    Those that hand features on as they are say so by `takes_features = True`. A class whose training views are all the
+    test view says so by an attribute `random = False`.
 
     Attributes:
         count: number of training views of an image.

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from metriclab import distributed
 from metriclab.assembly.assemble import Training
-from metriclab.core.promises import check_objective
 from metriclab.core.protocols import Objective
 from metriclab.distributed.batch_norm import SynchronizedBatchNorm
 from metriclab.training.batches import RankBatch
+from metriclab.training.objective import differentiate
 
 
 def step_in_chunks(
@@ -45,9 +45,7 @@ def step_in_chunks(
     local = distributed.map_tensors(_leaf, _joined(cached))
     reseed()
     world = distributed.gather(local)
-    objective = method.objective(local, world)
-    check_objective(method, objective)
-    objective.loss.backward()
+    objective = differentiate(method, local, world)
     kept = [(buffer, buffer.clone()) for buffer in _moving_buffers(method)]
     gradients = [leaf.grad for leaf in _tensors(local)]
     done = [0] * len(gradients)

@@ -71,6 +71,19 @@ def pull(*, temperature: Annotated[float, Gt(0)] = 0.1) -> Any:
     return build("loss", "nt-xent", temperature=temperature)
 
 
+class Whole:
+    """No loss over pairs."""
+
+    def __call__(self, anchors: Any, references: Any, /) -> Any:
+        return (anchors.z * references.z).sum()
+
+
+@register("loss", "wholesale")
+def wholesale() -> Any:
+    """Looks at no pairs."""
+    return Whole()
+
+
 @register("miner", "sieve")
 def sieve(*, margin: float = 0.2) -> Any:
     """Sieves."""
