@@ -77,6 +77,10 @@ class Method(Protocol):
     them once, and batches have `features` in place of `views`. Outputs are a `Rows`, or the
     method's own NamedTuple of `Rows` and of tensors with a leading row axis.
 
+    One that needs another, frozen encoder's features has `prepare(names, features)`, called once on every rank before
+    the first step, also of a resumed run: `names` of the training items in their order, and `features(table)`, which
+    gives the unit features of all of them by the encoder of that table, of the test view. What it keeps is no state.
+
     Evaluation sees `network(images)`. A method of which it shall see something else has
     `embed(images) -> Embedded`.
     """

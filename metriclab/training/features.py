@@ -1,22 +1,73 @@
-"""Features of a frozen encoder, computed once in place of in every step."""
+"""Features of frozen encoders, computed once in place of in every step."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from metriclab import distributed
 from metriclab.assembly.assemble import Training
-from metriclab.evaluation.embed import embed, embedding_settings, evaluating
+from metriclab.assembly.weights import build_encoder
+from metriclab.core.network import Embedded
+from metriclab.errors import RecipeError
+from metriclab.evaluation.embed import Encode, embed, embedding_settings, evaluating
+from metriclab.recipe import ComponentSpec
+from metriclab.registry import load_component
 
 
 def with_features(training: Training) -> Training:
-    """The training, with the features of all its items where its method trains on those.
+    """The training, with what its method wants to know of all items before the first step.
 
-    To be called when the weights are those to train with, after a checkpoint is restored. The items are embedded by
-    their test view in the order of their index, in batches of `train.evaluation_batch_size`: a resumed run computes the
-    same bits. Each rank does its share of the work and holds all features.
+    A method that trains on features has them of the network's own encoder; one that has `prepare` is given the names
+    of the items, and the function that computes another encoder's. To be called when the weights are those to train
+    with, after a checkpoint is restored. The items are embedded by their test view in the order of their index, in
+    batches of `train.evaluation_batch_size`: a resumed run computes the same bits. Each rank does its share of the work
+    and holds all features.
     """
-    if getattr(training.method, "trains_on", "images") != "features":
-        return training
-    with evaluating(training.method) as encode:
-        features = embed(encode, training.data, embedding_settings(training)).h.z
-    return replace(training, features=features.to(training.device))
+    method: Any = training.method
+    if getattr(method, "trains_on", "images") == "features":
+        with evaluating(method) as encode:
+            return replace(training, features=_features(training, encode))
+    if hasattr(method, "prepare"):
+        method.prepare(training.data.names, partial(frozen_features, training))
+    return training
+
+
+def frozen_features(training: Training, table: Mapping[str, object]) -> Float[Tensor, "n d"]:
+    """Unit features of all items by the encoder of a recipe's table, which is not trained and not kept.
+
+    Raises:
+        RecipeError: where the table does not name an encoder that can be built.
+    """
+
+    def built() -> nn.Module:
+        params = dict(table)
+        definition = load_component("encoder", str(params.pop("name", "")))
+        filled, problems = definition.check(params)
+        if problems:
+            raise RecipeError(problems[0].message, help=problems[0].help)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(training.settings.seed)
+            encoder: nn.Module = build_encoder(
+                ComponentSpec("encoder", definition.entry.name, filled, definition, definition.entry.name)
+            )
+        return encoder.to(training.device).eval().requires_grad_(False)
+
+    encoder = distributed.on_every_rank(built)
+    distributed.broadcast_module(encoder)
+
+    def encode(images: Float[Tensor, "n c h w"]) -> Embedded:
+        features: Tensor = encoder(images)
+        return Embedded(features, features)
+
+    return _features(training, encode)
+
+
+def _features(training: Training, encode: Encode) -> Float[Tensor, "n d"]:
+    return embed(encode, training.data, embedding_settings(training)).h.z.to(training.device)
