@@ -85,6 +85,10 @@ class Method(Protocol):
     A module anywhere in it (a loss, a memory) that has numbers of its own to log, as a temperature that is learned, has
     `logged_values() -> {name: scalar tensor}`, asked at each step that is logged.
 
+    One that needs another, frozen encoder's features has `prepare(names, features)`, called once on every rank before
+    the first step, also of a resumed run: `names` of the training items in their order, and `features(table)`, which
+    gives the unit features of all of them by the encoder of that table, of the test view. What it keeps is no state.
+
     Evaluation sees `network(images)`. A method of which it shall see something else has
     `embed(images) -> Embedded`.
     """

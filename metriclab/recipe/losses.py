@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict
 from metriclab.errors import RecipeError
 from metriclab.recipe.problems import Place, RecipeProblems
 from metriclab.recipe.spec import ComponentSpec
-from metriclab.registry.params import TableOf, suggest
+from metriclab.registry.marks import TableOf
+from metriclab.registry.params import suggest
 
 
 class LossOptions(BaseModel):

@@ -26,8 +26,9 @@ from metriclab.training.agreement import require_same, require_same_recipe
 from metriclab.training.alarms import logged, stop_if_diverged, warnings_of
 from metriclab.training.averaging import WeightAverage
 from metriclab.training.drift import drift_of, embed_followed
-from metriclab.training.features import imprint_proxies, with_features
+from metriclab.training.features import with_features
 from metriclab.training.fit import StepResult, fit
+from metriclab.training.imprint import imprint_proxies
 from metriclab.training.notices import notices
 from metriclab.training.sampler_embeddings import use_source
 from metriclab.training.status import RunNumbers, RunStatus

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -13,8 +14,10 @@ from metriclab.assembly.assemble import assemble
 from metriclab.assembly.embedder import load
 from metriclab.assembly.splits import load_splits
 from metriclab.cli import main
+from metriclab.core.rows import normalize
 from metriclab.errors import RecipeError
 from metriclab.recipe import Recipe, RecipeProblems, read_recipe
+from metriclab.registry import build
 from metriclab.testing import on_ranks
 from metriclab.training.batches import batches
 from metriclab.training.experiment import Interrupted
@@ -296,3 +299,27 @@ def test_the_command_shows_the_embedding_beside_its_baselines_and_the_features(t
     (header,) = (line for line in done.output.splitlines() if "raw pixels" in line)
     assert all(column in header for column in ("untrained", "trained", "trained, without head"))
     assert "retrieval-h" not in done.output
+
+
+def test_a_method_that_prepares_is_given_the_features_of_another_encoder(tmp_path):
+    recipe = tiny(tmp_path)
+    training = assemble(recipe, load_splits(recipe).train)
+    given = []
+
+    def prepare(names, features):
+        given.extend([names, features({"name": "timm", "model": "test_efficientnet"})])
+        with pytest.raises(RecipeError, match=r"timm has no model 'none'"):
+            features({"name": "timm", "model": "none"})
+        with pytest.raises(RecipeError, match=r"encoder 'timm' has no parameter 'modle'\n  help: did you mean 'model'"):
+            features({"name": "timm", "modle": "test_vit"})
+
+    training.method.prepare = prepare
+    assert with_features(training) is training
+    names, z = given
+    torch.manual_seed(recipe.train.seed)
+    encoder = build("encoder", "timm", model="test_efficientnet").eval()
+    with torch.no_grad():
+        expected = encoder(training.views.test(training.data.images(np.arange(len(names)))))
+    assert names == training.data.names
+    torch.testing.assert_close(z, normalize(expected), atol=1e-6, rtol=0)
+    assert not z.requires_grad
