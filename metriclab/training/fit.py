@@ -21,7 +21,7 @@ from metriclab.core.protocols import Objective
 from metriclab.errors import RecipeError
 from metriclab.recipe import Train
 from metriclab.training.batches import RankBatch, batches
-from metriclab.training.chunks import step_in_chunks
+from metriclab.training.chunks import step_in_chunks, take_backward
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ def backward(training: Training, rank_batch: RankBatch) -> tuple[Objective, Any]
     world = distributed.gather(local)
     objective: Objective = method.objective(local, world)
     check_objective(method, objective)
-    objective.loss.backward()  # type: ignore[no-untyped-call]
+    take_backward(method, objective.loss)
     return objective, world
 
 
