@@ -20,7 +20,7 @@ from metriclab.core.protocols import Objective
 from metriclab.errors import RecipeError
 from metriclab.recipe import Train
 from metriclab.training.batches import RankBatch, batches
-from metriclab.training.chunks import step_in_chunks
+from metriclab.training.chunks import recomputing, step_in_chunks
 from metriclab.training.objective import differentiate
 
 
@@ -100,7 +100,8 @@ def backward(training: Training, rank_batch: RankBatch) -> tuple[Objective, Any]
     seed_step(settings.seed, number)
     local = embed(rank_batch.part(0, len(rank_batch)))
     world = distributed.gather(local)
-    return differentiate(method, local, world), world
+    with recomputing(method):
+        return differentiate(method, local, world), world
 
 
 @contextmanager
