@@ -21,7 +21,7 @@ import tempfile
 import time
 from pathlib import Path
 
-RECIPE = Path(__file__).parents[1] / "recipes" / "simclr.toml"
+RECIPE = Path(__file__).parents[1] / "recipes" / "simclr-glyphs.toml"
 BATCH, SIZE, MODEL = 64, 128, "resnet18"
 
 

@@ -1,6 +1,6 @@
 """S-XBM beside PCA and beside the same layer trained on random pairs: what 32 dimensions keep of a teacher's MAP@R.
 
-    metriclab run recipes/simclr.toml --out runs/simclr
+    metriclab run recipes/simclr-glyphs.toml --out runs/simclr
     python benchmarks/sxbm.py runs/simclr
 
 The teacher is the frozen encoder of the run. All see its features of the training images only, and are measured on the

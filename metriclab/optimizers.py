@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 import torch.optim as torch_optimizers
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt, Le, Lt
 from timm.optim.lars import Lars
 from torch import nn
 from torch.optim import Optimizer
@@ -22,6 +22,8 @@ from metriclab.errors import RecipeError
 from metriclab.registry import register
 
 __all__ = ["LARS", "SGD", "AdamW"]
+
+LayerDecay = Annotated[float, Gt(0), Le(1)] | None
 
 
 @register("optimizer", "sgd")
@@ -34,6 +36,7 @@ def SGD(
     nesterov: bool = False,
     weight_decay: Annotated[float, Ge(0)] = 1e-4,
     groups: dict[str, Annotated[float, Ge(0)]] | None = None,
+    layer_decay: LayerDecay = None,
 ) -> Optimizer:
     """Stochastic gradient descent with momentum. Biases, norms and scalars do not decay.
 
@@ -46,13 +49,14 @@ def SGD(
         nesterov: look ahead along the momentum.
         weight_decay: added to the gradient as weight_decay * w.
         groups: factors of the learning rate by group, such as {encoder = 0.1}.
+        layer_decay: factor of the learning rate from each block of the encoder to the one before it, beside `groups`.
 
     Raises:
         RecipeError: for Nesterov's form without momentum, and as `parameter_groups` does.
     """
     _check_nesterov(nesterov, momentum)
     return torch_optimizers.SGD(
-        _options(modules, groups, learning_rate, weight_decay),
+        _options(modules, groups, layer_decay, learning_rate, weight_decay),
         lr=learning_rate,
         momentum=momentum,
         nesterov=nesterov,
@@ -71,6 +75,7 @@ def AdamW(
     epsilon: Annotated[float, Gt(0)] = 1e-8,
     weight_decay: Annotated[float, Ge(0)] = 0.01,
     groups: dict[str, Annotated[float, Ge(0)]] | None = None,
+    layer_decay: LayerDecay = None,
 ) -> Optimizer:
     """Adam with decoupled weight decay. Biases, norms and scalars do not decay.
 
@@ -84,12 +89,13 @@ def AdamW(
         epsilon: added to the root of the square.
         weight_decay: each step shrinks w by learning rate * weight_decay * w.
         groups: factors of the learning rate by group, such as {encoder = 0.1}.
+        layer_decay: factor of the learning rate from each block of the encoder to the one before it, beside `groups`.
 
     Raises:
         RecipeError: as `parameter_groups` does.
     """
     return torch_optimizers.AdamW(
-        _options(modules, groups, learning_rate, weight_decay),
+        _options(modules, groups, layer_decay, learning_rate, weight_decay),
         lr=learning_rate,
         betas=(beta1, beta2),
         eps=epsilon,
@@ -108,6 +114,7 @@ def LARS(
     trust: Annotated[float, Gt(0)] = 1e-3,
     weight_decay: Annotated[float, Ge(0)] = 1e-6,
     groups: dict[str, Annotated[float, Ge(0)]] | None = None,
+    layer_decay: LayerDecay = None,
 ) -> Optimizer:
     """SGD whose step for each weight tensor is in proportion to the norm of that tensor; for large batches.
 
@@ -126,13 +133,14 @@ def LARS(
         trust: the trust coefficient (eta in the paper).
         weight_decay: added to the gradient as weight_decay * w.
         groups: factors of the learning rate by group, such as {encoder = 0.1}.
+        layer_decay: factor of the learning rate from each block of the encoder to the one before it, beside `groups`.
 
     Raises:
         RecipeError: for Nesterov's form without momentum, and as `parameter_groups` does.
     """
     _check_nesterov(nesterov, momentum)
     return Lars(
-        _options(modules, groups, learning_rate, weight_decay, scaled_option="always_adapt"),
+        _options(modules, groups, layer_decay, learning_rate, weight_decay, scaled_option="always_adapt"),
         lr=learning_rate,
         momentum=momentum,
         nesterov=nesterov,
@@ -143,6 +151,7 @@ def LARS(
 def _options(
     modules: Mapping[str, nn.Module],
     factors: Mapping[str, float] | None,
+    layer_decay: float | None,
     learning_rate: float,
     weight_decay: float,
     *,
@@ -158,7 +167,7 @@ def _options(
             "weight_decay": weight_decay if group.decay else 0.0,
             **({scaled_option: group.decay} if scaled_option else {}),
         }
-        for group in parameter_groups(modules, factors)
+        for group in parameter_groups(modules, factors, layer_decay)
     ]
 
 

@@ -104,9 +104,7 @@ def check(package: Path, made: Environment) -> None:
             for component in components
         }
         assert promised == components_of(name, made), (promised, components_of(name, made))
-        for kind, component in sorted(promised):
-            if kind == "loss":
-                run_tiny(name, component, made)
+        run_tiny(name, sorted(component for kind, component in promised if kind == "loss"), made)
         run_recipes(name, package, made)
     finally:
         made.call("-m", "pip", "uninstall", "--quiet", "--yes", name)
@@ -123,11 +121,15 @@ def components_of(name: str, made: Environment) -> set[tuple[str, str]]:
     return {(entry["kind"], entry["name"]) for entry in of_package} if found else set()
 
 
-def run_tiny(name: str, loss: str, made: Environment) -> None:
-    """A short run with the plugin's loss."""
+def run_tiny(name: str, losses: list[str], made: Environment) -> None:
+    """A short run with each of the plugin's losses; one over classes has their proxies."""
     recipe = made.folder / "tiny.toml"
     recipe.write_text(TINY)
-    run(name, recipe, made, "--set", f"loss.name={loss}")
+    needs_memory = f"getattr(build('loss', name), 'needs_memory', False) for name in {losses}"
+    of_classes = made.ask("-c", f"from metriclab.api import build; print(*({needs_memory}))").split()
+    for loss, needed in zip(losses, of_classes, strict=True):
+        more = ["--set", "method.name=supervised", "--set", "memory.name=proxies"] if needed == "True" else []
+        run(name, recipe, made, "--set", f"loss.name={loss}", *more)
 
 
 def run_recipes(name: str, package: Path, made: Environment) -> None:

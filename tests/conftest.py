@@ -7,6 +7,7 @@ import tempfile
 
 # Before metriclab is imported anywhere: annotations are executed, and caches go to a folder of this session.
 os.environ["METRICLAB_CACHE"] = tempfile.mkdtemp(prefix="metriclab-test-cache-")
+os.environ["METRICLAB_REPORT"] = "none"  # as of a run; tests of it ask for one
 
 from jaxtyping import install_import_hook
 

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from metriclab import distributed
 from metriclab.assembly.devices import choose_device, set_up_torch
-from metriclab.assembly.learning_rates import optimized_modules, scale_learning_rate
+from metriclab.assembly.learning_rates import build_optimizer
 from metriclab.assembly.trial import require_finite, try_one_image
 from metriclab.assembly.weights import build_encoder
 from metriclab.core.call_loss import check_memory_fits
@@ -72,8 +72,7 @@ def _assembled(recipe: Recipe, data: Dataset, initial: bool) -> Training:
         method = synchronize_batch_norm(method)
     optimizer = None
     if sampler is not None:
-        optimizer = recipe.components["optimizer"].build(optimized_modules(method))
-        scale_learning_rate(optimizer, settings.learning_rate_scaling, sampler.batch_size)
+        optimizer = build_optimizer(recipe, method, sampler.batch_size)
     schedule = recipe.components["schedule"].build(max(steps, 1))
     views: Views = recipe.components["views"].build()
     require_finite(method, recipe)

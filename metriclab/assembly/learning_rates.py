@@ -1,11 +1,16 @@
-"""What an optimizer is built of, and learning rates that depend on the batch."""
+"""The optimizer of a run: what it is built of, and learning rates that depend on the batch."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
+
+from metriclab.core.protocols import Schedule
+from metriclab.errors import RecipeError
+from metriclab.recipe import Recipe
 
 
 def optimized_modules(method: nn.Module) -> Mapping[str, nn.Module]:
@@ -18,6 +23,36 @@ def optimized_modules(method: nn.Module) -> Mapping[str, nn.Module]:
         **others,
         "method": method,
     }
+
+
+def build_optimizer(recipe: Recipe, method: nn.Module, batch_size: int) -> Optimizer:
+    """The recipe's optimizer of all that ever trains, with a method that stands before its first step.
+
+    Raises:
+        RecipeError: where nothing trains, in the first step or ever.
+    """
+    optimizer: Optimizer = recipe.components["optimizer"].build(optimized_modules(method))
+    scale_learning_rate(optimizer, recipe.train.learning_rate_scaling, batch_size)
+    _start_encoder(method, 0)
+    if not any(parameter.requires_grad for group in optimizer.param_groups for parameter in group["params"]):
+        raise RecipeError(
+            "nothing trains in the first steps: the encoder is frozen, and neither head nor loss has parameters",
+            help='set encoder.trainable = "all", or name a head with parameters',
+        )
+    return optimizer
+
+
+def start_step(method: nn.Module, optimizer: Optimizer, schedule: Schedule, step: int) -> None:
+    """Sets what depends on the step alone: the learning rates, and what of the encoder trains."""
+    _start_encoder(method, step)
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"] * schedule(step)
+
+
+def _start_encoder(method: nn.Module, step: int) -> None:
+    start: Any = getattr(method.get_submodule("network.encoder"), "start_step", None)
+    if start is not None:
+        start(step)
 
 
 def scale_learning_rate(optimizer: Optimizer, rule: str, batch_size: int) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from metriclab.assembly.assemble import build_method, classes_of
-from metriclab.assembly.learning_rates import optimized_modules
+from metriclab.assembly.learning_rates import build_optimizer
 from metriclab.assembly.splits import Splits, load_splits
 from metriclab.assembly.trial import require_finite, try_one_image
 from metriclab.core.protocols import Views
@@ -59,7 +59,7 @@ def rehearse(recipe: Recipe) -> Rehearsal:
     note = getattr(encoder, "note", None)
     found.notes.extend([] if note is None else [note])
     if recipe.train.steps != 0:
-        _attempt(found, lambda: chosen["optimizer"].build(optimized_modules(method)))
+        _attempt(found, lambda: build_optimizer(recipe, method, 1))
     _attempt(found, lambda: require_finite(method, local))
     if views is not None and (splits or not getattr(encoder, "takes_features", False)):
         data = splits.train if splits else _no_image()

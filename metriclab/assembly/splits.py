@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int64
 
 from metriclab import distributed
 from metriclab.assembly.assemble import classes_of
+from metriclab.core.batch import Images
 from metriclab.core.protocols import Dataset, Evaluator
 from metriclab.core.splits import build_splits
+from metriclab.errors import DataError
 from metriclab.recipe import ComponentSpec, Recipe
 from metriclab.runs.files import digest_of
+
+Groups = Int64[np.ndarray, "n"] | None
 
 _log = logging.getLogger(__name__)
 
@@ -58,11 +63,12 @@ def load_splits(recipe: Recipe) -> Splits:
 
 def benchmark(recipe: Recipe, splits: Splits, evaluators: Mapping[str, Evaluator]) -> dict[str, Any]:
     """What two runs must share to be compared: the test data, how they are seen, and what is measured."""
-    disjoint = is_disjoint(splits.test, splits.train)
+    queries, gallery = sides_of(splits.test, splits.train)
+    others = splits.train.fingerprint if gallery is splits.train else "of the test split"
     keys = {
         "data": recipe.components["dataset"].name,
         "test": splits.test.fingerprint,
-        "gallery": "leave-one-out" if disjoint else splits.train.fingerprint,
+        "gallery": "leave-one-out" if gallery is queries else others,
         "evaluate": {chosen.label: _measured(chosen, evaluators[chosen.label]) for chosen in recipe.evaluators},
     }
     return {**keys, "digest": digest_of(keys)}
@@ -74,6 +80,65 @@ def _measured(chosen: ComponentSpec, evaluator: Evaluator) -> dict[str, Any]:
     wants = getattr(evaluator, "wants", "rows")
     data = None if wants == "rows" else getattr(evaluator, "fingerprint", None)
     return {**name, **chosen.params, **({} if data is None else {"fingerprint": data})}
+
+
+class Side:
+    """The images of a split that are looked for, or those that are looked among; an image may be of both.
+
+    Attributes:
+        items: their indices in the split, by which an image knows itself on the other side.
+    """
+
+    def __init__(self, data: Dataset, items: Int64[np.ndarray, "n"]) -> None:
+        self._data, self.items = data, items
+        self.labels: np.ndarray = data.labels[items]
+        self.classes: Sequence[str] = data.classes
+        self.fingerprint: str = data.fingerprint
+        self.names: Sequence[str] = [data.names[item] for item in items.tolist()]
+        self.groups, self.categories = (of if of is None else of[items] for of in groups_of(data))
+
+    def images(self, items: Int64[np.ndarray, "m"], /) -> Images:
+        """The images of these items of this side."""
+        return self._data.images(self.items[items])
+
+
+def sides_of(data: Dataset, train: Dataset | None = None) -> tuple[Dataset, Dataset]:
+    """Queries and gallery of a split: what it says of them itself, else each image against all others of the split.
+
+    Args:
+        data: the split that is measured on.
+        train: the gallery where it has the classes of the split, and the split does not have one itself.
+    """
+    is_query: np.ndarray | None = getattr(data, "is_query", None)
+    is_gallery: np.ndarray | None = getattr(data, "is_gallery", None)
+    if is_query is not None and is_gallery is not None:
+        return Side(data, np.flatnonzero(is_query)), Side(data, np.flatnonzero(is_gallery))
+    return (data, data) if train is None or is_disjoint(data, train) else (data, train)
+
+
+def protocol_of(queries: Dataset, gallery: Dataset) -> str:
+    """How queries and gallery stand to each other, in words."""
+    if isinstance(queries, Side):
+        return "test queries against the test gallery"
+    return "leave-one-out on the test split" if gallery is queries else "test queries against the training split"
+
+
+def groups_of(data: Dataset) -> tuple[Groups, Groups]:
+    """Groups and categories of a data set that has them."""
+    return getattr(data, "groups", None), getattr(data, "categories", None)
+
+
+def require_groups(evaluators: Mapping[str, Evaluator], splits: Splits) -> None:
+    """Raises a DataError where an evaluator leaves out the query's own group and a split that it measures has none."""
+    for name, evaluator in evaluators.items():
+        for split in ("val", "test"):
+            data = getattr(splits, split)
+            groups, _ = groups_of(data)
+            if getattr(evaluator, "needs_groups", False) and has_labels(data) and (groups is None or groups.max() < 0):
+                raise DataError(
+                    f"evaluator '{name}' leaves out the query's own group, and the {split} split has no groups",
+                    help="give the data groups, as a column 'group' of a table does, or leave its exclude away",
+                )
 
 
 def has_labels(data: Dataset) -> bool:

@@ -14,7 +14,9 @@ from metriclab.registry.toml import toml_value
 from metriclab.runs import checkpoint as checkpoints
 from metriclab.runs.folder import RunFolder
 
-_MAY_DIFFER = ("weights", "weights_prefix", "pretrained", "trainable", "frozen_mode", "freeze_batch_norm")
+_MAY_DIFFER = (
+    *("weights", "weights_prefix", "pretrained", "trainable", "unfreeze_at", "frozen_mode", "freeze_batch_norm"),
+)
 
 
 def build_encoder(chosen: ComponentSpec, *, initial: bool = True) -> Any:

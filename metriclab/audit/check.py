@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Int64
 
 from metriclab.audit.duplicates import FLAT, REACH, find_copies, find_look_alikes
-from metriclab.audit.findings import pairs, shared_classes, singletons
+from metriclab.audit.findings import pairs, shared_classes, shared_groups, singletons
 from metriclab.audit.reading import Items, open_splits, read_items
 from metriclab.audit.report import DataReport, Finding, SplitSummary, count_of
 from metriclab.core.protocols import Dataset
@@ -23,9 +23,10 @@ def check_data(recipe: Recipe) -> DataReport:
     """Reads every image of a recipe's data set, and looks for what would make results mislead.
 
     Wrong are files that give no image, a split that cannot be loaded, and what reaches over splits: copies;
-    look-alikes, unless each such pair has two classes, as different things may look alike; some classes, but not all.
-    Warnings are copies and look-alikes within a split, classes of one image where it has no other to find, and what the
-    data set has to say of how it found its files, such as those it left out.
+    look-alikes, unless each such pair has two classes, as different things may look alike; some classes, but not all;
+    images of one class and group.
+    Warnings are copies and look-alikes within a split, classes of one image where it has no other to find, or of one
+    group, and what the data set has to say of how it found its files, such as those it left out.
 
     Raises:
         DataError: where the data cannot be used for a reason other than files that give no image.
@@ -44,6 +45,7 @@ def check_data(recipe: Recipe) -> DataReport:
         *_files(unreadable, refused),
         *_listing(splits),
         *shared_classes(splits),
+        *shared_groups(splits),
         *pairs("copies", items, list(splits), copies),
         *pairs("look-alikes", items, list(splits), alike),
         *singletons(splits),

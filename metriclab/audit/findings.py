@@ -49,6 +49,46 @@ def singletons(splits: Mapping[str, Dataset]) -> list[Finding]:
     return findings
 
 
+def shared_groups(splits: Mapping[str, Dataset]) -> list[Finding]:
+    """What makes a match too easy: images whose own class and group is in train, and classes of a single group."""
+    findings, trained = [], _classes_and_groups(splits["train"]) if "train" in splits else None
+    for name, data in splits.items():
+        mine = _classes_and_groups(data)
+        if mine is None or name == "train":
+            continue
+        if trained is not None:
+            leaks = np.flatnonzero((mine >= 0).all(1) & np.isin(_joined(mine), _joined(trained)))
+            if len(leaks):
+                verb = "has" if len(leaks) == 1 else "have"
+                message = (
+                    f"{count_of(len(leaks), 'image')} of {name} {verb} images of their own class and group in train"
+                )
+                findings.append(
+                    Finding("groups", True, message, [{"image": data.names[item]} for item in leaks.tolist()])
+                )
+        known = np.unique(mine[(mine >= 0).all(1)], axis=0)
+        labels, counts = np.unique(known[:, 0], return_counts=True)
+        lone = labels[counts == 1]
+        if len(lone):
+            verb = "is" if len(lone) == 1 else "are"
+            message = (
+                f"{count_of(len(lone), 'class')} of {name} {verb} of a single group, outside of which there is no match"
+            )
+            findings.append(_of_classes("groups", False, message, data, lone))
+    return findings
+
+
+def _classes_and_groups(data: Dataset) -> Int64[np.ndarray, "n 2"] | None:
+    groups: np.ndarray | None = getattr(data, "groups", None)
+    return None if groups is None else np.stack([data.labels, groups], axis=1)
+
+
+def _joined(pairs: Int64[np.ndarray, "n 2"]) -> Int64[np.ndarray, "n"]:
+    """One number for each class and group."""
+    joined: np.ndarray = (pairs[:, 0] << 32) + pairs[:, 1]
+    return joined
+
+
 def _of_classes(kind: Kind, wrong: bool, message: str, data: Dataset, labels: Int64[np.ndarray, "c"]) -> Finding:
     return Finding(kind, wrong, message, [{"class": data.classes[label]} for label in labels])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-Kind = Literal["unreadable", "refused", "listing", "copies", "look-alikes", "classes", "singletons"]
+Kind = Literal["unreadable", "refused", "listing", "copies", "look-alikes", "classes", "groups", "singletons"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,13 +13,12 @@ from metriclab.cli.compare_formats import FORMATS
 from metriclab.cli.run_commands import INTERRUPTED, stop_on_signals
 from metriclab.comparison.compare import Comparison
 from metriclab.comparison.compare import compare as compare_entries
-from metriclab.comparison.finished import find_runs, group, read_run
-from metriclab.comparison.launch import SuiteRun, launch, plan
+from metriclab.comparison.finished import find_runs, group
+from metriclab.comparison.launch import SuiteRun, finished, launch, plan
 from metriclab.comparison.suite import Suite, read_suite
-from metriclab.errors import RecipeError, StorageError
+from metriclab.errors import RecipeError
 from metriclab.registry import load_plugin_file
 from metriclab.runs.files import write_json
-from metriclab.runs.folder import RunFolder
 
 
 @click.command()
@@ -74,7 +73,7 @@ def compare(
     for plugin in plugins:
         load_plugin_file(plugin)
     suite = read_suite(paths[0])
-    place = out or Path("runs", "suites", suite.path.stem)
+    place = out or suite.folder
     planned = plan(suite, place)
     if dry_run:
         for run in planned:
@@ -112,15 +111,7 @@ def _run_missing(planned: Sequence[SuiteRun], jobs: int, plugins: Sequence[Path]
 def _compare_suite(
     suite: Suite, planned: Sequence[SuiteRun], metric: str | None, also: Sequence[str], reference: str | None
 ) -> Comparison:
-    groups, notes = {}, []
-    for entry in suite.entries:
-        own = [run for run in planned if run.entry is entry]
-        there = [run for run in own if RunFolder(run.folder).result_file.is_file()]
-        notes += [f"{run} has no result and is left out" for run in own if run not in there]
-        if there:
-            groups[entry.name] = [read_run(run.folder) for run in there]
-    if not groups:
-        raise StorageError("no run of the suite has finished", help="see the log files for why")
+    groups, notes = finished(suite, planned)
     return compare_entries(
         groups,
         metric=metric or suite.metric,

@@ -25,6 +25,7 @@ from rich.table import Table
 from metriclab import distributed
 from metriclab.assembly.embedder import load
 from metriclab.cli import plugin_option
+from metriclab.cli.run_report import Report, end_with_report, report_option
 from metriclab.errors import StorageError
 from metriclab.evaluation.shortfall import shortfall
 from metriclab.recipe import read_recipe
@@ -49,8 +50,17 @@ _COSTS = {
 @click.option("--resume", is_flag=True, help="Continue the run in --out, or the newest run of this recipe.")
 @click.option("-q", "--quiet", is_flag=True, help="Print warnings and errors alone.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output.")
+@report_option
 @plugin_option
-def run(recipe: Path, overrides: tuple[str, ...], out: Path | None, resume: bool, quiet: bool, as_json: bool) -> None:
+def run(
+    recipe: Path,
+    overrides: tuple[str, ...],
+    out: Path | None,
+    resume: bool,
+    quiet: bool,
+    as_json: bool,
+    report: Report,
+) -> None:
     """Train and measure what RECIPE describes, on this machine or under torchrun."""
     if quiet:
         logging.getLogger("metriclab").setLevel(logging.WARNING)
@@ -74,6 +84,7 @@ def run(recipe: Path, overrides: tuple[str, ...], out: Path | None, resume: bool
         click.echo(json.dumps(result, indent=2))
     elif not quiet:
         _show(result, folder.path)
+    end_with_report(folder.path, report, shown=not (as_json or quiet))
 
 
 def _default_folder(recipe: Path, resume: bool) -> Path:
@@ -185,5 +196,5 @@ def embed(run_folder: Path, images: tuple[Path, ...], out: Path, output: Literal
     embedder = load(run_folder)
     parts = embedder.files(paths, output=output)
     embeddings = np.concatenate([part.numpy() for part in parts])
-    write(embeddings, [str(path) for path in paths])
+    write(embeddings, paths)
     click.echo(f"{len(paths)} images x {embeddings.shape[1]} dimensions written to {out}", err=True)

@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple
 
 import torch
 
+from metriclab.comparison.finished import FinishedRun, read_run
 from metriclab.comparison.suite import Suite, SuiteEntry
 from metriclab.core.cores import usable_cores
 from metriclab.core.files import repair
@@ -83,6 +84,24 @@ def plan(suite: Suite, out: Path) -> list[SuiteRun]:
     return runs
 
 
+def finished(suite: Suite, planned: Sequence[SuiteRun]) -> tuple[dict[str, list[FinishedRun]], list[str]]:
+    """The finished runs by the name of their entry, and what to say of the others.
+
+    Raises:
+        StorageError: where no run has finished, or a file cannot be read.
+    """
+    groups, notes = {}, []
+    for entry in suite.entries:
+        own = [run for run in planned if run.entry is entry]
+        there = [run for run in own if RunFolder(run.folder).result_file.is_file()]
+        notes += [f"{run} has no result and is left out" for run in own if run not in there]
+        if there:
+            groups[entry.name] = [read_run(run.folder) for run in there]
+    if not groups:
+        raise StorageError("no run of the suite has finished", help="see the log files for why")
+    return groups, notes
+
+
 def launch(
     runs: Sequence[SuiteRun], *, jobs: int = 1, plugins: Sequence[Path] = (), stop: Callable[[], bool] = lambda: False
 ) -> Iterator[Event]:
@@ -147,7 +166,8 @@ def _start(run: SuiteRun, plugins: Sequence[Path], threads: int, device: str | N
                 fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return None
-            environment = {"OMP_NUM_THREADS": str(threads), "COLUMNS": "120", **os.environ}
+            # One report about them all says more than one of each.
+            environment = {"OMP_NUM_THREADS": str(threads), "COLUMNS": "120", "METRICLAB_REPORT": "none", **os.environ}
             if device is not None:
                 environment["CUDA_VISIBLE_DEVICES"] = device
             # A session of its own: Ctrl-C reaches this process alone, which tells its children once.

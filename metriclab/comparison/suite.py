@@ -35,6 +35,8 @@ class SuiteEntry:
     base: Path
     options: tuple[str, ...]
     recipe: Recipe
+    at: tuple[str, str] | None = None
+    """Its column and its row in the report's grid."""
 
     @property
     def folder(self) -> str:
@@ -63,6 +65,10 @@ def _are_metrics(value: Any) -> bool:
     return isinstance(value, list) and all(map(_is_metric, value))
 
 
+def _are_two_texts(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(_is_text, value))
+
+
 def _is_table(value: Any) -> bool:
     return isinstance(value, dict)
 
@@ -75,7 +81,12 @@ _SUITE: dict[str, tuple[Callable[[Any], bool], str]] = {
     "reference": (_is_text, "the name of an entry"),
     "set": (_is_table, "keys of the recipe: set.train.steps = 500"),
 }
-_ENTRY = {"name": (_is_text, "a text"), "base": _SUITE["base"], "set": _SUITE["set"]}
+_ENTRY = {
+    "name": (_is_text, "a text"),
+    "base": _SUITE["base"],
+    "set": _SUITE["set"],
+    "at": (_are_two_texts, 'its column and its row in the report\'s grid: at = ["crop", "colour"]'),
+}
 
 
 class SuiteChecker:
@@ -153,7 +164,8 @@ class SuiteChecker:
         except RecipeProblems as error:
             self.problems += [self.placed(problem, options) for problem in error.problems]
             return None
-        return SuiteEntry(table["name"], path, tuple(options), recipe)
+        at = tuple(table["at"]) if "at" in table else None
+        return SuiteEntry(table["name"], path, tuple(options), recipe, at)
 
     def placed(self, problem: Problem, options: Mapping[str, Where]) -> Problem:
         """A problem of a `--set` option told where the suite has it."""
@@ -166,12 +178,16 @@ class SuiteChecker:
         return place.problem(problem.message, problem.help)
 
     def names(self, entries: Mapping[int, SuiteEntry]) -> None:
-        first: dict[str, SuiteEntry] = {}
+        first: dict[Any, SuiteEntry] = {}
         for index, entry in entries.items():
             other = first.setdefault(entry.folder.lower(), entry)
             if other is not entry:
                 place = self.document.value("entry", index, "name")
                 self.report(place, f"'{entry.name}' and '{other.name}' would share a folder", "give it another name")
+            other = first.setdefault(entry.at or entry.folder.lower(), entry)
+            if other is not entry and entry.at:
+                place = self.document.value("entry", index, "at")
+                self.report(place, f"'{entry.name}' and '{other.name}' would share a place of the grid", "move one")
         reference = self.suite.get("reference")
         names = [entry.name for entry in entries.values()]
         if isinstance(reference, str) and not self.problems and reference not in names:
@@ -225,6 +241,11 @@ class Suite:
     metric: str = "retrieval.map_at_r"
     also: tuple[str, ...] | None = None
     reference: str | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Of its runs, where no other one is named."""
+        return Path("runs", "suites", self.path.stem)
 
 
 def is_suite(path: Path) -> bool:

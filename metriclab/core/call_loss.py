@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 import warnings
+from collections.abc import Mapping
 from typing import Any, overload
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from metriclab.core.promises import check_scalar
-from metriclab.core.protocols import Loss, Miner
+from metriclab.core.protocols import Loss, Memory, Miner
 from metriclab.core.rows import Labels, Rows, is_copy, rows
 from metriclab.errors import RecipeError
 
@@ -109,11 +110,40 @@ def check_miner_fits(loss: Loss, miner: Miner | None) -> None:
     Raises:
         RecipeError: where the loss takes none.
     """
-    if miner is not None and not takes_miner(loss):
+    if miner is None or takes_miner(loss):
+        return
+    if parts_of(loss):
         raise RecipeError(
-            f"the loss {type(loss).__name__} takes no miner: it is no loss over pairs",
-            help="remove [miner], or name a loss over pairs, such as contrastive",
+            "several losses at once take no miner together",
+            help="give the miner to the loss that it is for: miner = { name = ... } in its [[loss]]",
         )
+    raise RecipeError(
+        f"the loss {type(loss).__name__} takes no miner: it is no loss over pairs",
+        help="remove [miner], or name a loss over pairs, such as contrastive",
+    )
+
+
+def parts_of(loss: Loss) -> Mapping[str, Any]:
+    """The losses that a `Composite` is made of, by name; none of any other."""
+    parts: nn.ModuleDict | None = getattr(loss, "parts", None)
+    return {} if parts is None else dict(parts.items())
+
+
+def check_parts_fit_classes(loss: Loss, memory: Memory | None) -> None:
+    """Checks what a method does that holds its batch against a memory alone: images are not told apart by classes.
+
+    Raises:
+        RecipeError: where the memory has rows of classes, and a part of the loss takes each image for a class.
+    """
+    if memory is None or not bool((memory.rows().labels >= 0).any()):
+        return
+    for name, part in parts_of(loss).items():
+        if part.labels == "item" and part.against == "method":
+            raise RecipeError(
+                f"the memory {type(memory).__name__} holds classes, and the loss '{name}' tells images apart: it would "
+                "find no pair there",
+                help='hold that loss against the batch: against = "batch"',
+            )
 
 
 def check_memory_fits(loss: Loss | None, memory: object | None) -> None:

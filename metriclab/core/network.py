@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from metriclab.errors import RecipeError
+
 
 class Embedded(NamedTuple):
     """What a network makes of n images.
@@ -40,14 +42,28 @@ class Network(nn.Module):
         h = self.encoder(images)
         return Embedded(h, self.head(h))
 
-    def views(self, views: Sequence[Float[Tensor, "n c _h _w"]]) -> list[Embedded]:
-        """Each view embedded. Neighbouring views of one size go through in one pass, as one batch for BatchNorm."""
+    def views(self, views: Sequence[Float[Tensor, "n c _h _w"]], *, together: bool = True) -> list[Embedded]:
+        """Each view embedded: those of one size that are neighbours as one batch for BatchNorm, or each by itself.
+
+        Raises:
+            RecipeError: for a pass of one image through a BatchNorm of vectors, which has no variance to divide by.
+        """
+        passes = [list(group) for _, group in groupby(views, key=lambda view: view.shape)] if together else zip(views)
         embedded: list[Embedded] = []
-        for _, group in groupby(views, key=lambda view: view.shape):
-            same = list(group)
-            h, z = self(torch.cat(same))
+        for same in passes:
+            images = torch.cat(same)
+            self._check_variance(images)
+            h, z = self(images)
             embedded += map(Embedded._make, zip(h.chunk(len(same)), z.chunk(len(same)), strict=True))
         return embedded
+
+    def _check_variance(self, images: Tensor) -> None:
+        # BatchNorm over all ranks is another class, to which the images of the others are there as well.
+        if len(images) == 1 and any(isinstance(m, nn.BatchNorm1d) and m.training for m in self.modules()):
+            raise RecipeError(
+                "BatchNorm takes its statistics of one image alone, which has no variance",
+                help="set sampler.batch_size, and train.chunk where it is used, to more than one image",
+            )
 
 
 def embedding_function(method: Any) -> Callable[[Float[Tensor, "n c h w"]], Embedded]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
 from metriclab.errors import RecipeError
 
-_NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +32,12 @@ class ParameterGroup:
 
 
 def parameter_groups(
-    modules: Mapping[str, nn.Module], factors: Mapping[str, float] | None = None
+    modules: Mapping[str, nn.Module], factors: Mapping[str, float] | None = None, layer_decay: float | None = None
 ) -> list[ParameterGroup]:
     """The trainable parameters of the modules, those with and those without weight decay apart.
+
+    With `layer_decay`, those of an encoder are apart block by block, its last block first: the learning rate of the
+    block k before the last is that of the encoder times layer_decay^k.
 
     Biases, the parameters of normalisation layers, and anything with fewer than two dimensions (scales, temperatures)
     do not decay. A parameter that several modules share belongs to the first of them, so a module that contains others
@@ -42,23 +46,28 @@ def parameter_groups(
     Args:
         modules: by the name of their group, in the order of the groups.
         factors: of the learning rate, by the name of a group; 1 for those not named.
+        layer_decay: of the learning rate from each block of an encoder to the one before it.
 
     Raises:
-        RecipeError: for a factor that names no module, and where nothing at all can be trained.
+        RecipeError: for a factor that names no module, for `layer_decay` where no module has `parameter_blocks`, and
+            where nothing at all can be trained.
     """
     factors = factors or {}
     _check_factors(modules, factors)
+    scales = {} if layer_decay is None else _scales(modules, layer_decay)
     groups: list[ParameterGroup] = []
     seen: set[nn.Parameter] = set()
     for name, module in modules.items():
-        split: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+        split: dict[tuple[float, bool], list[nn.Parameter]] = {}
         for part in module.modules():
             for own_name, parameter in part.named_parameters(recurse=False):
                 if parameter.requires_grad and parameter not in seen:
                     seen.add(parameter)
-                    split[_decays(part, own_name, parameter)].append(parameter)
+                    kind = scales.get(parameter, 1.0), _decays(part, own_name, parameter)
+                    split.setdefault(kind, []).append(parameter)
         factor = factors.get(name, 1.0)
-        groups += [ParameterGroup(name, parameters, decay, factor) for decay, parameters in split.items() if parameters]
+        kinds = sorted(split, reverse=True)
+        groups += [ParameterGroup(name, split[scale, decay], decay, factor * scale) for scale, decay in kinds]
     if not groups:
         raise RecipeError(
             f"there is nothing to train: {', '.join(modules)} have no trainable parameter",
@@ -67,8 +76,23 @@ def parameter_groups(
     return groups
 
 
+def _scales(modules: Mapping[str, nn.Module], layer_decay: float) -> dict[nn.Parameter, float]:
+    """By parameter, how much slower it learns than the last block of its encoder."""
+    scales: dict[nn.Parameter, float] = {}
+    for module in modules.values():
+        blocks: Any = getattr(module, "parameter_blocks", list)
+        for distance, block in enumerate(reversed(blocks())):
+            scales |= dict.fromkeys(block, layer_decay**distance)
+    if not scales:
+        raise RecipeError(
+            f"optimizer.layer_decay = {layer_decay} needs an encoder that tells its blocks, and this one does not",
+            help="leave it out, or set optimizer.groups = {encoder = 0.1}",
+        )
+    return scales
+
+
 def _decays(owner: nn.Module, name: str, parameter: nn.Parameter) -> bool:
-    return parameter.dim() >= 2 and not name.endswith("bias") and not isinstance(owner, _NORMS)
+    return parameter.dim() >= 2 and not name.endswith("bias") and not isinstance(owner, NORMS)
 
 
 def _check_factors(modules: Mapping[str, nn.Module], factors: Mapping[str, float]) -> None:

@@ -80,10 +80,16 @@ def stream_pointwise(
     negative: PointwiseLoss,
     *,
     nonzero_only: bool = False,
+    per_anchor: bool = False,
 ) -> Float[Tensor, ""]:
-    """What `PointwisePairLoss` computes, for a loss that chooses its functions when it is called."""
+    """What `PointwisePairLoss` computes, for a loss that chooses its functions when it is called.
+
+    With `per_anchor` it is not means over pairs that are added, but sums over pairs, divided by the number of anchors
+    of known label.
+    """
     if miner is not None:
-        terms = partial(pointwise_terms, positive=positive, negative=negative, nonzero_only=nonzero_only)
+        functions = partial(pointwise_terms, positive=positive, negative=negative)
+        terms = partial(functions, nonzero_only=nonzero_only, per_anchor=per_anchor)
         return stream_terms(PairLoss(terms), anchors, references, miner=miner)
     anchors = replace(anchors, z=wide(anchors.z, references.z))
     references = replace(references, z=wide(references.z, anchors.z))
@@ -92,20 +98,24 @@ def stream_pointwise(
         z = anchors.z.detach(), references.z.detach()
         means = [_Mean(*z, pointwise, nonzero_only, needs_input_grad) for pointwise in (positive, negative)]
         _stream(means, anchors.detach(), references.detach())
+        if per_anchor:
+            for mean in means:
+                mean.count = (anchors.labels >= 0).count_nonzero()
         return _joined(means)
 
     return value_and_grad(compute, anchors.z, references.z)
 
 
 def pointwise_terms(
-    pairs: Pairs, positive: PointwiseLoss, negative: PointwiseLoss, nonzero_only: bool
+    pairs: Pairs, positive: PointwiseLoss, negative: PointwiseLoss, nonzero_only: bool, per_anchor: bool
 ) -> dict[str, Term]:
     """The same as terms of a `PairLoss`, for pairs that a miner has chosen."""
     terms = {}
     for name, pointwise, mask in (("positives", positive, pairs.positive), ("negatives", negative, pairs.negative)):
         loss = _ByItself.apply(pairs.similarity, pointwise)
         counted = counted_cells(loss, mask, nonzero_only)
-        terms[name] = Term(torch.where(counted, loss, 0).sum(1), counted.sum(1))
+        count = (pairs.anchors.labels >= 0).long() if per_anchor else counted.sum(1)
+        terms[name] = Term(torch.where(counted, loss, 0).sum(1), count)
     return terms
 
 

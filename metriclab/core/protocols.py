@@ -77,6 +77,9 @@ class Method(Protocol):
     them once, and batches have `features` in place of `views`. Outputs are a `Rows`, or the
     method's own NamedTuple of `Rows` and of tensors with a leading row axis.
 
+    A module anywhere in it (a loss, a memory) that has numbers of its own to log, as a temperature that is learned, has
+    `logged_values() -> {name: scalar tensor}`, asked at each step that is logged.
+
     Evaluation sees `network(images)`. A method of which it shall see something else has
     `embed(images) -> Embedded`.
     """
@@ -102,6 +105,9 @@ class Dataset(Protocol):
     One that can give the other splits without looking for its files again has a method `with_split(split) -> Dataset`;
     the others are built once a split. One of features in place of images says so by `has_features = True`, and its
     `images` gives `Images.of_features`.
+
+    It may also have `groups` and `categories`, numbered like labels: what makes two images of a class too easy a match,
+    and coarser classes. And `is_query` and `is_gallery`, booleans, where val or test say so themselves. None is none.
 
     Attributes:
         labels: int64, one an item, negative for unknown. Equal labels mean equal classes across the splits.

@@ -6,18 +6,18 @@ Batches, batches gathered from other ranks, memories and class proxies all are R
 from __future__ import annotations
 
 import math
-import threading
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
-from torch.utils.weak import WeakTensorKeyDictionary
 
-from metriclab import distributed
+from metriclab.core.fresh_numbers import fresh_numbers
 
+Table = TypeVar("Table", "Keys", "Rows")
 Labels = Tensor | np.ndarray | Collection[int]
 """One integer a row: a tensor or array of any integer type, or a list. A negative one is unknown."""
 
@@ -25,11 +25,7 @@ _ORDINARY = 2.0**50
 """Rows whose largest number is beyond this, or below its inverse, are scaled before their squares are summed."""
 
 _STEP_SHIFT, _POSITION_SHIFT = 32, 8
-_RANK_SHIFT = 40
 _FIRST_FRESH_ITEM = 2**62  # beyond the indices of any data set
-_next, _lock = 1, threading.Lock()
-_numbered = WeakTensorKeyDictionary()
-"""The version and the fresh numbers of each tensor that `rows` was given, as long as the tensor lives."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,18 +37,23 @@ class Keys:
         items: index of the image in its data set; proxies have negative items.
         ids: one occurrence of a row. Equal ids are one and the same row, wherever they are met.
         views: which view of the item the row embeds.
+        groups: what makes two rows of one class too easy a match (camera, sequence, session); negative for unknown,
+            None where no row has one.
+        categories: coarser classes, likewise.
     """
 
     labels: Int64[Tensor, "n"]
     items: Int64[Tensor, "n"]
     ids: Int64[Tensor, "n"]
     views: Int64[Tensor, "n"]
+    groups: Int64[Tensor, "n"] | None = None
+    categories: Int64[Tensor, "n"] | None = None
 
     def __len__(self) -> int:
         return self.labels.shape[0]
 
     def __getitem__(self, index: slice | Tensor) -> Keys:
-        return Keys(self.labels[index], self.items[index], self.ids[index], self.views[index])
+        return _by_column(lambda column: column[index], self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ class Rows:
 
     Attributes:
         z: unit embeddings.
-        labels, items, ids, views: see `Keys`.
+        labels, items, ids, views, groups, categories: see `Keys`.
     """
 
     z: Float[Tensor, "n d"]
@@ -69,10 +70,12 @@ class Rows:
     items: Int64[Tensor, "n"]
     ids: Int64[Tensor, "n"]
     views: Int64[Tensor, "n"]
+    groups: Int64[Tensor, "n"] | None = None
+    categories: Int64[Tensor, "n"] | None = None
 
     @property
     def keys(self) -> Keys:
-        return Keys(self.labels, self.items, self.ids, self.views)
+        return Keys(self.labels, self.items, self.ids, self.views, self.groups, self.categories)
 
     @property
     def embedding_dim(self) -> int:
@@ -83,11 +86,11 @@ class Rows:
         return self.z.shape[0]
 
     def __getitem__(self, index: slice | Tensor) -> Rows:
-        return Rows(self.z[index], self.labels[index], self.items[index], self.ids[index], self.views[index])
+        return _by_column(lambda column: column[index], self)
 
     def detach(self) -> Rows:
         """The same rows without a gradient."""
-        return Rows(self.z.detach(), self.labels, self.items, self.ids, self.views)
+        return replace(self, z=self.z.detach())
 
 
 def rows(
@@ -96,6 +99,8 @@ def rows(
     items: Int64[Tensor, "n"] | None = None,
     ids: Int64[Tensor, "n"] | None = None,
     views: Int64[Tensor, "n"] | None = None,
+    groups: Int64[Tensor, "n"] | None = None,
+    categories: Int64[Tensor, "n"] | None = None,
 ) -> Rows:
     """Rows from raw embeddings: normalised in float32 or better, with fresh ids unless some are given.
 
@@ -108,6 +113,7 @@ def rows(
         items: default to items that no other tensor in any rank of this run gets, and no image of a data set has.
         ids: default to ids that no other tensor in any rank of this run gets.
         views: default to 0.
+        groups, categories: see `Keys`.
 
     Raises:
         ValueError: where the lengths disagree, or labels are not integers.
@@ -121,16 +127,19 @@ def rows(
         raise ValueError(f"z has shape {tuple(z.shape)}, expected (n, d): a row for each embedding")
     n = z.shape[0]
     labels = as_labels(labels).to(z.device)
-    for name, key in (("labels", labels), ("items", items), ("ids", ids), ("views", views)):
+    given = {"items": items, "ids": ids, "views": views, "groups": groups, "categories": categories}
+    for name, key in {"labels": labels, **given}.items():
         if key is not None and key.shape != (n,):
             raise ValueError(f"{name} has shape {tuple(key.shape)}, expected ({n},): one for each row of z")
-    fresh = _fresh_numbers(z) if items is None or ids is None else torch.empty(0)
+    fresh = fresh_numbers(z) if items is None or ids is None else torch.empty(0)
     return Rows(
         normalize(z),
         labels,
         fresh + _FIRST_FRESH_ITEM if items is None else items,
         -fresh if ids is None else ids,  # negative, so that they never meet the ids of a run
         torch.zeros_like(labels) if views is None else views,
+        groups,
+        categories,
     )
 
 
@@ -179,14 +188,19 @@ def wide(z: Tensor, *others: Tensor) -> Tensor:
 
 
 def concatenate(parts: Sequence[Rows]) -> Rows:
-    """Rows of all parts, in their order."""
-    return Rows(
-        torch.cat([part.z for part in parts]),
-        torch.cat([part.labels for part in parts]),
-        torch.cat([part.items for part in parts]),
-        torch.cat([part.ids for part in parts]),
-        torch.cat([part.views for part in parts]),
-    )
+    """Rows of all parts, in their order. Where some have groups or categories, those of the others are unknown."""
+    return _by_column(lambda *columns: torch.cat(columns), *parts)
+
+
+def _by_column(function: Callable[..., Tensor], *tables: Table) -> Table:
+    """One table, each of its columns made of those of the tables; one that none of them has stays away."""
+    columns = {}
+    for name in (field.name for field in fields(tables[0])):
+        given = [getattr(table, name) for table in tables]
+        if any(column is not None for column in given):
+            whole = [torch.full_like(t.labels, -1) if c is None else c for t, c in zip(tables, given, strict=True)]
+            columns[name] = function(*whole)
+    return type(tables[0])(**columns)
 
 
 def pack_ids(step: int, positions: Int64[Tensor, "n"], view: int) -> Int64[Tensor, "n"]:
@@ -227,19 +241,3 @@ def _count_equal(
     found = (ordered[place] == others) & counted
     counts = torch.zeros_like(keys).index_add_(0, place, found.long())
     return counts[torch.searchsorted(ordered, keys)]
-
-
-def _fresh_numbers(z: Tensor) -> Int64[Tensor, "n"]:
-    """Positive numbers that no other tensor gets, on any rank; the same ones again for this tensor while unchanged."""
-    version = None if z.is_inference() else z._version  # tensors made for inference are not followed
-    if version is not None and z in _numbered:
-        of_version, numbers = _numbered[z]
-        if of_version == version:
-            return numbers  # type: ignore[no-any-return]  # the dictionary is untyped
-    with _lock:
-        global _next
-        start, _next = _next, _next + len(z)
-    numbers = torch.arange(start, start + len(z), device=z.device) + (distributed.rank() << _RANK_SHIFT)
-    if version is not None:
-        _numbered[z] = version, numbers
-    return numbers

@@ -13,9 +13,12 @@ if TYPE_CHECKING:
     from metriclab.datasets.folder import Folder as Folder
     from metriclab.datasets.glyphs import Glyphs as Glyphs
     from metriclab.datasets.in_shop import InShop as InShop
+    from metriclab.datasets.market1501 import Market1501 as Market1501
+    from metriclab.datasets.msmt17 import MSMT17 as MSMT17
     from metriclab.datasets.sop import StanfordOnlineProducts as StanfordOnlineProducts
     from metriclab.datasets.synthetic import Synthetic as Synthetic
     from metriclab.datasets.torchvision import Torchvision as Torchvision
+    from metriclab.datasets.veri776 import VeRi776 as VeRi776
 else:
     __getattr__, __dir__, __all__ = exports(
         __name__,
@@ -27,7 +30,10 @@ else:
         Folder="folder",
         Glyphs="glyphs",
         InShop="in_shop",
+        Market1501="market1501",
+        MSMT17="msmt17",
         StanfordOnlineProducts="sop",
         Synthetic="synthetic",
         Torchvision="torchvision",
+        VeRi776="veri776",
     )

@@ -44,16 +44,16 @@ class Benchmark(NamedTuple):
     train: Size
     test: Size
 
-    def find(self, root: str, file: str) -> Path | None:
-        """The folder that has this file: the root or one below it; None where none has."""
-        folders = (Path(root), *(Path(root, name) for name in self.folders))
-        return next((folder for folder in folders if (folder / file).is_file()), None)
+    def find(self, root: str, name: str) -> Path | None:
+        """The folder that has this file, or folder: the root or one below it; None where none has."""
+        folders = (Path(root), *(Path(root, below) for below in self.folders))
+        return next((folder for folder in folders if (folder / name).exists()), None)
 
-    def require(self, root: str, file: str) -> Path:
+    def require(self, root: str, name: str) -> Path:
         """The same, with an error that says what to download where there is none."""
-        folder = self.find(root, file)
+        folder = self.find(root, name)
         if folder is None:
-            raise self.error(f"{root}: {self.name} is not here, there is no {file}")
+            raise self.error(f"{root}: {self.name} is not here, there is no {name}")
         return folder
 
     def error(self, message: str, files: Mapping[str, str] | None = None) -> DataError:
@@ -121,10 +121,10 @@ def benchmark_split(
 def _check_lists(benchmark: Benchmark, listed: Sequence[LabelledFile], folder: Path) -> None:
     sides = {name: [entry.label for entry in listed if entry.split == name] for name in ("train", "test")}
     for name, published in (("train", benchmark.train), ("test", benchmark.test)):
-        found = Size(len(sides[name]), len(set(sides[name])))
+        found = Size(len(sides[name]), len(set(sides[name]) - {""}))
         if found != published:
             raise benchmark.error(f"{folder}: the lists have {found} for {name}, {benchmark.name} has {published}")
-    both = sorted(set(sides["train"]) & set(sides["test"]))
+    both = sorted((set(sides["train"]) & set(sides["test"])) - {""})
     if both:
         raise benchmark.error(f"{folder}: {len(both)} classes are in train and in test, the first is {both[0]!r}")
 

@@ -84,7 +84,7 @@ def Features(
     of_split = [place.split for place in places] if own is None else _splits(own, Path(splits or root))
     names = [str(row) for row in range(len(z))] if paths is None else paths
     keys = names if paths is None else names_below(paths)
-    listed = [LabelledFile(Path(name), *row) for name, *row in zip(names, named, of_split, keys, strict=True)]
+    listed = [LabelledFile(Path(name), *known) for name, *known in zip(names, named, of_split, keys, strict=True)]
     rows, notes = carve_missing(listed, {"val": val, "test": test}, disjoint, root)
     return FeatureDataset(z, rows, split, place=root, notes=notes)
 

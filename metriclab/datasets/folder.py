@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 from annotated_types import Ge, Le, Lt
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from metriclab.core.protocols import Split
 from metriclab.core.splits import SPLITS
@@ -35,10 +37,11 @@ def Folder(
     size: Annotated[int, Ge(8), Le(4096)] = 256,
     val: Annotated[float, Ge(0), Lt(1)] = 0.1,
     test: Annotated[float, Ge(0), Lt(1)] = 0.2,
-    disjoint: bool = False,
+    disjoint: bool | Literal["class", "group", "class-and-group"] = False,
+    columns: dict[str, str] | None = None,
     on_error: OnError = "error",
 ) -> FileDataset:
-    """A folder of images: one folder a class, or a flat folder without classes, or a CSV manifest.
+    """A folder of images: one folder a class, or a flat folder without classes, or a table of images.
 
     The class of an image is the first folder below `root`, however deep it lies in it. `root` may also hold folders
     `train`, `val` and `test`, with the classes in them. A split that is not there is carved out of train: each image,
@@ -55,13 +58,17 @@ def Folder(
 
     Args:
         split: train, val or test.
-        root: folder of images, or a `.csv` file with the columns path, label and perhaps split; paths in it start at
-            its own folder, and a class left empty is unknown. Blanks around cells do not count.
+        root: folder of images, or a `.csv`, `.tsv` or `.jsonl` file with a column path and perhaps label, split, query,
+            gallery, group (camera, sequence) and category; paths in it start at its own folder, and what is left empty
+            is unknown. Blanks around cells do not count.
         size: images are reduced until their short side has this many pixels, never enlarged; choose it a little
             above the size of the crops. Their long side is at most 4 times that.
         val: part of train that becomes val, if there is no val; 0 for none.
         test: part of train that becomes test, if there is no test; 0 for none.
-        disjoint: whether whole classes are carved out, to measure on classes never trained on; else images are.
+        disjoint: what is carved out whole: "class" (or true), to measure on classes never trained on; "group", on
+            cameras or sequences never seen; "class-and-group", on both, by classes and groups that hang together; else
+            images are.
+        columns: what columns are called in the table, where that differs: `{ label = "product_id", group = "camera" }`.
         on_error: "error" to stop at files that give no image, "skip" to leave them out and list them in a file.
 
     Raises:
@@ -69,20 +76,20 @@ def Folder(
         StorageError: if the cache cannot be written.
     """
     require_split(split)
-    listed, notes = list_images(Path(root))
+    listed, notes = list_images(Path(root), columns)
     files, told = carve_missing(listed, {"val": val, "test": test}, disjoint, root)
     return FileDataset(files, split, size=size, on_error=on_error, notes=[*notes, *told])
 
 
 def carve_missing(
-    listed: list[LabelledFile], fractions: Mapping[str, float], disjoint: bool, root: str
+    listed: list[LabelledFile], fractions: Mapping[str, float], disjoint: bool | str, root: str
 ) -> tuple[list[LabelledFile], list[str]]:
     """The items with a val and a test carved out of train, where they have none, and what to tell of it.
 
     Args:
         listed: the items; all that are in no other split are in train.
         fractions: the part of train that becomes val, and test; 0 for none.
-        disjoint: whether whole classes are carved out; else items are.
+        disjoint: what is carved out whole, see `Folder`; else items are.
         root: where they are, for messages.
 
     Raises:
@@ -100,23 +107,51 @@ def carve_missing(
     return listed, _shares_told(listed, wanted, root)
 
 
-def _carved(listed: list[LabelledFile], fractions: dict[str, float], disjoint: bool, root: str) -> list[LabelledFile]:
+def _carved(
+    listed: list[LabelledFile], fractions: dict[str, float], disjoint: bool | str, root: str
+) -> list[LabelledFile]:
     """The images with these splits carved out of train."""
     train = [entry for entry in listed if entry.split == "train"]
     labelled = [entry for entry in train if entry.label]
     if not fractions:
         return listed
-    moved = _carve_classes(labelled, fractions, root) if disjoint else _carve_images(labelled or train, fractions, root)
+    if disjoint:
+        moved = _carve_whole(train, "class" if disjoint is True else str(disjoint), fractions, root)
+    else:
+        moved = _carve_images(labelled or train, fractions, root)
     return [entry._replace(split=moved.get(entry.key, entry.split)) for entry in listed]
 
 
-def _carve_classes(labelled: list[LabelledFile], fractions: dict[str, float], root: str) -> dict[str, str]:
-    if not labelled:
-        raise DataError(f"{root}: there are no classes to carve out", help="set data.disjoint = false")
-    names = sorted({entry.label for entry in labelled})
-    # Two at least, as with one class alone every neighbour would be right.
-    splits = dict(zip(names, carve(names, fractions, least=2, what="classes", place=root).tolist(), strict=True))
-    return {entry.key: splits[entry.label] for entry in labelled}
+def _carve_whole(train: list[LabelledFile], what: str, fractions: dict[str, float], root: str) -> dict[str, str]:
+    """Whole classes, groups, or sets of both; images that are of none stay in train."""
+    if what == "class":
+        whole = {entry.key: entry.label for entry in train if entry.label}
+    elif what == "group":
+        whole = {entry.key: entry.group for entry in train if entry.group}
+    else:
+        whole = _hanging_together([entry for entry in train if entry.label and entry.group])
+    plural = {"class": "classes", "group": "groups"}.get(what, "sets of classes and groups that hang together")
+    if not whole:
+        raise DataError(f"{root}: there are no {plural} to carve out", help="set data.disjoint = false")
+    names = sorted(set(whole.values()))
+    # Two classes at least, as with one alone every neighbour would be right.
+    least = 2 if what == "class" else 1
+    splits = dict(zip(names, carve(names, fractions, least=least, what=plural, place=root).tolist(), strict=True))
+    return {key: splits[name] for key, name in whole.items()}
+
+
+def _hanging_together(entries: list[LabelledFile]) -> dict[str, str]:
+    """The set of each image, by its first class: classes with a group in common are in one, and so are their groups."""
+    labels, groups = (
+        {name: number for number, name in enumerate(sorted({getattr(entry, key) for entry in entries}))}
+        for key in ("label", "group")
+    )
+    edges = np.array([(labels[entry.label], len(labels) + groups[entry.group]) for entry in entries]).reshape(-1, 2)
+    size = len(labels) + len(groups)
+    graph = coo_array((np.ones(len(edges)), (edges[:, 0], edges[:, 1])), shape=(size, size))
+    of = connected_components(graph, directed=False)[1].tolist()
+    first = dict(reversed([(of[number], name) for name, number in labels.items()]))
+    return {entry.key: first[of[labels[entry.label]]] for entry in entries}
 
 
 def _carve_images(entries: list[LabelledFile], fractions: dict[str, float], root: str) -> dict[str, str]:

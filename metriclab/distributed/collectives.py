@@ -142,6 +142,8 @@ def broadcast_module(module: nn.Module) -> None:
 
 
 def _map(function: Any, tree: Any) -> Any:
+    if tree is None:  # a column that no row has, on no rank
+        return None
     if isinstance(tree, Tensor):
         return function(tree)
     if is_dataclass(tree) and not isinstance(tree, type):

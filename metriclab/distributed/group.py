@@ -10,8 +10,12 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.constants import default_pg_timeout
 
-from metriclab.errors import RecipeError
+from metriclab.errors import MetriclabError, RecipeError
+
+JOINING = 50
+"""Seconds in which all ranks have to come; they start together, and a minute later it has to be told who did not."""
 
 
 def rank() -> int:
@@ -26,19 +30,50 @@ def world_size() -> int:
 
 @contextmanager
 def process_group() -> Iterator[None]:
-    """Joins the group that `torchrun` describes in the environment (nccl on GPUs, else gloo); leaves it at the end."""
+    """Joins the group that `torchrun` describes in the environment (nccl on GPUs, else gloo); leaves it at the end.
+
+    Raises:
+        MetriclabError: where not all ranks come within 50 seconds, as one that has failed before will not.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield
         return
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    store, rank, ranks = _met()
     # Small decisions travel on the CPU, and a run may want it although there is a GPU.
-    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", store=store, rank=rank, world_size=ranks)
     try:
         yield
     finally:
         dist.destroy_process_group()
+
+
+def _met() -> tuple[Any, int, int]:
+    """The store at which all ranks have met, this one's rank, and how many they are."""
+    own, ranks = os.environ.get("RANK", "?"), os.environ["WORLD_SIZE"]
+    try:
+        # By itself and not in `init_process_group`, whose limit would be that of all that ranks ever wait for.
+        # Whoever looks for the first rank's server tries twice.
+        limit = timedelta(seconds=JOINING if own == "0" else JOINING / 2)
+        store, rank, world = next(dist.rendezvous("env://", timeout=limit))  # type: ignore[attr-defined]
+        if store.add("joined", 1) == world:
+            store.set("all joined", "1")
+        store.wait(["all joined"], timedelta(seconds=JOINING))
+    except ValueError as error:  # a variable that is missing or wrong
+        raise RecipeError(
+            f"WORLD_SIZE is {ranks}, and this process cannot join the others: {error}",
+            help="start all of them by torchrun, or set RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT for each",
+        ) from error
+    except dist.DistError as error:
+        raise MetriclabError(
+            f"rank {own} has waited {JOINING} seconds for all {ranks} ranks, and not all came",
+            help="look at what each of them has written: one may have failed before, as by a --plugin file that is "
+            "broken, or have another MASTER_ADDR and MASTER_PORT",
+        ) from error
+    store.set_timeout(default_pg_timeout)
+    return store, rank, world
 
 
 def meeting_place() -> Any:
@@ -59,9 +94,17 @@ def local_group(rank: int, ranks: int, port: int, name: str) -> Iterator[None]:
     server = dist.TCPStore("127.0.0.1", port, timeout=limit)  # type: ignore[attr-defined]
     store = dist.PrefixStore(name, server)  # type: ignore[attr-defined]
     dist.init_process_group("gloo", store=store, rank=rank, world_size=ranks, timeout=limit)
+    failed = True
     try:
         yield
+        failed = False
     finally:
+        # Who leaves closes its connections, which may still carry what another rank waits for. They wait for each
+        # other at the server, which stays; for one that failed nobody waits.
+        if store.add("left", 1) == ranks:
+            store.set("all left", "1")
+        elif not failed:
+            store.wait(["all left"])
         dist.destroy_process_group()
 
 

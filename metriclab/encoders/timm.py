@@ -15,15 +15,15 @@ from torch import Tensor, nn
 
 from metriclab.core.settings import keep_settings, show_settings
 from metriclab.core.size import height_and_width, size_text
-from metriclab.distributed.batch_norm import SynchronizedBatchNorm
 from metriclab.encoders.channels import match_channels
+from metriclab.encoders.freezing import FreezeBatchNorm, Freezing, Trainable, UnfreezeAt, blocks_of
 from metriclab.encoders.weights import load_weights
 from metriclab.errors import DataError, RecipeError
 from metriclab.registry import register
 
 Side = Annotated[int, Ge(1)]
 
-_BATCH_NORMS = (nn.modules.batchnorm._BatchNorm, SynchronizedBatchNorm)
+_KEPT = "BatchNorm keeps the statistics of the weights it starts from; encoder.freeze_batch_norm = false trains them"
 
 
 @register("encoder", "timm")
@@ -32,7 +32,8 @@ class TimmEncoder(nn.Module):
 
     It normalises by the mean and standard deviation that its weights were trained with, or by 0.5 and 0.5 where the
     weights are random; both are buffers, so a checkpoint carries them. `out_features` is the measured width of the
-    features. `note` says what of a file of weights was taken, where that is not all of it.
+    features. `note` says what of a file of weights was taken, where that is not all of it, and that BatchNorm keeps the
+    statistics of trained weights.
 
     Paper: Wightman, PyTorch Image Models, 2019 (doi:10.5281/zenodo.4414861). The CIFAR stem is that of Chen et al.,
         A Simple Framework for Contrastive Learning of Visual Representations, ICML 2020, appendix B.9.
@@ -52,12 +53,16 @@ class TimmEncoder(nn.Module):
             height and width, [256, 128].
         dynamic_image_size: whether a transformer takes images of several sizes, as those of `multi-crop`: its position
             embedding is interpolated to each; sizes are multiples of its patches (timm's dynamic_img_size).
-        trainable: which parameters are trained, "all" or "none".
-        frozen_mode: how an encoder of which none is trained behaves: "eval" stays in evaluation mode, so that equal
-            images always give equal features; "train" keeps dropout and BatchNorm as in training, so that running
-            statistics adapt.
-        freeze_batch_norm: BatchNorm layers keep their statistics, scale and shift, whatever else trains; for trained
-            weights only, as random ones have no statistics yet.
+        trainable: which parameters are trained: "all", "none", "norms" (scales and shifts of normalisation layers), or
+            "last:N", the last N blocks as timm's `group_matcher` counts them, of which the stem is the first.
+        unfreeze_at: step of the run from which on all are trained, and those of `trainable` alone until then; with
+            "none", the head learns alone for so many steps.
+        frozen_mode: how blocks behave of which none is trained: "eval" stay in evaluation mode, so that equal images
+            always give equal features; "train" keep dropout and BatchNorm as in training, so that running statistics
+            adapt.
+        freeze_batch_norm: whether BatchNorm layers keep their statistics, and, but for "norms", their scale and shift,
+            whatever else trains; by default where the encoder starts from trained weights, as small batches and few
+            classes spoil those statistics, and random weights have none yet.
 
     Raises:
         RecipeError: for a name or a setting that timm does not know or that do not go together.
@@ -80,37 +85,41 @@ class TimmEncoder(nn.Module):
         global_pool: str | None = None,
         image_size: Side | tuple[Side, Side] | None = None,
         dynamic_image_size: bool = False,
-        trainable: Literal["all", "none"] = "all",
+        trainable: Trainable = "all",
+        unfreeze_at: UnfreezeAt = None,
         frozen_mode: Literal["eval", "train"] = "eval",
-        freeze_batch_norm: bool = False,
+        freeze_batch_norm: FreezeBatchNorm = None,
     ) -> None:
         super().__init__()
         keep_settings(self, locals())
         _check(model, pretrained, weights, weights_prefix, cifar_stem)
+        trained = pretrained or weights is not None
         self.name, self.in_chans = model, in_chans
-        self.always_eval = trainable == "none" and frozen_mode == "eval"
-        self.freeze_batch_norm = freeze_batch_norm
         sizes = {"img_size": image_size, **({"dynamic_img_size": True} if dynamic_image_size else {})}
         self.model = _create(model, pretrained, {"in_chans": in_chans, "global_pool": global_pool, **sizes})
         if cifar_stem:
             _install_cifar_stem(self.model, model, in_chans)
+        self.freezing = Freezing(
+            self.model,
+            model,
+            trainable=trainable,
+            unfreeze_at=unfreeze_at,
+            frozen_mode=frozen_mode,
+            batch_norm=trained if freeze_batch_norm is None else freeze_batch_norm,
+        )
 
         config: dict[str, Any] = self.model.pretrained_cfg
-        trained = pretrained or weights is not None
         for name in ("mean", "std"):
             self.register_buffer(name, _per_channel(config[name] if trained else (0.5,), in_chans))
-        self.note = None if weights is None else self._load(Path(weights), weights_prefix)
+        taken = None if weights is None else self._load(Path(weights), weights_prefix)
 
         self.size: tuple[int, int] = height_and_width(image_size or tuple(config["input_size"][1:]))
         self.fixed_size: bool = config.get("fixed_input_size", False)
         self.dynamic_image_size = dynamic_image_size
         self.out_features = _measure_width(self.model, model, in_chans, self.size)
-        if trainable == "none":
-            self.model.requires_grad_(False)
-        if freeze_batch_norm:
-            for layer in self._batch_norms():
-                layer.requires_grad_(False)
-        self.train()
+        kept = _KEPT if trained and trainable != "none" and self.freezing.keeps_statistics() else None
+        self.note = "; ".join(filter(None, (taken, kept))) or None
+        self.start_step(unfreeze_at or 0)  # for an optimizer that is built of it: all that ever trains
 
     def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n features"]:
         normalised = (match_channels(images, self.in_chans) - self.mean) / self.std
@@ -133,15 +142,22 @@ class TimmEncoder(nn.Module):
                 help=f"set {one}; where views have several sizes, as those of multi-crop, {several}",
             ) from error
 
-    def train(self, mode: bool = True) -> TimmEncoder:
-        super().train(mode and not self.always_eval)
-        if self.freeze_batch_norm:
-            for layer in self._batch_norms():
-                layer.eval()
-        return self
+    def start_step(self, step: int) -> None:
+        """Lets train what trains in this step of a run, whatever came before it."""
+        if self.freezing.apply(step):
+            self.train()
 
-    def _batch_norms(self) -> list[nn.Module]:
-        return [layer for layer in self.model.modules() if isinstance(layer, _BATCH_NORMS)]
+    def parameter_blocks(self) -> list[list[nn.Parameter]]:
+        """The parameters, block by block from the image on, for learning rates that differ among these."""
+        names = blocks_of(self.model, self.name, "optimizer.layer_decay")
+        return [[self.model.get_parameter(name) for name in block] for block in names]
+
+    def train(self, mode: bool = True) -> TimmEncoder:
+        super().train(mode)
+        if mode:
+            self.freezing.evaluate()
+            self.training = self.model.training
+        return self
 
     def _load(self, path: Path, prefix: str | None) -> str | None:
         classifiers = self.model.pretrained_cfg.get("classifier") or ()

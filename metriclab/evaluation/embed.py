@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from metriclab import distributed
 from metriclab.assembly.assemble import Training
 from metriclab.assembly.devices import precision
-from metriclab.assembly.splits import is_disjoint
+from metriclab.assembly.splits import Side, groups_of
 from metriclab.core.network import Embedded, embedding_function
 from metriclab.core.protocols import Change, Dataset, Views
 from metriclab.core.rows import Rows, rows
@@ -74,7 +74,8 @@ def embed(
         settings: how images are embedded.
         items: which ones; all by default.
         change: what becomes of their test views before they are encoded.
-        first_item: of the split in the rows: its items are numbered from there on.
+        first_item: of the split in the rows: its items are numbered from there on. One side of a split has the
+            numbers that its images have in the split.
     """
     items = np.arange(len(data.labels)) if items is None else items
     part = distributed.rank_slice(len(items), distributed.rank(), distributed.world_size())
@@ -82,9 +83,13 @@ def embed(
     h, z = distributed.gather((h, z))
     if h.device.type == "mps":  # which has no float64, and evaluators count in it
         h, z = h.cpu(), z.cpu()
-    labels = torch.from_numpy(data.labels[items]).to(h.device)
-    numbers = torch.from_numpy(items + first_item).to(h.device)
-    return Embeddings(rows(h, labels, numbers), rows(z, labels, numbers))
+    numbers = items + first_item if not isinstance(data, Side) else data.items[items]
+    columns = (None if of is None else of[items] for of in groups_of(data))
+    labels, number, *given = (
+        None if of is None else torch.from_numpy(of).to(h.device) for of in (data.labels[items], numbers, *columns)
+    )
+    assert labels is not None
+    return Embeddings(*(rows(of, labels, number, None, None, *given) for of in (h, z)))
 
 
 def embed_splits(encode: Encode, queries: Dataset, gallery: Dataset, settings: EmbeddingSettings) -> EmbeddedSplits:
@@ -97,11 +102,6 @@ def embed_splits(encode: Encode, queries: Dataset, gallery: Dataset, settings: E
     if gallery is queries:
         return EmbeddedSplits(rows_of_queries, rows_of_queries)
     return EmbeddedSplits(rows_of_queries, embed(encode, gallery, settings, first_item=len(queries.labels)))
-
-
-def gallery_of(test: Dataset, train: Dataset) -> Dataset:
-    """What the queries of a test split are held against: themselves where their classes are not in `train`."""
-    return test if is_disjoint(test, train) else train
 
 
 def embed_batches(

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from metriclab.assembly.splits import sides_of
 from metriclab.core.progress import ProgressGenerator
 from metriclab.core.protocols import Change, Dataset, EvaluatedEncoder, Evaluator, Score
 from metriclab.core.rows import Rows
@@ -19,7 +20,6 @@ from metriclab.evaluation.embed import (
     Output,
     embed,
     embed_splits,
-    gallery_of,
 )
 
 Scores = Mapping[str, Mapping[str, Score]]
@@ -41,13 +41,13 @@ class RunEncoder:
 
     def embed_changed(self, change: Change, chosen: Int64[Tensor, "n"], /) -> Rows:
         """The chosen queries, embedded anew from their test views as `change` makes them."""
-        items = self.queries.items[chosen].cpu().numpy()
+        items = chosen.cpu().numpy()  # there is a row for each query of the protocol, in their order
         changed = embed(self.encode, self.protocol.queries, self.protocol.settings, items, change)
         return getattr(changed, self.protocol.output)  # type: ignore[no-any-return]  # Rows
 
     def embed_other(self, test: Dataset, train: Dataset, /) -> tuple[Rows, Rows]:
         """Queries and gallery of another data set: the same object where its test classes are not in `train`."""
-        other = embed_splits(self.encode, test, gallery_of(test, train), self.protocol.settings)
+        other = embed_splits(self.encode, *sides_of(test, train), self.protocol.settings)
         return other.rows(self.protocol.output)
 
 

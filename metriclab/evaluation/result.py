@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from metriclab.assembly.assemble import Training, classes_of
-from metriclab.assembly.splits import Splits
+from metriclab.assembly.splits import Splits, protocol_of, sides_of
 from metriclab.core.protocols import Evaluator
 from metriclab.core.rows import Rows
 from metriclab.evaluation.baselines import Projected, baselines
@@ -21,7 +21,6 @@ from metriclab.evaluation.embed import (
     Output,
     embedding_settings,
     evaluating,
-    gallery_of,
 )
 from metriclab.evaluation.evaluate import (
     TestProtocol,
@@ -58,8 +57,8 @@ def final_result(
     missing: dict[str, str] = {}
     peaks = measured_beside(missing, "cost.peak_memory_mb", lambda: Peaks(training.device))
     output: Output = training.settings.output
-    gallery = gallery_of(splits.test, splits.train)
-    protocol = TestProtocol(evaluators, splits.test, gallery, embedding_settings(training), output)
+    sides = sides_of(splits.test, splits.train)
+    protocol = TestProtocol(evaluators, *sides, embedding_settings(training), output)
     with evaluating(training.method) as encode:
         flops = measured_beside(missing, "cost.flops_per_image", lambda: flops_per_image(encode, training))
         with Stopwatch(training.device) as watch:
@@ -74,16 +73,15 @@ def final_result(
         of_other = run_evaluators(evaluators, *embedded.rows(other))
         metrics |= {f"{name}-{other}": part for name, part in score_values(of_other).items()}
     queries: Rows = getattr(embedded.queries, output)
-    alone = gallery is splits.test
     builders = baselines(recipe, training, queries.embedding_dim, z.embedding_dim)
     of_baselines = yield from _of_baselines(protocol, missing, builders)
-    images = len(queries) + (0 if alone else len(embedded.gallery.h))
+    images = len(queries) + (0 if sides[0] is sides[1] else len(embedded.gallery.h))
     below = shortfall({"metrics": metrics, "baselines": of_baselines}, recipe.train.select)
     result = {
         "metrics": metrics,
         "baselines": of_baselines,
         "definitions": score_definitions(scores),
-        "protocol": "leave-one-out on the test split" if alone else "test queries against the training split",
+        "protocol": protocol_of(*sides),
         "fingerprint": benchmark,
         "steps": training.steps,
         "best_step": best_step,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from annotated_types import Gt
@@ -14,7 +14,7 @@ from metriclab.core.progress import ProgressGenerator
 from metriclab.core.protocols import Score
 from metriclab.core.rows import Rows
 from metriclab.evaluators.call import call_evaluator
-from metriclab.ranking.candidates import LabelIndex
+from metriclab.ranking.candidates import LabelIndex, groups_as_items
 from metriclab.ranking.matches import measured_matches
 from metriclab.ranking.ties import RankedMatches
 from metriclab.registry import register
@@ -22,8 +22,9 @@ from metriclab.registry import register
 _RULES = (
     "averaged over the queries of known label (>= 0) with a match (a gallery row of equal label); gallery rows of "
     "unknown label are no match; ranked by cosine similarity rounded to a multiple of 2^-20, with the expected value "
-    "over random order of ties; gallery rows of the query's own item are left out (retrieval/1)."
+    "over random order of ties; gallery rows of the query's own item{} are left out (retrieval/1)."
 )
+_EXCLUDED = {"own-item": "", "same-group": ", and those of its label and group,"}
 _AT_DEPTH = {
     "r_at_{}": "Recall at {}: share of queries with a match among the {} nearest gallery rows, ",
     "p_at_{}": "Precision at {}: number of matches among the {} nearest gallery rows, divided by {}, ",
@@ -57,6 +58,9 @@ class Retrieval:
     Args:
         k: depths of recall and precision; at depth 1 both are the same.
         mrr_k: depths at which the mean reciprocal rank is cut; it takes 0 for a query whose best match is further down.
+        exclude: gallery rows that are no candidates: "own-item", the query's own image, or "same-group", also those of
+            its label and group, as in re-identification the images of one person by one camera. A row of unknown label
+            or group is of nobody's group.
         whole_ranking: also mean average precision and reciprocal rank, which depend on matches however far down; all
             else depends on the best rows, and is found sooner without them.
 
@@ -70,7 +74,13 @@ class Retrieval:
 
     k: tuple[Annotated[int, Gt(0)], ...] = (1, 5, 10)
     mrr_k: tuple[Annotated[int, Gt(0)], ...] = ()
+    exclude: Literal["own-item", "same-group"] = "own-item"
     whole_ranking: bool = True
+
+    @property
+    def needs_groups(self) -> bool:
+        """Whether the data must have groups."""
+        return self.exclude == "same-group"
 
     @property
     def definitions(self) -> dict[str, str]:
@@ -78,7 +88,8 @@ class Retrieval:
         per_depth = {name.format(at): text.format(at, at, at) for name, text in _AT_DEPTH.items() for at in self.k}
         per_depth |= {f"mrr_at_{at}": _CUT_RECIPROCAL.format(at, at) for at in self.mrr_k}
         texts = per_depth | _OF_THE_BEST | (_OF_ALL if self.whole_ranking else {})
-        return {name: text + _RULES for name, text in texts.items()}
+        rules = _RULES.format(_EXCLUDED[self.exclude])
+        return {name: text + rules for name, text in texts.items()}
 
     __call__ = call_evaluator
 
@@ -92,7 +103,10 @@ class Retrieval:
 
         Raises:
             DivergedError: where an embedding is not finite.
+            DataError: where groups are to be excluded, and a side has none.
         """
+        if self.needs_groups:
+            queries, gallery = groups_as_items(queries, gallery)
         definitions = self.definitions
         values = {name: torch.full((len(queries),), torch.nan, dtype=torch.float64) for name in definitions}
         unmatched = values["queries_without_matches"] = torch.where(queries.labels < 0, torch.nan, 1.0).double().cpu()

@@ -86,12 +86,20 @@ class LabelledFile(NamedTuple):
         label: name of its class, "" for unknown.
         split: "train", "val" or "test".
         key: its name within the data set, wherever that lies; only for who makes splits by it.
+        group: name of what makes two images of a class too easy a match (camera, sequence), "" for unknown.
+        category: name of its coarser class, "" for unknown.
+        query, gallery: whether it is looked for, and looked among, in val and test; where none of a split is marked,
+            each image is looked for among all others.
     """
 
     path: Path
     label: str = ""
     split: str = "train"
     key: str = ""
+    group: str = ""
+    category: str = ""
+    query: bool = False
+    gallery: bool = False
 
 
 class FileDataset:
@@ -111,6 +119,8 @@ class FileDataset:
     Attributes:
         labels: index into classes, -1 for unknown.
         classes: names.
+        groups, categories: as labels, numbered over all splits; None where no file has one.
+        is_query, is_gallery: whether each image is looked for, and among; None where none is marked.
         names: the paths.
         fingerprint: hex digest of images and labels, wherever the files lie.
         files: all images of all splits, see `ImageFiles`.
@@ -147,6 +157,7 @@ class FileDataset:
         for note in notes:
             say_once(note)
         self.classes = sorted({file.label for file in files} - {""}) if classes is None else classes
+        self._numbers = {key: _numbers(getattr(file, key) for file in files) for key in ("group", "category")}
         paths = [file.path for file in files]
         self.files = ImageFiles(paths, size=size, on_error=on_error) if _decoded.get() else _ListedFiles(paths, size)
         self._choose(split)
@@ -171,13 +182,31 @@ class FileDataset:
             _log.warning("%s: left out %d of %d files, listed in %s", split, skipped, len(mine), self.files.skipped)
         numbers = {name: number for number, name in enumerate(self.classes)} | {"": -1}
         self._items = np.array(readable, dtype=np.int64)
-        self.labels = np.array([numbers[self._listed[item].label] for item in readable], dtype=np.int64)
-        self.names = [str(self._listed[item].path) for item in readable]
+        files = [self._listed[item] for item in readable]
+        self.labels = np.array([numbers[file.label] for file in files], dtype=np.int64)
+        self.names = [str(file.path) for file in files]
+        self.groups, self.categories = (
+            np.array([known[getattr(file, key)] for file in files], dtype=np.int64) if len(known) > 1 else None
+            for key, known in self._numbers.items()
+        )
+        marked = any(file.query or file.gallery for file in files) and split != "train"
+        self.is_query, self.is_gallery = (
+            np.array([getattr(file, side) for file in files], dtype=np.bool_) if marked else None
+            for side in ("query", "gallery")
+        )
 
     @property
     def fingerprint(self) -> str:
-        """Hex digest of images and labels."""
-        return _digest([self.files.digests[self._items].tobytes(), _label_bytes(self.labels, self.classes)])
+        """Hex digest of images, labels, groups and categories, and of what is query and gallery."""
+        parts = [self.files.digests[self._items].tobytes(), _label_bytes(self.labels, self.classes)]
+        for key, known, numbers in zip(
+            self._numbers, self._numbers.values(), (self.groups, self.categories), strict=True
+        ):
+            if numbers is not None:
+                parts += [f"\0{key}\0".encode(), _label_bytes(numbers, list(known)[1:])]
+        if self.is_query is not None and self.is_gallery is not None:
+            parts += [b"\0roles\0", self.is_query.tobytes(), self.is_gallery.tobytes()]
+        return _digest(parts)
 
     def images(self, items: Int64[np.ndarray, "m"], /) -> Images:
         """Pixels of these images, padded with zeros at the bottom and the right."""
@@ -193,6 +222,11 @@ class _ListedFiles:
 
     def images(self, items: Int64[np.ndarray, "m"]) -> Images:
         return Images.padded([np.zeros((3, self.size, self.size), np.uint8)] * len(items))
+
+
+def _numbers(names: Iterable[str]) -> dict[str, int]:
+    """Each name's number, in their order; -1 for none."""
+    return {"": -1} | {name: number for number, name in enumerate(sorted(set(names) - {""}))}
 
 
 def _digest(parts: Iterable[bytes | memoryview]) -> str:

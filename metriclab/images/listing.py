@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from metriclab.core.splits import SPLITS
 from metriclab.errors import DataError
 from metriclab.images.datasets import LabelledFile
-from metriclab.images.manifest import read_manifest
+from metriclab.images.manifest import FORMATS, read_manifest
 from metriclab.images.tree import Tree, place_of, scan
 
 ENDINGS = (
@@ -31,23 +31,29 @@ class Listing(NamedTuple):
     notes: list[str]
 
 
-def list_images(root: Path) -> Listing:
+def list_images(root: Path, columns: Mapping[str, str] | None = None) -> Listing:
     """All images under a root.
 
-    The root is a CSV manifest `path,label[,split]`, or a folder that holds images, or one folder a class, or folders
-    `train`, `val` and `test` of either.
+    The root is a manifest, or a folder that holds images, or one folder a class, or folders `train`, `val` and `test`
+    of either.
+
+    Args:
+        root: the folder, or the file.
+        columns: of a manifest, see `read_manifest`.
 
     Raises:
         DataError: if it is missing, empty, or has an empty class folder or an unclear layout.
     """
     if is_manifest(root):
-        return Listing(*read_manifest(root))
+        return Listing(*read_manifest(root, columns))
     if not root.is_dir():
         found = "is no folder" if root.exists() else "does not exist"
         raise DataError(
             f"{root}: {found}",
             help=f"set data.root to a folder of images or a .csv manifest; relative paths start at {Path.cwd()}",
         )
+    if columns:
+        raise DataError(f"{root}: a folder has no columns", help="leave data.columns away, or set data.root to a table")
     tree = scan(root)
     _check_layout(root, tree)
     places = (place_of(name, tree.split_level) for name in tree.names)
@@ -57,7 +63,7 @@ def list_images(root: Path) -> Listing:
 
 def is_manifest(root: Path) -> bool:
     """Whether a root is a table of images and not a folder of them."""
-    return root.suffix.lower() == ".csv" and root.is_file()
+    return root.suffix.lower() in FORMATS and root.is_file()
 
 
 def _check_layout(root: Path, tree: Tree) -> None:

@@ -17,6 +17,7 @@ from metriclab.images.decode import image_endings
 _SHOWN = 3  # names of files left out
 _LINKS_SHOWN = 20
 _LEVELS = 2  # of folders that a layout is told by
+_ROOT_ENDS = "/./"  # as rsync has it: any program opens such a path, and what stands before is the root
 
 Identity = tuple[int, int]
 """Device and number of a folder: the same by whatever path one comes to it."""
@@ -131,11 +132,15 @@ def place_of(name: str, split_level: bool) -> Place:
     return Place(label if slash else "", chosen or "train")
 
 
-def folder_places(paths: Sequence[str]) -> list[Place]:
-    """The class and the split of each image by its path alone, below the folder that has them all: see `place_of`."""
-    names = names_below(paths)
-    split_level = has_split_level({os.path.dirname(name) for name in names} - {""})
-    return [place_of(name, split_level) for name in names]
+def paths_of(root: Path, tree: Tree) -> list[str]:
+    """The path of each image, so that `folder_classes` gives it the class that it has here.
+
+    Where all images lie in one class folder, say, their paths alone do not tell the root: there it ends in `/./`.
+    """
+    paths = [str(root / name) for name in tree.names]
+    if folder_classes(paths) == [place_of(name, tree.split_level).label for name in tree.names]:
+        return paths
+    return [f"{root}{_ROOT_ENDS}{name}" for name in tree.names]
 
 
 def folder_classes(paths: Sequence[str]) -> list[str]:
@@ -143,11 +148,23 @@ def folder_classes(paths: Sequence[str]) -> list[str]:
     return [place.label for place in folder_places(paths)]
 
 
+def folder_places(paths: Sequence[str]) -> list[Place]:
+    """The class and the split of each image by its path alone, below the root: see `names_below` and `place_of`."""
+    names = names_below(paths)
+    split_level = has_split_level({os.path.dirname(name) for name in names} - {""})
+    return [place_of(name, split_level) for name in names]
+
+
 def names_below(paths: Sequence[str]) -> list[str]:
-    """The paths from the folder on that has them all."""
-    absolute = [os.path.abspath(path) for path in paths]
-    root = os.path.commonpath([os.path.dirname(path) for path in absolute]) if absolute else ""
-    return [path[len(root) :].lstrip("/") for path in absolute]
+    """The paths from the root on.
+
+    The root is what stands before `/./` in each path (`pets/./red/2020/1.jpg`); without that, the folder that has all.
+    """
+    if not all(_ROOT_ENDS in path for path in paths):
+        absolute = [os.path.abspath(path) for path in paths]
+        root = os.path.commonpath([os.path.dirname(path) for path in absolute])
+        return [path[len(root) :].lstrip("/") for path in absolute]
+    return [path.rpartition(_ROOT_ENDS)[2] for path in paths]
 
 
 def _list(folder: str, prefix: str, names: list[str], left: LeftOut) -> list[os.DirEntry[str]]:

@@ -8,6 +8,9 @@ if TYPE_CHECKING:
     from metriclab.losses.class_softmax import ArcFace as ArcFace
     from metriclab.losses.class_softmax import CosFace as CosFace
     from metriclab.losses.class_softmax import NormalizedSoftmax as NormalizedSoftmax
+    from metriclab.losses.composite import Composite as Composite
+    from metriclab.losses.composite import Part as Part
+    from metriclab.losses.composite import matryoshka as matryoshka
     from metriclab.losses.contrastive import Contrastive as Contrastive
     from metriclab.losses.logistic import Logistic as Logistic
     from metriclab.losses.multi_similarity import MultiSimilarity as MultiSimilarity
@@ -22,6 +25,7 @@ else:
     __getattr__, __dir__, __all__ = exports(
         __name__,
         ArcFace="class_softmax",
+        Composite="composite",
         Contrastive="contrastive",
         CosFace="class_softmax",
         Logistic="logistic",
@@ -30,8 +34,10 @@ else:
         NormalizedSoftmax="class_softmax",
         NTXent="nt_xent",
         PML="pml",
+        Part="composite",
         ProxyAnchor="proxies",
         ProxyNCA="proxies",
         SupCon="supcon",
         Triplet="triplet",
+        matryoshka="composite",
     )

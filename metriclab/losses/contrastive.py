@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from metriclab.core.call_loss import call_pair_loss
-from metriclab.core.pointwise_pair_loss import LossAndGrad, stream_pointwise
+from metriclab.core.pointwise_pair_loss import LossAndGrad, PointwiseLoss, stream_pointwise
 from metriclab.core.protocols import Miner
 from metriclab.core.rows import Rows
 from metriclab.core.settings import show_settings
@@ -65,14 +65,21 @@ class Contrastive(nn.Module):
 
     Without positive pairs the first mean is 0, without negative pairs the second.
 
+    With `mean_over = "anchors"` the losses of an anchor's pairs are added up and averaged over the anchors of known
+    label: an anchor with many positives, or many costly negatives, weighs more. The cosine form of this has the
+    gradient of the code for Wang et al. (msight-tech/research-xbm, commit 82f603a), where a negative above the
+    threshold costs s itself, which is `negative` more.
+
     Paper: Hadsell et al., Dimensionality Reduction by Learning an Invariant Mapping, CVPR 2006, equation 4 (without
-    its factor 1/2); the cosine form as in Wang et al., Cross-Batch Memory for Embedding Learning, CVPR 2020.
+    its factor 1/2); the cosine form as in Wang et al., Cross-Batch Memory for Embedding Learning, CVPR 2020, equation 1
+    for `mean_over = "anchors"`.
 
     Args:
         variant: which of the three.
         margin: distance up to which negatives are pushed, in (0, 2]; for hadsell and squared-margin.
         positive: cosine up to which positives are pulled; for cosine.
         negative: cosine down to which negatives are pushed; for cosine.
+        mean_over: what sums are divided by: the number of pairs, of positive and of negative ones apart, or of anchors.
 
     Example:
         >>> criterion = Contrastive(variant="cosine", negative=0.3)
@@ -90,15 +97,20 @@ class Contrastive(nn.Module):
         margin: Annotated[float, Gt(0), Le(2)] = 1.0,
         positive: Cosine = 1.0,
         negative: Cosine = 0.5,
+        mean_over: Literal["pairs", "anchors"] = "pairs",
     ) -> None:
         super().__init__()
         self.variant: Variant = variant
+        self.mean_over: Literal["pairs", "anchors"] = mean_over
         self.margin, self.positive, self.negative = margin, positive, negative
 
     def forward(self, anchors: Rows, references: Rows, *, miner: Miner | None = None) -> Float[Tensor, ""]:
+        pull, push = self._pull_and_push()
+        cosine, per_anchor = self.variant == "cosine", self.mean_over == "anchors"
+        return stream_pointwise(anchors, references, miner, pull, push, nonzero_only=cosine, per_anchor=per_anchor)
+
+    def _pull_and_push(self) -> tuple[PointwiseLoss, PointwiseLoss]:
         if self.variant == "cosine":
-            pull = partial(cosine_positive, positive=self.positive)
-            push = partial(cosine_negative, negative=self.negative)
-            return stream_pointwise(anchors, references, miner, pull, push, nonzero_only=True)
-        negative = hadsell_negative if self.variant == "hadsell" else squared_margin_negative
-        return stream_pointwise(anchors, references, miner, hadsell_positive, partial(negative, margin=self.margin))
+            return partial(cosine_positive, positive=self.positive), partial(cosine_negative, negative=self.negative)
+        push = hadsell_negative if self.variant == "hadsell" else squared_margin_negative
+        return hadsell_positive, partial(push, margin=self.margin)

@@ -48,6 +48,10 @@ class LearnedLogisticTerms(nn.Module):
         self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature)))
         self.bias = nn.Parameter(torch.tensor(bias))
 
+    def logged_values(self) -> dict[str, Tensor]:
+        """Temperature and bias as they are now."""
+        return {"temperature": self.log_temperature.detach().exp(), "bias": self.bias.detach()}
+
     def forward(self, pairs: Pairs) -> dict[str, Term]:
         logits = pairs.similarity * (-self.log_temperature).exp() + self.bias
         loss = -logsigmoid(torch.where(pairs.positive, logits, -logits))

@@ -16,7 +16,7 @@ from metriclab.core.protocols import Miner
 from metriclab.core.rows import Rows
 from metriclab.core.settings import show_settings
 from metriclab.losses.nt_xent_closed import closed_form
-from metriclab.losses.temperature import learned_scale, scaled
+from metriclab.losses.temperature import learned_scale, logged_temperature, scaled
 from metriclab.registry import register
 
 
@@ -61,6 +61,10 @@ class NTXent(nn.Module):
         closed = miner is None and self.log_scale is None
         loss = closed_form(anchors, references, self.temperature) if closed else None
         return stream_terms(self, anchors, references, miner=miner) if loss is None else loss
+
+    def logged_values(self) -> dict[str, Tensor]:
+        """The temperature, where it is learned."""
+        return logged_temperature(self.log_scale)
 
     def terms(self, pairs: Pairs) -> dict[str, Term]:
         """-log e^(s_ap / t) / (e^(s_ap / t) + sum over negatives n of e^(s_an / t)), averaged over positive pairs."""

@@ -31,6 +31,11 @@ def learned_scale(temperature: float) -> nn.Parameter:
     return nn.Parameter(torch.tensor(-math.log(temperature)))
 
 
+def logged_temperature(log_scale: nn.Parameter | None) -> dict[str, Tensor]:
+    """A learned temperature, as a loss has it logged; nothing for a fixed one."""
+    return {} if log_scale is None else {"temperature": (-log_scale.detach().clamp(0, math.log(LARGEST_SCALE))).exp()}
+
+
 def scaled(
     similarity: Float[Tensor, "b m"], temperature: float, log_scale: nn.Parameter | None
 ) -> Float[Tensor, "b m"]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from metriclab.core.batch import Batch
-from metriclab.core.call_loss import apply_loss, check_miner_fits
+from metriclab.core.call_loss import apply_loss, check_miner_fits, check_parts_fit_classes
 from metriclab.core.network import Network
 from metriclab.core.protocols import Loss, Memory, Miner, Objective
 from metriclab.core.rows import Rows, count_positives
@@ -29,7 +29,8 @@ class Supervised(nn.Module):
         memory: what the batch is held against in place of itself.
 
     Raises:
-        RecipeError: for a miner beside a loss that takes none.
+        RecipeError: for a miner beside a loss that takes none, and for a loss that tells images apart beside a memory
+            of classes.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class Supervised(nn.Module):
     ) -> None:
         super().__init__()
         check_miner_fits(loss, miner)
+        check_parts_fit_classes(loss, memory)
         self.network = network
         self.loss = loss
         self.miner = miner

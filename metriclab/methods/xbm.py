@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from annotated_types import Ge
 from torch import Tensor, nn
 
 from metriclab.core.batch import Batch
-from metriclab.core.call_loss import apply_loss, check_miner_fits
+from metriclab.core.call_loss import apply_loss, check_miner_fits, parts_of
 from metriclab.core.network import Network
 from metriclab.core.protocols import Loss, Memory, Miner, Objective
-from metriclab.core.rows import Rows, count_positives
+from metriclab.core.rows import Rows, concatenate, count_positives
+from metriclab.errors import RecipeError
 from metriclab.registry import RunStep, register
 
 
@@ -25,6 +26,11 @@ class XBM(nn.Module):
     slowly enough for old ones to be true. Logged are `memory_filled`, the share of its rows that are of known class,
     and `memory_weight`, the factor of its part of the loss, which is 0 before `start_step`.
 
+    A small memory has alike rows for few anchors, or for none: a loss that is a mean over those still counts in full
+    where `weighting` is constant. The code for the paper (msight-tech/research-xbm, commit 82f603a) does neither: it
+    sums over pairs and divides by the number of anchors, which is `mean_over = "anchors"` of the loss contrastive, and
+    it puts the batch into the memory first, which is `batch_in_memory`.
+
     Paper: Wang et al., Cross-Batch Memory for Embedding Learning, CVPR 2020, arXiv 1912.06798, algorithm 1.
 
     Args:
@@ -33,10 +39,15 @@ class XBM(nn.Module):
         memory: where the earlier embeddings are; a ring in the paper.
         miner: chooses among the pairs, of the batch and of the memory; with one, the loss must be a loss over pairs.
         weight: factor of the memory's part of the loss; the paper takes 1.
+        weighting: whether that is the factor as it stands (constant), or times the share of the anchors of known class
+            that have a positive in the memory (positives): a loss that averages over such anchors, as nt-xent does,
+            then counts as their sum divided by the number of all anchors.
+        batch_in_memory: whether the batch itself is held against in the memory's part too, without a gradient to that
+            side, as in algorithm 1; a ring then has room for the batches before it, the paper's less one batch.
         start_step: the first step with that part, counted from 0; the paper takes 1000 on large data sets.
 
     Raises:
-        RecipeError: for a miner beside a loss that takes none.
+        RecipeError: for a miner beside a loss that takes none, and a loss that is to be held against the batch alone.
     """
 
     done: Tensor
@@ -50,15 +61,24 @@ class XBM(nn.Module):
         memory: Memory,
         miner: Miner | None = None,
         weight: Annotated[float, Ge(0)] = 1.0,
+        weighting: Literal["constant", "positives"] = "constant",
+        batch_in_memory: bool = False,
         start_step: Annotated[int, Ge(0), RunStep("the memory never counts, and training is supervised alone")] = 1000,
     ) -> None:
         super().__init__()
         check_miner_fits(loss, miner)
+        if any(part.against == "batch" for part in parts_of(loss).values()):
+            raise RecipeError(
+                "method 'xbm' holds each loss against the batch, and against the memory besides",
+                help='leave out against = "batch"',
+            )
         self.network = network
         self.loss = loss
         self.memory = memory
         self.miner = miner
         self.weight = weight
+        self.weighting: Literal["constant", "positives"] = weighting
+        self.batch_in_memory = batch_in_memory
         self.start_step = start_step
         self.register_buffer("done", torch.tensor(0))  # steps
         self.memory_counts = start_step == 0  # on the host: to read the buffer in each step would wait for the device
@@ -72,13 +92,18 @@ class XBM(nn.Module):
         earlier = self.memory.rows()
         loss = apply_loss(self.loss, local, world, miner=self.miner)
         alike = count_positives(world, world)
+        weight = loss.new_full((), self.weight * self.memory_counts)
         if self.memory_counts:
-            alike = alike + count_positives(world, earlier)
+            held = concatenate([world.detach(), earlier]) if self.batch_in_memory else earlier
+            remembered = count_positives(world, held)
+            alike = alike + remembered
+            if self.weighting == "positives":
+                weight = weight * (remembered > 0).sum() / (world.labels >= 0).sum().clamp(min=1)
             if self.weight > 0:
-                loss = loss + self.weight * apply_loss(self.loss, local, world, earlier, miner=self.miner)
+                loss = loss + weight * apply_loss(self.loss, local, world, held, miner=self.miner)
         metrics = {
             "memory_filled": (earlier.labels >= 0).sum() / max(1, len(earlier)),
-            "memory_weight": loss.new_full((), self.weight * self.memory_counts),
+            "memory_weight": weight,
             "anchors_without_positives": (alike == 0).float().mean(),  # in place of those that are alone in the batch
         }
         return Objective(loss, metrics)

@@ -2,12 +2,13 @@
 
 One rule, wherever rows are compared: **a gallery row of the query's own item is no candidate.** It goes by items, and
 not by objects, so leave-one-out is the queries as their own gallery, an equal copy of them, or a gallery in which they
-lie among others. A match is a candidate of the query's label, where that is known.
+lie among others. A match is a candidate of the query's label, where that is known. Where rows of the query's label and
+group are to be left out too, these are given one item.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -16,6 +17,7 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from metriclab.core.rows import Rows
+from metriclab.errors import DataError
 
 Items = TypeVar("Items", Tensor, np.ndarray)
 
@@ -24,6 +26,41 @@ def are_candidates(query_items: Items, row_items: Items) -> Items:
     """Whether rows may be found by queries, cell by cell."""
     candidates: Items = query_items != row_items
     return candidates
+
+
+def groups_as_items(queries: Rows, gallery: Rows) -> tuple[Rows, Rows]:
+    """The same rows with items that are equal for rows of one label and group as well.
+
+    An image is of one label and group, so this is one relation: a row whose label or group is unknown keeps its item.
+
+    Raises:
+        DataError: where a side has no groups, or an item is of two labels or groups.
+    """
+    sides = [queries] if gallery is queries else [queries, gallery]
+    for rows, name in zip(sides, ("queries", "gallery"), strict=False):
+        if rows.groups is None or bool((rows.groups < 0).all()):
+            raise DataError(
+                f"there are no groups for the {name}, so exclude = 'same-group' leaves nothing out",
+                help="give each row its group (camera, sequence, session), or leave that setting away",
+            )
+    labels, groups, items = (torch.cat([getattr(rows, key) for rows in sides]) for key in ("labels", "groups", "items"))
+    numbered = [torch.unique(key, return_inverse=True)[1] for key in (labels, groups, items)]
+    pairs = torch.unique(numbered[0] * len(groups) + numbered[1], return_inverse=True)[1]
+    codes = torch.where((labels >= 0) & (groups >= 0), pairs, len(pairs) + numbered[2])
+    least, most = (
+        torch.zeros_like(items).scatter_reduce(0, numbered[2], codes, how, include_self=False)
+        for how in ("amin", "amax")
+    )
+    if bool((torn := (least != most)[numbered[2]]).any()):
+        raise DataError(
+            f"rows of item {int(items[torn][0])} are of different labels or groups",
+            help="an item is one image, of one label and one group: correct its rows",
+        )
+    made = [
+        replace(rows, items=of)
+        for rows, of in zip(sides, torch.split(codes, [len(rows) for rows in sides]), strict=True)
+    ]
+    return made[0], made[-1]
 
 
 class ItemIndex:

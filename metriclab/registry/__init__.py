@@ -13,6 +13,7 @@ from metriclab.registry.params import (
     ParameterProblem,
     RunStep,
     TableOf,
+    TrueWith,
     suggest,
 )
 from metriclab.registry.registry import UnknownName, build, entries, load_component
@@ -28,6 +29,7 @@ __all__ = [
     "ParameterProblem",
     "RunStep",
     "TableOf",
+    "TrueWith",
     "UnknownName",
     "build",
     "entries",

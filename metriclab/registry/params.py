@@ -89,6 +89,15 @@ class RunStep:
         return value > length if self.every else value >= length
 
 
+class TrueWith(tuple[str, ...]):
+    """Says, in `Annotated[bool | None, ...]`, that a parameter which is not set is true where one of these others is.
+
+    A checked table has the value, so that it does not change with what is left out of the table later.
+    """
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Parameter:
     """One key of a component's table.
@@ -123,6 +132,12 @@ class Parameter:
     def run_step(self) -> RunStep | None:
         """What it says of the steps of a run, if it is one."""
         return next((one for one in _metadata(self.annotation) if isinstance(one, RunStep)), None)
+
+    def filled(self, values: Mapping[str, object]) -> object:
+        """Its value among those of its table, of which each is given or a default."""
+        others = next((one for one in _metadata(self.annotation) if isinstance(one, TrueWith)), None)
+        value = values[self.name]
+        return value if value is not None or others is None else any(values[other] for other in others)
 
     @property
     def choices(self) -> tuple[str, ...]:
@@ -171,6 +186,9 @@ def type_text(annotation: Any) -> str:
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         table = _table_of(annotation)
+        for one in arguments[1:]:
+            if isinstance(one, annotated_types.DocInfo):
+                return one.documentation
         return " ".join(filter(None, [str(table or type_text(arguments[0])), _range_text(arguments[1:])]))
     if origin is Literal:
         return " | ".join(f'"{value}"' if isinstance(value, str) else str(value) for value in arguments)

@@ -22,7 +22,8 @@ def check_values(
     from pydantic import ValidationError
 
     try:
-        return model.model_validate(dict(values)).model_dump(by_alias=True), []
+        valid = model.model_validate(dict(values)).model_dump(by_alias=True)
+        return {parameter.name: parameter.filled(valid) for parameter in parameters}, []
     except ValidationError as error:
         faulty = {str(fault["loc"][0]) for fault in error.errors()}
     known = {parameter.name: parameter for parameter in parameters}

@@ -6,7 +6,7 @@ Markup is put together by `Markup.format` alone, which escapes what it is given.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -30,6 +30,7 @@ _POLYLINE = Markup('<polyline points="{}" class="{}"/>')
 _TEXT = Markup('<text x="{:g}" y="{:g}" class="{}">{}</text>')
 _CIRCLE = Markup('<circle cx="{:g}" cy="{:g}" r="{:g}" class="dot {}"/>')
 _POLYGON = Markup('<polygon points="{}" class="dot {}"/>')
+_CELL = Markup('<rect x="{:g}" y="{:g}" width="{:g}" height="{:g}" fill-opacity="{:.2f}" class="cell"/>')
 _CORNERS = (
     (),  # a circle
     ((-1, -1), (1, -1), (1, 1), (-1, 1)),
@@ -198,6 +199,23 @@ def make_legend(names: Sequence[str]) -> Legend:
     lines = [_LINE.format(0, 8, 28, 8, f"line {style(number)}") for number in range(len(names))]
     marks = [draw_mark(14, 8, number, name, 4) for number, name in enumerate(names)]
     return Legend([(_KEY.format(*key), shorten(name, 60)) for *key, name in zip(lines, marks, names, strict=True)])
+
+
+def draw_grid(title: str, values: Mapping[tuple[str, str], Number]) -> Markup:
+    """A heat map of values by column and row, in the order in which these come; the darker, the larger."""
+    columns, rows = (list(dict.fromkeys(place[axis] for place in values)) for axis in (0, 1))
+    left, wide, high = 110, 84, 40
+    low, span = min(values.values()), max(values.values()) - min(values.values()) or 1
+    drawn = [_TEXT.format(left + wide * (at + 0.5), TOP, "name middle", name) for at, name in enumerate(columns)]
+    drawn += [_TEXT.format(left - 8, TOP + high * at + 34, "name end", name) for at, name in enumerate(rows)]
+    for (column, row), value in values.items():
+        x, y = left + wide * columns.index(column), TOP + 10 + high * rows.index(row)
+        shade = 0.06 + 0.5 * (value - low) / span
+        drawn.append(_CELL.format(x, y, wide - 2, high - 2, shade))
+        drawn.append(_TEXT.format(x + wide / 2, y + 24, "name middle", f"{value:.4f}"))
+    spoken = "; ".join(f"{column}, {row}: {value:.4f}" for (column, row), value in values.items())
+    size = {"width": left + wide * len(columns), "height": TOP + 14 + high * len(rows)}
+    return _draw_figure(title, drawn, f"{title}. {spoken}.", **size)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from markupsafe import Markup
 
 from metriclab.comparison.compare import ComparisonEntry, Mean, compare
-from metriclab.comparison.finished import FinishedRun, group, require_metric
+from metriclab.comparison.finished import FinishedRun, require_metric
 from metriclab.comparison.statistics import Interval
+from metriclab.comparison.suite import Suite
 from metriclab.evaluation.shortfall import shortfall
 from metriclab.report.blocks import Cell, Charts, Notes, Opening, Section, Table, Text, shorten
-from metriclab.report.charts import Point, Range, draw_forest, draw_scatter, make_legend
+from metriclab.report.charts import Point, Range, draw_forest, draw_grid, draw_scatter, make_legend
 from metriclab.report.curves import curves_section, memory_section, read_curves
 from metriclab.report.embedded import Data, Embedded, embed_run, open_data
 from metriclab.report.gallery import (
@@ -115,9 +116,25 @@ _KEY = Markup('<span class="key">{}</span>')
 class SeveralRuns:
     """Everything that a report of several runs shows, compared and embedded once; see `page.write_report`."""
 
-    def __init__(self, runs: Sequence[FinishedRun], *, metric: str | None, images: bool, notes: Sequence[str]) -> None:
+    def __init__(
+        self,
+        groups: Mapping[str, Sequence[FinishedRun]],
+        *,
+        metric: str | None,
+        images: bool,
+        notes: Sequence[str],
+        suite: Suite | None = None,
+    ) -> None:
+        runs = [run for alike in groups.values() for run in alike]
         self.runs = {str(run.path): run for run in runs}
-        self.compared = compare(group(runs), metric=metric or DEFAULT_METRIC, notes=notes)
+        self.compared = compare(
+            groups,
+            metric=metric or (suite.metric if suite else DEFAULT_METRIC),
+            also=suite.also if suite else None,
+            reference=suite.reference if suite else None,
+            notes=notes,
+        )
+        self.places = {entry.name: entry.at for entry in suite.entries if entry.at} if suite else {}
         self.metric = self.compared.metric
         self.number = {entry.name: at for at, entry in enumerate(self.compared.entries)}
         self.title = f"Comparison of {len(self.number)} {'entries' if len(self.number) > 1 else 'entry'}"
@@ -143,6 +160,7 @@ class SeveralRuns:
         entries = {one.name: [self.runs[path] for path in one.paths] for one in self.compared.entries}
         curves = {run.path: read_curves(run.path) for runs in entries.values() for run in runs}
         yield self._summary()
+        yield self._grid()
         yield self._intervals()
         yield self._costs()
         yield curves_section({name: curves[runs[0].path] for name, runs in entries.items()}, self.metric)
@@ -169,6 +187,14 @@ class SeveralRuns:
         ]
         table = Table("Means over seeds, best first", [*head, *map(label, costs)], rows)
         return Section("summary", "Summary", [table, Text(one.definition)])
+
+    def _grid(self) -> Section | None:
+        means = {entry.name: entry.metrics[self.metric].mean for entry in self.compared.entries}
+        values = {place: means[name] for name, place in self.places.items() if name in means}
+        if not values:
+            return None
+        chart = draw_grid(f"{metric_label(self.metric)}, averaged over seeds", values)
+        return Section("grid", "Grid", [Charts([chart], layout="wide")], "Entries by the two things that they join.")
 
     def _intervals(self) -> Section:
         means = {entry.name: entry.metrics[self.metric] for entry in self.compared.entries}

@@ -13,11 +13,13 @@ from torch import Tensor
 
 from metriclab.assembly.devices import choose_device
 from metriclab.assembly.embedder import load
+from metriclab.assembly.splits import sides_of
 from metriclab.core.protocols import Dataset
 from metriclab.core.rows import Rows
 from metriclab.core.splits import build_splits, has_features
 from metriclab.errors import DataError
-from metriclab.evaluation.embed import EmbeddingSettings, embed_splits, evaluating, gallery_of
+from metriclab.evaluation.embed import EmbeddingSettings, embed_splits, evaluating
+from metriclab.ranking.candidates import are_candidates
 from metriclab.recipe import ComponentSpec
 from metriclab.report.blocks import shorten
 from metriclab.runs.folder import RunFolder
@@ -75,7 +77,7 @@ def open_data(path: Path) -> Data | None:
             raise DataError(
                 f"the data of {path} have changed since it ran: the {split} split is another one", help=help
             )
-    return None if has_features(test) else Data(test, gallery_of(test, train))
+    return None if has_features(test) else Data(*sides_of(test, train))
 
 
 def _without_download(chosen: ComponentSpec) -> ComponentSpec:
@@ -102,7 +104,7 @@ def embed_run(path: Path, data: Data) -> Embedded:
 
 @torch.no_grad()
 def find_neighbours(queries: Rows, gallery: Rows, k: int) -> tuple[Int64[Tensor, "q k"], Float[Tensor, "q k"]]:
-    """The k gallery rows of highest cosine for each query, without its own item where both are the same object.
+    """The k gallery rows of highest cosine for each query, without its own item.
 
     A gallery of fewer rows leaves -1 and NaN at the end.
     """
@@ -110,8 +112,7 @@ def find_neighbours(queries: Rows, gallery: Rows, k: int) -> tuple[Int64[Tensor,
     similarity = torch.full((len(queries), k), torch.nan, device=queries.z.device)
     for part in torch.split(torch.arange(len(queries), device=queries.z.device), _TILE):
         cosines = queries.z[part] @ gallery.z.T
-        if gallery is queries:
-            cosines.masked_fill_(queries.items[part, None] == gallery.items, -torch.inf)
+        cosines.masked_fill_(~are_candidates(queries.items[part, None], gallery.items), -torch.inf)
         values, places = cosines.topk(min(k, cosines.shape[1]), dim=1)
         there = values > -torch.inf
         near[part, : places.shape[1]] = torch.where(there, places, -1)

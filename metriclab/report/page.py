@@ -14,7 +14,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from metriclab import __version__
-from metriclab.comparison.finished import find_runs
+from metriclab.comparison.finished import find_runs, group
+from metriclab.comparison.launch import finished, plan
+from metriclab.comparison.suite import read_suite
 from metriclab.errors import RecipeError, StorageError
 from metriclab.report.blocks import Opening, Section
 from metriclab.report.contents import OneRun, SeveralRuns
@@ -41,7 +43,7 @@ def write_report(paths: Sequence[Path], out: Path, *, metric: str | None = None,
     and decoded images in the cache.
 
     Args:
-        paths: run folders, or folders of them.
+        paths: run folders, or folders of them; or one suite file, for its runs under runs/suites.
         out: the HTML file.
         metric: "evaluator.metric" that the report is about; MAP@R by default.
         images: whether to embed the data once more, for images, the map, and confused classes.
@@ -53,16 +55,23 @@ def write_report(paths: Sequence[Path], out: Path, *, metric: str | None = None,
     """
     if out.is_dir():
         raise StorageError(f"{out} is a folder", help=f"name a file: -o {out / 'report.html'}")
-    runs, notes = find_runs(paths)
-    content: Content
     with offline():
-        if len(runs) == 1 and not notes:
-            content = OneRun(runs[0], metric=metric, images=images)
-        else:
-            content = SeveralRuns(runs, metric=metric, images=images, notes=notes)
-        page = within_budget(content)
+        page = within_budget(_content(paths, metric, images))
     write_atomic(out, page)
     return len(page)
+
+
+def _content(paths: Sequence[Path], metric: str | None, images: bool) -> Content:
+    if any(path.is_file() for path in paths):
+        if len(paths) > 1:
+            raise RecipeError("a suite is reported on its own", help="name one suite file, or folders of runs")
+        suite = read_suite(paths[0])
+        groups, notes = finished(suite, plan(suite, suite.folder))
+        return SeveralRuns(groups, metric=metric, images=images, notes=notes, suite=suite)
+    runs, notes = find_runs(paths)
+    if len(runs) == 1 and not notes:
+        return OneRun(runs[0], metric=metric, images=images)
+    return SeveralRuns(group(runs), metric=metric, images=images, notes=notes)
 
 
 def within_budget(content: Content, budget: int = BUDGET) -> bytes:

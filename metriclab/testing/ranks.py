@@ -153,21 +153,23 @@ class _Pool:
         connections = [connection for _, connection in self.workers[:ranks]]
         for rank, connection in enumerate(connections):
             connection.send_bytes(pickle.dumps((rank, ranks, group, plugin_files(), message)))
-        answers = [self._answer(connection, rank) for rank, connection in enumerate(connections)]
+        answers = [self._answer(rank) for rank in range(ranks)]
         one = "in one process" if ranks == 1 else None
         failures = [(one or f"on rank {rank} of {ranks}", text) for rank, (text, _) in enumerate(answers) if text]
         if failures:
             raise RankCrash(failures)
         return [value for _, value in answers]
 
-    def _answer(self, connection: Connection, rank: int) -> tuple[str, Any]:
+    def _answer(self, rank: int) -> tuple[str, Any]:
+        process, connection = self.workers[rank]
+        fate = f"it gave no answer in {PATIENCE} seconds"
         try:
             if connection.poll(PATIENCE):
                 return pickle.loads(connection.recv_bytes())  # type: ignore[no-any-return]
-        except (EOFError, OSError):
-            pass  # the pipe broke
+        except (EOFError, OSError):  # the pipe broke
+            fate = f"it died (exit status {process.wait()})"
         self.close()
-        raise RankCrash([(f"on rank {rank}", f"it died, or gave no answer in {PATIENCE} seconds")])
+        raise RankCrash([(f"on rank {rank}", fate)])
 
     def close(self) -> None:
         for process, connection in self.workers:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from metriclab import distributed
 from metriclab.core.protocols import Dataset
@@ -86,11 +86,14 @@ def stop_if_diverged(step: StepResult, data: Dataset, folder: RunFolder) -> None
     )
 
 
-def logged(step: StepResult) -> dict[str, float]:
+def logged(step: StepResult, method: nn.Module) -> dict[str, float]:
     """The values of a step as plain numbers, the same on every rank. Reads the device: only where it is shown."""
+    asked = [getattr(module, "logged_values", None) for module in method.modules()]
+    told: list[dict[str, Tensor]] = [ask() for ask in asked if ask is not None]
     tensors = {
         "loss": distributed.mean(step.loss),
         "gradient_norm": step.gradient_norm,
+        **{name: value for values in told for name, value in values.items()},
         **health(step.world),
         **step.metrics,
     }

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from metriclab import distributed
 from metriclab.assembly.assemble import Training, assemble, build_evaluators
-from metriclab.assembly.splits import Splits, benchmark, has_labels, load_splits
+from metriclab.assembly.splits import Splits, benchmark, has_labels, load_splits, require_groups, sides_of
 from metriclab.core.protocols import Evaluator, Tracker
 from metriclab.errors import RecipeError, StorageError
-from metriclab.evaluation.embed import embed, embedding_settings, evaluating
+from metriclab.evaluation.embed import embed_splits, embedding_settings, evaluating
 from metriclab.evaluation.evaluate import run_evaluators, score_values
 from metriclab.evaluation.result import Pausing, final_result
 from metriclab.recipe import Recipe
@@ -99,6 +99,7 @@ def _begin(recipe: Recipe, folder: RunFolder, *, resume: bool) -> Generator[RunS
     if saved is None:
         use_source(recipe, training)
     evaluators = distributed.on_every_rank(lambda: build_evaluators(recipe))
+    require_groups(evaluators, splits)
     fingerprint = benchmark(recipe, splits, evaluators)
     now = manifest_of(recipe, data=splits.fingerprints(), classes=splits.classes(), benchmark=fingerprint)
     run = _Run(recipe, folder, training, splits, evaluators, fingerprint)
@@ -178,7 +179,7 @@ class _Run:
             if due or watched or self._is_used(step.done):
                 stop_if_diverged(step, self.training.data, self.folder)
             self.numbers.seconds += time.perf_counter() - clock
-            shown = logged(step) if due else {}
+            shown = logged(step, self.training.method) if due else {}
             if due:
                 self._log(step.done, {**shown, "seconds": self.numbers.seconds})
             yield RunStatus("train", step.done, total, shown)
@@ -220,10 +221,10 @@ class _Run:
 
     def _evaluate(self, done: int) -> None:
         with evaluating(self.training.method) as encode:
-            embedded = embed(encode, self.splits.val, embedding_settings(self.training))
-        rows = getattr(embedded, self.settings.output)
+            embedded = embed_splits(encode, *sides_of(self.splits.val), embedding_settings(self.training))
+        rows = embedded.rows(self.settings.output)
         # What is chosen by these numbers has to be chosen alike on every rank.
-        numbers = distributed.broadcast_object(score_values(run_evaluators(self.evaluators, rows, rows)))
+        numbers = distributed.broadcast_object(score_values(run_evaluators(self.evaluators, *rows)))
         flat = {f"val.{name}.{metric}": value for name, part in numbers.items() for metric, value in part.items()}
         flat = dict(sorted(flat.items(), key=lambda part: part[0] != f"val.{self.settings.select}"))  # it comes first
         self._log(done, flat)

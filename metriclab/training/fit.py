@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from metriclab import distributed
 from metriclab.assembly.assemble import Training
 from metriclab.assembly.devices import precision
+from metriclab.assembly.learning_rates import start_step
 from metriclab.core.batch import Batch
 from metriclab.core.promises import check_objective
 from metriclab.core.protocols import Objective
@@ -60,9 +61,7 @@ def fit(training: Training, start: int = 0) -> Iterator[StepResult]:
     method.train()
     for rank_batch in batches(training, start):
         number = rank_batch.batch.step
-        factor = training.schedule(number)
-        for group in optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * factor
+        start_step(method, optimizer, training.schedule, number)
         with telling_of_memory(training.settings, number):
             objective, world = backward(training, rank_batch)
         distributed.average_gradients(parameters)

@@ -19,28 +19,31 @@ from metriclab.errors import DataError, RecipeError, StorageError
 from metriclab.images.files import say_once
 from metriclab.images.listing import ENDINGS, is_manifest
 from metriclab.images.manifest import read_manifest
-from metriclab.images.tree import scan
+from metriclab.images.tree import paths_of, scan
 from metriclab.vectors.formats import PATHS
 
 
-def find_images(places: Sequence[Path]) -> list[Path]:
+def find_images(places: Sequence[Path]) -> list[str]:
     """Image files among the places: files as given, those of a manifest, and folders searched through as a run does.
+
+    Of one folder alone the paths tell the class of each image by `folder_classes`, as a run sees it.
 
     Raises:
         DataError: where a place is missing or neither file nor folder, or there is no image at all.
     """
-    found: list[Path] = []
+    found: list[str] = []
     for place in places:
         if is_manifest(place):
             files, notes = read_manifest(place)
-            found += [file.path for file in files]
+            found += [str(file.path) for file in files]
         elif place.is_dir():
             tree = scan(place)
             notes = tree.notes
-            found += [place / name for name in tree.names]
+            alone = len(places) == 1  # of several, the root is what has them all
+            found += paths_of(place, tree) if alone else [str(place / name) for name in tree.names]
         else:
             notes = []
-            found.append(_regular(place))
+            found.append(str(_regular(place)))
         for note in notes:
             say_once(note)
     if not found:
@@ -79,7 +82,8 @@ def writer_for(path: Path) -> Callable[[np.ndarray, Sequence[str]], None]:
         raise RecipeError(f"{path} has no format metriclab can write", help=f"end it in {', '.join(writers)}")
     if path.suffix == ".parquet":
         _pyarrow()
-    targets = [path, path.with_suffix(PATHS)] if path.suffix == ".npy" else [path]
+    beside = [path.with_suffix(PATHS)] if path.suffix == ".npy" else []
+    targets = [path, *beside]
     for target in targets:
         _require_writable(target)
 
@@ -87,11 +91,13 @@ def writer_for(path: Path) -> Callable[[np.ndarray, Sequence[str]], None]:
         assert len(embeddings) == len(paths)
         contents = writers[path.suffix](embeddings, paths)
         with contextlib.ExitStack() as stack:
-            for target, content in zip(targets, contents, strict=True):
+            for target, content in reversed([*zip(targets, contents, strict=True)]):  # the last gets its name first
                 file = stack.enter_context(replacing(target))
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())  # what a full disk refuses, it refuses before any file gets its name
+            for target in beside:  # whoever is killed from here on leaves embeddings without paths, never with others'
+                target.unlink(missing_ok=True)
 
     return write
 

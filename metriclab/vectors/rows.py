@@ -262,3 +262,8 @@ def _require_matches(sides: Sequence[_Side], made: Sequence[Rows]) -> None:
             f"{where} have the same label and different items: there is nothing to find",
             help="labels name classes, which rows share, and items things, which never match themselves",
         )
+    if bool((gallery.labels == gallery.labels[0]).all()):
+        raise DataError(
+            f"all rows of {last} are of one class: whatever is nearest is right",
+            help="embed the folder that has the folders of the classes, or give other --labels",
+        )

@@ -65,6 +65,10 @@ def test_a_loss_of_proxies_without_proxies(recipe, loss, method):
         (["encoder.name=pixels", "encoder.size=9"], "encoder 'pixels' takes images of 9 x 9 pixels, not 8 x 8"),
         (["encoder.model=test_vit3"], "encoder 'test_vit3' is built for 160 x 160 pixels, not 8 x 8"),
         (["encoder.trainable=none", "head.name=none"], "there is nothing to train"),
+        (["encoder.trainable=none", "encoder.unfreeze_at=2", "head.name=none"], "nothing trains in the first steps"),
+        (["encoder.trainable=last:99"], "encoder.trainable = \"last:99\": 'test_resnet' has 5 blocks"),
+        (["encoder.unfreeze_at=2"], "encoder.unfreeze_at = 2 has nothing to unfreeze"),
+        (["encoder.name=pixels", "encoder.size=8", "optimizer.layer_decay=0.7"], "needs an encoder that tells its"),
     ],
 )
 def test_what_a_run_would_refuse_before_its_first_step(recipe, options, message):
@@ -127,7 +131,7 @@ def test_what_was_taken_of_a_checkpoint_is_said(recipe, tmp_path):
     run(first, tmp_path / "run")
     best = json.loads((tmp_path / "run" / "result.json").read_text())["best_step"]
     file = tmp_path / "run" / "checkpoints" / f"step-{best:010d}.safetensors"
-    assert check(recipe, f"encoder.weights={file}").stderr == ""
+    assert check(recipe, f"encoder.weights={file}", "encoder.freeze_batch_norm=false").stderr == ""
     state = {f"module.{name}": tensor for name, tensor in load_file(file).items()}
     torch.save({"state_dict": state}, tmp_path / "other.ckpt")
     done = check(recipe, f"encoder.weights={tmp_path / 'other.ckpt'}")

@@ -145,7 +145,9 @@ def test_a_run_says_what_it_took_of_a_checkpoint(tmp_path):
     state = timm.create_model("test_resnet").state_dict()
     networks = {f"module.encoder.{name}": tensor for name, tensor in state.items()}
     torch.save({"epoch": 99, "state_dict": networks}, tmp_path / "simsiam.pth.tar")
-    recipe = tiny(tmp_path, "train.steps=1", f"encoder.weights={tmp_path / 'simsiam.pth.tar'}")
+    recipe = tiny(
+        tmp_path, "train.steps=1", f"encoder.weights={tmp_path / 'simsiam.pth.tar'}", "encoder.freeze_batch_norm=false"
+    )
     messages = [status.message for status in run(recipe, tmp_path / "run")]
     expected = f"encoder.weights: took the {len(state) - 2} tensors of {tmp_path}/simsiam.pth.tar below "
     assert f"{expected}'state_dict.module.encoder.', without its fc" in messages

@@ -126,6 +126,8 @@ def test_the_class_folder_is_the_first_below_the_one_that_has_all_images(folder)
     assert "z.npy: all of its images lie in one folder, and the class is the first folder" in refused(
         "z.npy", "--by-folder"
     )
+    writer_for(Path("z.npy"))(z, [path.replace("all/", "all/./one/") for path in paths])
+    assert "all rows of z.npy are of one class: whatever is nearest is right" in refused("z.npy", "--by-folder")
     Path("z.paths.txt").write_text("a/1.png\nb/1.png\n")
     assert "there are 2 paths for the 8 embeddings of z.npy" in refused("z.npy", "--by-folder")
 

@@ -50,7 +50,8 @@ def old(tmp_path) -> list[Path]:
 def rewritten(old: Path, path: Path, seed: int) -> Path:
     """The run as this version would have left it: the recipe of the repository, and today's names."""
     folder = RunFolder(path)
-    folder.create(read_recipe(ROOT / "recipes" / f"{old.name}.toml", [f"train.seed={seed}"]))
+    recipe = {"simclr": "simclr-glyphs.toml", "xbm": "xbm.toml"}[old.name]
+    folder.create(read_recipe(ROOT / "recipes" / recipe, [f"train.seed={seed}"]))
     for name in ("result.json", "manifest.json", "metrics.jsonl"):
         text = (old / name).read_text().replace("lone_queries", "queries_without_matches")
         (path / name).write_text(text.replace("lone_anchors", "anchors_without_positives"))

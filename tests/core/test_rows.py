@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metriclab.core.rows import _numbered as row_numbers
+from metriclab.core.fresh_numbers import _numbered as row_numbers
 from metriclab.core.rows import as_labels, concatenate, count_positives, normalize, pack_ids, rows, wide
 from metriclab.losses import NTXent
 from metriclab.testing.ranks import on_ranks

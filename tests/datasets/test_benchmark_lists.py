@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
+import numpy as np
 import pytest
 from scipy.io import savemat
 
+from metriclab.assembly.splits import sides_of
 from metriclab.datasets.benchmark_images import Size
 from metriclab.errors import DataError
-from tests.support.originals import CAR_NAMES, CLASSES, ORIGINALS, annotations, numbered, write_cars196_devkit
+from tests.support.originals import CAR_NAMES, CLASSES, ORIGINALS, annotations, numbered, save, write_cars196_devkit
 
 pytestmark = pytest.mark.usefixtures("cache")
-CUB200, CARS196, SOP, IN_SHOP = ORIGINALS
+CUB200, CARS196, SOP, IN_SHOP, MARKET1501, VERI776, MSMT17 = ORIGINALS
 
 
 @pytest.fixture
@@ -48,6 +49,9 @@ def replace(path: Path, old: str, new: str) -> None:
         (CARS196, Size(8_054, 98), Size(8_131, 98)),
         (SOP, Size(59_551, 11_318), Size(60_502, 11_316)),
         (IN_SHOP, Size(25_882, 3_997), Size(14_218 + 12_612, 3_985)),
+        (MARKET1501, Size(12_936, 751), Size(3_368 + 19_732 - 3_819, 750)),
+        (VERI776, Size(37_778, 576), Size(1_678 + 11_579, 200)),
+        (MSMT17, Size(30_248 + 2_373, 1_041), Size(11_659 + 82_161, 3_060)),
     ],
     ids=lambda value: getattr(value, "name", ""),
 )
@@ -147,12 +151,11 @@ def test_sop_whose_lists_share_a_class(folder):
     assert message_of(SOP, folder) == "ROOT: 1 classes are in train and in test, the first is '00001.chair'"
 
 
-def test_in_shop_joins_query_and_gallery_and_says_so(folder, caplog):
+def test_in_shop_has_the_published_queries_and_gallery(folder):
     fill(IN_SHOP, folder)
-    with caplog.at_level(logging.WARNING):
-        train = IN_SHOP.open("train", folder)
-        assert len(train.with_split("test").labels) == 18
-    assert caplog.text.count("not the paper's protocol") == 1
+    queries, gallery = sides_of(IN_SHOP.open("test", folder))
+    assert (len(queries.labels), len(gallery.labels)) == (9, 9)
+    assert not set(queries.items) & set(gallery.items)
 
 
 def test_in_shop_unpacked_without_folders(folder):
@@ -169,3 +172,41 @@ def test_in_shop_with_an_unknown_status(folder):
         "ROOT/Eval/list_eval_partition.txt: the status of img/WOMEN/Dresses/id_00000007/20_1_front.jpg is 'probe', "
         "not train, query, gallery"
     )
+
+
+@pytest.mark.parametrize("original", [MARKET1501, VERI776, MSMT17], ids=lambda original: original.name)
+def test_identity_and_camera_are_read_from_names(original, folder):
+    test = original.open("test", fill(original, folder), val=0.0)
+    queries, gallery = sides_of(test)
+    cameras = {image: 1 + image % 3 for image, identity in numbered() if identity > CLASSES}
+    assert sorted(test.groups.tolist()) == sorted(camera - 1 for camera in cameras.values())
+    assert len(np.unique(test.labels)) == CLASSES
+    assert (len(queries.labels), len(gallery.labels)) == (9, 9)
+    for name, label, group in zip(test.names, test.labels, test.groups, strict=True):
+        parts = Path(name).name.split("_")
+        camera = int(parts[2]) if original is MSMT17 else int(parts[1].partition("s")[0][1:])
+        assert group == camera - 1
+        assert test.classes[label].endswith(parts[0])
+
+
+def test_market_has_distractors_and_no_junk(folder, monkeypatch):
+    fill(MARKET1501, folder)
+    for number, name in enumerate(["0000_c2s1_000001_00.jpg", "-1_c3s1_000002_00.jpg"]):
+        save(folder / "bounding_box_test" / name, 90 + number)
+    MARKET1501.shrink(monkeypatch, test=Size(19, 6))
+    queries, gallery = sides_of(MARKET1501.open("test", folder))
+    assert (gallery.labels.tolist().count(-1), len(gallery.labels), len(queries.labels)) == (1, 10, 9)
+    assert gallery.groups[gallery.labels == -1].tolist() == [1]
+
+
+def test_a_name_without_a_camera(folder):
+    fill(VERI776, folder)
+    save(folder / "image_query" / "vehicle.jpg", 99)
+    assert message_of(VERI776, folder) == (
+        "ROOT/image_query/vehicle.jpg: the name does not begin with identity and camera, as 0002_c1s1 does"
+    )
+    replace(fill(MSMT17, folder / "persons") / "list_query.txt", "_0303morning", "")
+    path = (folder / "persons" / "list_query.txt").read_text().split()[0]
+    for old in (folder / "persons" / "list_query.txt",):
+        old.write_text(old.read_text().replace(path, path.replace("_", "-")))
+    assert " has no camera as its third part" in message_of(MSMT17, folder / "persons")

@@ -311,7 +311,6 @@ def test_a_split_switched_off(root):
     ("text", "message"),
     [
         ("", "ROOT:1: the manifest has no column 'path'"),
-        ("path,class\n", "ROOT:1: the manifest has no column 'label'"),
         ("path,label\n", "ROOT: the manifest lists no image"),
         ("path,label\n000.png,a\nlost.png,b\n", "ROOT:3: there is no file 'lost.png'"),
         ("path,label\n000.png,a\n001.png\n", "ROOT:3: this line does not have one cell for each column"),
@@ -352,7 +351,7 @@ def test_blanks_marks_and_ends_of_lines_in_a_manifest_change_nothing(root, encod
     assert data.names == [str(path) for path in paths]
     assert [note.replace(str(root), "ROOT") for note in data.notes] == [
         "ROOT/all.csv: left out the blanks around cells of 4 lines",
-        "ROOT/all.csv: of its columns path, label, split are read, and not 'note'",
+        "ROOT/all.csv: of its columns path, label are read, and not 'note'",
     ]
     assert caplog.messages == data.notes
 

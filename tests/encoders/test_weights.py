@@ -113,7 +113,8 @@ def assert_loaded(encoder: TimmEncoder, trained: State) -> None:
 )
 def test_checkpoints_of_other_projects(tmp_path: Path, trained: State, wrap, file, choice, prefix, left_out):
     torch.save(wrap(trained), tmp_path / file)
-    encoder = TimmEncoder(model="test_resnet", weights=str(tmp_path / file), weights_prefix=choice)
+    weights = {"weights": str(tmp_path / file), "weights_prefix": choice}
+    encoder = TimmEncoder(model="test_resnet", freeze_batch_norm=False, **weights)
     assert_loaded(encoder, trained)
     below_prefix = f" below '{prefix}'" if prefix else ""
     took = f"encoder.weights: took the {len(trained)} tensors of {tmp_path / file}{below_prefix}"

@@ -14,6 +14,7 @@ from metriclab.datasets.folder import Folder
 from metriclab.errors import DataError
 from metriclab.images.listing import list_images
 from metriclab.images.tree import folder_classes, scan
+from metriclab.vectors.export import find_images
 from tests.support.pictures import classes, fill, picture
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -64,6 +65,30 @@ def test_flat_folders_and_flat_splits_have_no_classes(root):
     assert folder_classes([str(root / name) for name in labels(root)]) == ["", "", ""]
     assert folder_classes(["a.png", "./b.png"]) == ["", ""]
     assert folder_classes([]) == []
+
+
+@pytest.mark.parametrize("place", ["red/2020 red/2021", "red", "train/train train/val train/test", "red/a/x red/a/y"])
+def test_one_class_folder_is_a_class_also_by_the_paths_that_embed_writes(place, root):
+    for folder in place.split():
+        fill(root / folder, 2)
+    paths = find_images([root])
+    assert folder_classes(paths) == [label for label, _ in labels(root).values()]
+    assert all(Path(path) == root / name for path, name in zip(paths, labels(root), strict=True))  # opened alike
+    assert all(path.startswith(f"{root}/./") for path in paths)
+
+
+def test_the_root_is_told_in_paths_only_where_they_do_not_tell_it(root, monkeypatch):
+    classes(root, red=1, blue=1)
+    assert find_images([root]) == [f"{root}/blue/000.png", f"{root}/red/000.png"]
+    assert folder_classes(["./a/red/1.png", "./a/blue/1.png"]) == ["red", "blue"]
+    assert folder_classes(["x/./a/red/1.png", "y/./a/blue/1.png"]) == ["a", "a"]
+    classes(root / "red", old=1, new=1)
+    monkeypatch.chdir(root / "red")
+    assert find_images([Path()]) == ["000.png", "new/000.png", "old/000.png"]
+    (root / "red" / "000.png").unlink()
+    (root / "red" / "old" / "000.png").unlink()
+    assert find_images([Path()]) == ["././new/000.png"]
+    assert folder_classes(find_images([root, root / "blue"])) == ["blue", "red", "blue"]
 
 
 def test_links_to_files_and_to_folders_are_followed_on_every_level(root, tmp_path):

@@ -10,11 +10,12 @@ import torch
 from metriclab.core.rows import Rows, concatenate, rows
 from metriclab.core.tiles import forced_tile_cells
 from metriclab.registry import build
+from metriclab.testing import check_loss
 from tests.support.loss_loops import agree, agree_in_lower_precision, mean, partners
 
 
-def by_loops(anchors: Rows, references: Rows, cost, counts) -> float:
-    """Mean over positive pairs plus mean over negative pairs, of those that count."""
+def by_loops(anchors: Rows, references: Rows, cost, counts, mean_over="pairs") -> float:
+    """Mean over positive pairs plus mean over negative pairs, of those that count; or all of them for each anchor."""
     values = {True: [], False: []}
     for a in range(len(anchors)):
         for b in range(len(references)):
@@ -24,6 +25,8 @@ def by_loops(anchors: Rows, references: Rows, cost, counts) -> float:
             value = cost(one == other, anchors.z[a].tolist(), references.z[b].tolist())
             if counts(value):
                 values[one == other].append(value)
+    if mean_over == "anchors":
+        return math.fsum(values[True] + values[False]) / max(1, sum(label >= 0 for label in anchors.labels.tolist()))
     return sum(math.fsum(v) / max(1, len(v)) for v in values.values())
 
 
@@ -62,14 +65,62 @@ CASES = [
 
 @pytest.mark.parametrize(("parameters", "cost", "counts"), CASES)
 @pytest.mark.parametrize("labels", [[0, 1, 0, 2, 1, -1, 0, -1, 3], [0, 0, 1], [0, 1], [2, 2], [-1, 0, 0]])
-def test_the_formula(parameters, cost, counts, labels):
-    loss = build("loss", "contrastive", **parameters)
+@pytest.mark.parametrize("mean_over", ["pairs", "anchors"])
+def test_the_formula(parameters, cost, counts, labels, mean_over):
+    loss = build("loss", "contrastive", **parameters, mean_over=mean_over)
     batch = rows(torch.randn(len(labels), 3, dtype=torch.float64), torch.tensor(labels))
     memory = concatenate([rows(torch.randn(4, 3, dtype=torch.float64), torch.tensor([0, 1, -1, 5])), batch])
     for references in (batch, memory):
         with forced_tile_cells(20):
             value = loss(batch, references)
-        assert float(value) == pytest.approx(by_loops(batch, references, cost, counts), abs=1e-13)
+        expected = by_loops(batch, references, cost, counts, mean_over)
+        assert float(value) == pytest.approx(expected, abs=1e-13)
+
+
+def by_code_of_xbm(z, labels, of_memory, memory_labels):
+    """What the code for Wang et al. computes (msight-tech/research-xbm, commit 82f603a): for each anchor, 1 - s of
+    every positive below 1 - 1e-5 and s of every negative above 0.5, added up and divided by the number of anchors."""
+    costs, negatives = [], 0
+    for row, label in zip(z, labels, strict=True):
+        for other, of_other in zip(of_memory, memory_labels, strict=True):
+            s = torch.dot(row, other)
+            if label == of_other and float(s.detach()) < 1 - 1e-5:
+                costs.append(1 - s)
+            if label != of_other and float(s.detach()) > 0.5:
+                costs.append(s)
+                negatives += 1
+    return sum(costs) / len(z), negatives
+
+
+@pytest.mark.parametrize("mined", [False, True])
+def test_mean_over_anchors_has_the_gradient_of_the_code_of_xbm(mined):
+    z = torch.randn(12, 3, dtype=torch.float64, requires_grad=True)
+    labels, older = torch.arange(12) % 4, torch.arange(20) % 5
+    batch = rows(z, labels)
+    memory = rows(torch.randn(20, 3, dtype=torch.float64), older)
+    loss = build("loss", "contrastive", variant="cosine", mean_over="anchors")
+    for references in (batch, memory):
+        # A miner that keeps all pairs: the other way through, tile by tile.
+        found = loss(batch, references, miner=(lambda pairs: pairs) if mined else None)
+        expected, negatives = by_code_of_xbm(batch.z, labels.tolist(), references.z, references.labels.tolist())
+        assert negatives > 0
+        assert float(found.detach()) == pytest.approx(float(expected.detach()) - 0.5 * negatives / 12, abs=1e-12)
+        (gradient,) = torch.autograd.grad(found, z, retain_graph=True)
+        (of_code,) = torch.autograd.grad(expected, z, retain_graph=True)
+        torch.testing.assert_close(gradient, of_code, atol=1e-12, rtol=0)
+
+
+def test_an_anchor_without_pairs_still_counts_among_anchors():
+    z = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.8, 0.6]], dtype=torch.float64)
+    batch, memory = rows(z, torch.tensor([0, 1, -1])), rows(z[:1], torch.tensor([0]))
+    found = build("loss", "contrastive", mean_over="anchors", margin=2.0)(batch, memory)
+    assert float(found) == pytest.approx((2 - math.sqrt(2)) ** 2 / 2)  # two anchors are of known label
+    assert float(build("loss", "contrastive", mean_over="anchors")(batch, memory[:0])) == 0
+
+
+@pytest.mark.slow
+def test_mean_over_anchors_keeps_what_a_loss_keeps():
+    check_loss(build("loss", "contrastive", variant="cosine", mean_over="anchors"))
 
 
 def by_cosines(variant, margin):

@@ -13,6 +13,8 @@ from metriclab.core.tiles import forced_tile_cells
 from metriclab.errors import RecipeError
 from metriclab.losses import NTXent, SupCon
 from metriclab.miners import NoMiner
+from metriclab.runs.checkpoint import read_checkpoint
+from metriclab.runs.folder import RunFolder
 from metriclab.testing import check_loss
 from tests.support.tiny import run, tiny
 
@@ -91,8 +93,37 @@ def test_without_it_nothing_is_learned():
     assert "learnable_temperature=False" in repr(NTXent())
 
 
-def test_a_run_learns_it_without_decay(tmp_path):
-    recipe = tiny(tmp_path, "loss.temperature=0.5", "loss.learnable_temperature=true", "train.steps=3")
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        (["loss.learnable_temperature=true"], {"temperature"}),
+        (["loss.name=supcon", "loss.learnable_temperature=true"], {"temperature"}),
+        (["loss.name=logistic", "loss.learnable=true"], {"temperature", "bias"}),
+        (["loss.name=logistic"], set()),
+        ([], set()),
+    ],
+)
+def test_a_run_learns_it_and_logs_it_at_each_step(options, names, tmp_path):
+    recipe = tiny(tmp_path, *options, "loss.temperature=0.5", "train.steps=3", "optimizer.learning_rate=0.5")
     assert run(recipe, tmp_path / "run")[-1].stage == "finished"
+    lines = [line for line in RunFolder(tmp_path / "run").logged() if "loss" in line]
+    assert [names & line.keys() for line in lines] == [names] * 3
+    assert not {"temperature", "bias"} - names & lines[0].keys()
+    values = [line["temperature"] for line in lines if "temperature" in line]
+    assert len({0.5, *values}) == (4 if names else 1)
+    if names:
+        saved = read_checkpoint(tmp_path / "run" / "checkpoints", 3).tensors
+        name = next(name for name in saved if name.endswith(("log_scale", "log_temperature")))
+        assert values[-1] == pytest.approx(math.exp(-abs(float(saved[name]))))
+
+
+def test_it_is_not_decayed():
     (group,) = parameter_groups({"loss": NTXent(learnable_temperature=True)})
     assert (group.name, group.decay) == ("loss", False)
+
+
+def test_what_a_step_has_moved_out_of_bounds_is_logged_as_it_will_be_used():
+    criterion = NTXent(learnable_temperature=True)
+    with torch.no_grad():
+        criterion.log_scale.fill_(9.0)
+    assert float(criterion.logged_values()["temperature"]) == pytest.approx(0.01)

@@ -150,6 +150,48 @@ def test_steps_equal_those_of_a_dense_reference(size):
         torch.testing.assert_close(method.network.state_dict()[name], value, atol=1e-12, rtol=0)
 
 
+def mean_over_anchors_with_positives(z, labels, others):
+    """NT-Xent at temperature 0.1, as loops over (embedding, label, number of the row) on both sides."""
+    costs = []
+    for i, label in enumerate(labels):
+        known = [(torch.dot(z[i], other) / 0.1, of_other) for other, of_other, j in others if of_other >= 0 and j != i]
+        alike = [s for s, of_other in known if label >= 0 and of_other == label]
+        apart = [s for s, of_other in known if of_other != label]
+        if alike:
+            costs.append(sum(torch.logsumexp(torch.stack([s, *apart]), 0) - s for s in alike) / len(alike))
+    return sum(costs) / max(1, len(costs)), len(costs)
+
+
+@pytest.mark.parametrize("weighting", ["constant", "positives"])
+@pytest.mark.parametrize("batch_in_memory", [False, True])
+def test_a_memory_with_few_positives_counts_as_asked_for(weighting, batch_in_memory):
+    options = {"weight": 0.7, "weighting": weighting, "batch_in_memory": batch_in_memory}
+    method = xbm(4, loss="nt-xent", batch_norm=False, start_step=0, **options).double()
+    parts = in_double([labelled((0, 1, 1, -1)), labelled((0, 2, 2, 3, -1, 3), step=1)])
+    method.after_step(method(parts[0]).detach(), 0)  # of the next batch's classes the memory has one row of class 0
+    outputs = method(parts[1])
+    objective = method.objective(outputs, outputs)
+    z, labels, memory = outputs.z, outputs.labels.tolist(), method.memory.rows()
+    of_batch = [(row, label, j) for j, (row, label) in enumerate(zip(z, labels, strict=True))]
+    held = [(row, label, None) for row, label in zip(memory.z, memory.labels.tolist(), strict=True)]
+    if batch_in_memory:
+        held += [(row.detach(), label, j) for row, label, j in of_batch]
+    first, _ = mean_over_anchors_with_positives(z, labels, of_batch)
+    second, anchors = mean_over_anchors_with_positives(z, labels, held)
+    assert anchors == (5 if batch_in_memory else 1)
+    factor = 0.7 * (anchors / 5 if weighting == "positives" else 1)  # five anchors are of known class
+    expected = first + factor * second
+    torch.testing.assert_close(objective.loss, expected, atol=1e-12, rtol=0)
+    assert float(objective.metrics["memory_weight"]) == pytest.approx(factor)
+    found, of_loops = (torch.autograd.grad(loss, z, retain_graph=True)[0] for loss in (objective.loss, expected))
+    torch.testing.assert_close(found, of_loops, atol=1e-12, rtol=0)
+
+
+def test_it_keeps_what_a_method_keeps_however_the_memory_counts():
+    method = xbm(start_step=0, weighting="positives", batch_in_memory=True)
+    check_method(method, labelled((0, 1, 0, 2, 1, 0, 3)))
+
+
 def test_the_memory_holds_earlier_batches_alone():
     method, (first, second, *_) = xbm(8, start_step=0, batch_norm=False), batches()
     outputs = method(first)

@@ -13,7 +13,10 @@ from scipy.io import savemat
 import metriclab.datasets.cars196 as cars196
 import metriclab.datasets.cub200 as cub200
 import metriclab.datasets.in_shop as in_shop
+import metriclab.datasets.market1501 as market1501
+import metriclab.datasets.msmt17 as msmt17
 import metriclab.datasets.sop as sop
+import metriclab.datasets.veri776 as veri776
 from metriclab.datasets.benchmark_images import Benchmark, Size
 from metriclab.registry import build
 from tests.support.pictures import picture
@@ -31,6 +34,7 @@ class Original(NamedTuple):
         write: makes the files in a folder.
         folder: what the archive calls its folder.
         marker: the file by which it is found.
+        by_folders: whether it has no lists, and all images of its folders are of it.
     """
 
     name: str
@@ -38,6 +42,7 @@ class Original(NamedTuple):
     write: Callable[[Path], None]
     folder: str
     marker: str
+    by_folders: bool = False
 
     def open(self, split, root, **options):
         return build("dataset", self.name, split, root=str(root), **options)
@@ -125,6 +130,36 @@ def write_in_shop(folder: Path) -> None:
     (folder / "Eval" / "list_eval_partition.txt").write_text("\n".join(head + rows) + "\n")
 
 
+def _photographs(folder: Path, folders: tuple[str, str, str], named: str) -> None:
+    for image, identity in numbered():
+        part = "train" if identity <= CLASSES else ("query", "gallery")[image % 2]
+        where = dict(zip(("train", "query", "gallery"), folders, strict=True))[part]
+        save(folder / where / named.format(identity=identity, camera=1 + image % 3, image=image), image)
+
+
+def write_market1501(folder: Path) -> None:
+    _photographs(
+        folder, ("bounding_box_train", "query", "bounding_box_test"), "{identity:04}_c{camera}s1_{image:06}_00.jpg"
+    )
+    (folder / "bounding_box_test" / "Thumbs.db").write_bytes(b"x")
+
+
+def write_veri776(folder: Path) -> None:
+    _photographs(folder, ("image_train", "image_query", "image_test"), "{identity:04}_c{camera:03}_{image:08}_0.jpg")
+
+
+def write_msmt17(folder: Path) -> None:
+    lists: dict[str, list[str]] = {"train": [], "val": [], "query": [], "gallery": []}
+    for image, identity in numbered():
+        seen = identity <= CLASSES
+        number = identity - 1 if seen else identity - CLASSES - 1  # both sides count from 0
+        path = f"{number:04}/{number:04}_{image:03}_{1 + image % 3:02}_0303morning_{image:04}_0.jpg"
+        save(folder / ("train" if seen else "test") / path, image)
+        lists[("train", "val")[image % 4 == 0] if seen else ("query", "gallery")[image % 2]].append(f"{path} {number}")
+    for part, lines in lists.items():
+        (folder / f"list_{part}.txt").write_text("\n".join(lines) + "\n")
+
+
 ORIGINALS = [
     Original("cub200", cub200, write_cub200, "CUB_200_2011", "images.txt"),
     Original("cars196", cars196, write_cars196, "cars196", "cars_annos.mat"),
@@ -133,4 +168,7 @@ ORIGINALS = [
         "in-shop", in_shop, write_in_shop, "In-shop Clothes Retrieval Benchmark",
         "Eval/list_eval_partition.txt",
     ),
+    Original("market1501", market1501, write_market1501, "Market-1501-v15.09.15", "bounding_box_train", True),
+    Original("veri776", veri776, write_veri776, "VeRi", "image_train", True),
+    Original("msmt17", msmt17, write_msmt17, "MSMT17_V1", "list_query.txt"),
 ]  # fmt: skip

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import random
+from itertools import combinations_with_replacement
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from metriclab.losses import Composite, Part
 from metriclab.registry import build, entries, load_component
 from metriclab.registry.kinds import BUILTIN
 from metriclab.testing import check_loss, check_miner, component_checks
@@ -33,7 +37,18 @@ ELSEWHERE = {
     # Read files that have to be made first: see tests/datasets.
     *(
         ("dataset", name)
-        for name in ("torchvision", "fashion-mnist", "cub200", "cars196", "sop", "in-shop", "features")
+        for name in (
+            "torchvision",
+            "fashion-mnist",
+            "cub200",
+            "cars196",
+            "sop",
+            "in-shop",
+            "market1501",
+            "veri776",
+            "msmt17",
+            "features",
+        )
     ),
 }
 SLOW = {("dataset", "glyphs")}  # draws everything first
@@ -53,10 +68,27 @@ def others():
     ]
 
 
+def a_loss(name, dims=5):
+    given = load_component("loss", name).given and (dims, torch.arange(8))  # the width of the kit's rows, their labels
+    return build("loss", name, *given, **REQUIRED.get(name, {}))
+
+
 @pytest.mark.parametrize("name", names("loss"))
 def test_registered_loss(name):
-    given = load_component("loss", name).given and (5, torch.arange(8))  # the width of the kit's rows, and their labels
-    check_loss(build("loss", name, *given, **REQUIRED.get(name, {})), unit=name != "pml")
+    check_loss(a_loss(name), unit=name != "pml")
+
+
+def two_losses():
+    """Every loss with every other, the first on a prefix; a handful of them in ordinary tests."""
+    every = list(combinations_with_replacement(names("loss"), 2))
+    handful = random.Random(0).sample(every, 3)
+    return [pytest.param(*two, marks=[] if two in handful else [pytest.mark.slow]) for two in every]
+
+
+@pytest.mark.parametrize(("one", "other"), two_losses())
+def test_two_registered_losses_at_once(one, other):
+    parts = {"one": Part(a_loss(one, 3), weight=0.25, dims=3), "other": Part(a_loss(other), weight=2.0)}
+    check_loss(Composite(parts), unit=False)  # a prefix is of norm 1 again
 
 
 @pytest.mark.slow

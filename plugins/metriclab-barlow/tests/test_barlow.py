@@ -127,6 +127,31 @@ def test_vicreg_is_the_papers_formula(views):
     torch.testing.assert_close(gradient, by_loops, rtol=1e-10, atol=1e-12)
 
 
+def test_the_variance_as_a_mean_is_the_authors_code():
+    """facebookresearch/vicreg, main_vicreg.py at commit b42aa23, with its default weights: the mean of the squared
+    difference, half the mean shortfall of each view's standard deviations, each view's covariances over d."""
+    z = embeddings()
+    n, d = len(z), z.shape[2]
+
+    def code(z):
+        deviation, covariance = 0, 0
+        for view in (z[:, 0], z[:, 1]):
+            centred = view - view.mean(0)
+            deviation = deviation + torch.relu(1 - (view.var(0) + 0.0001).sqrt()).mean() / 2
+            matrix = centred.T @ centred / (n - 1)
+            covariance = covariance + sum(matrix[i, j] ** 2 for i in range(d) for j in range(d) if i != j) / d
+        return 25 * ((z[:, 0] - z[:, 1]) ** 2).mean() + 25 * deviation + covariance
+
+    expected, of_code = value_and_gradient(code, z)
+    # With the paper's sum over views, half the weight is the same.
+    for options in ({"variance_over_views": "mean"}, {"variance_weight": 12.5}):
+        given = method("vicreg", **options)
+        found, gradient = value_and_gradient(lambda z, given=given: loss_of(given, z).loss, z)
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(gradient, of_code, rtol=1e-10, atol=1e-12)
+    assert float(loss_of(method("vicreg"), z).loss) > float(expected) + 1  # the paper's
+
+
 def test_the_parts_of_the_losses_are_logged():
     z = embeddings()
     loss, logged = loss_of(method("barlow-twins", redundancy_weight=0.3), z)
@@ -142,13 +167,24 @@ def test_it_keeps_what_a_method_keeps_on_any_number_of_ranks(name, views):
     check_method(method(name), batch(views))
 
 
+@pytest.mark.parametrize("together", [False, True])
 @pytest.mark.parametrize("name", METHODS)
-def test_images_stay_aligned_with_their_views(name):
-    given, part = method(name), batch(3)
+def test_images_stay_aligned_with_their_views(name, together):
+    given, part = method(name, views_together=together), batch(3)
     outputs = given(part)
-    together = given.network(torch.cat(part.views)).z  # BatchNorm sees all views in one pass
-    for view, z in enumerate(together.chunk(3)):
+    apart = [given.network(view).z for view in part.views]  # as in the code of both papers
+    of_one_pass = given.network(torch.cat(part.views)).z.chunk(3)
+    for view, z in enumerate(of_one_pass if together else apart):
         torch.testing.assert_close(outputs[:, view], z)
+    assert not torch.allclose(of_one_pass[0], apart[0], rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_one_image_alone_is_refused_where_views_are_normalised_apart(name):
+    text = r"BatchNorm takes its statistics of one image alone.*\n  help: set sampler\.batch_size, and train\.chunk"
+    with pytest.raises(RecipeError, match=text):
+        method(name)(batch(n=1))
+    assert method(name, views_together=True)(batch(n=1)).isfinite().all()
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -36,9 +37,9 @@ def byol(**options):
     return build("method", "byol", network(), STEPS, predictor_hidden=7, **options).double()
 
 
-def simsiam():
+def simsiam(**options):
     torch.manual_seed(0)
-    return build("method", "simsiam", network(), predictor_hidden=7).double()
+    return build("method", "simsiam", network(), predictor_hidden=7, **options).double()
 
 
 def batch(views=2, n=7, seed=1):
@@ -51,11 +52,20 @@ def cosine(one, other):
     return torch.dot(one, other) / one.norm() / other.norm()
 
 
-def naive(method, images, targets, per_pair):
-    """The mean over images and ordered pairs of views (v, w) of a function of prediction v and target w."""
+def through(module, views, together):
+    """What a module makes of each view: each by itself, as in the authors' code, or of all as one batch."""
+    return module(torch.cat(views)) if together else torch.cat([module(view) for view in views])
+
+
+def naive(method, images, targets, per_pair, together=False):
+    """The mean over images and ordered pairs of views (v, w) of a function of prediction v and target w.
+
+    As google-deepmind/deepmind-research (byol/byol_experiment.py, commit 4822a45) and facebookresearch/simsiam (commit
+    39ac33e) do it, for two views: network and predictor see one view after the other.
+    """
     n = len(images[0])
-    z = method.network(torch.cat(images)).z
-    predictions = method.predictor(z)
+    z = through(lambda x: method.network(x).z, images, together)
+    predictions = through(method.predictor, z.split(n), together)
     values = []
     for v in range(len(images)):
         for w in range(len(images)):
@@ -86,22 +96,29 @@ def assert_same(ours, theirs, method):
 
 
 @pytest.mark.parametrize("views", [2, 3])
-def test_byol_is_the_papers_formula(views):
-    method, part = byol(), batch(views)
+@pytest.mark.parametrize("together", [False, True])
+def test_byol_is_the_papers_formula(views, together):
+    method, part = byol(views_together=together), batch(views)
     with torch.no_grad():  # an online network that has moved away from its target
         for parameter in method.network.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
-    targets = method.target(torch.cat(part.views)).z.detach()
+    targets = through(lambda x: method.target(x).z, part.views, together).detach()
+
     # Equation 2 with equation 1's normalised vectors, both directions added: twice the mean over directions.
-    expected = 2 * naive(method, part.views, targets, lambda p, t: ((p / p.norm() - t / t.norm()) ** 2).sum())
+    def squared(p, t):
+        return ((p / p.norm() - t / t.norm()) ** 2).sum()
+
+    expected = 2 * naive(method, part.views, targets, squared, together)
     assert_same(loss_of(method, part).loss, expected, method)
 
 
 @pytest.mark.parametrize("views", [2, 3])
-def test_simsiam_is_the_papers_algorithm(views):
-    method, part = simsiam(), batch(views)
-    targets = method.network(torch.cat(part.views)).z.detach()  # without this stop of the gradient it collapses
-    expected = naive(method, part.views, targets, lambda p, z: -cosine(p, z))
+@pytest.mark.parametrize("together", [False, True])
+def test_simsiam_is_the_papers_algorithm(views, together):
+    method, part = simsiam(views_together=together), batch(views)
+    # Without this stop of the gradient it collapses.
+    targets = through(lambda x: method.network(x).z, part.views, together).detach()
+    expected = naive(method, part.views, targets, lambda p, z: -cosine(p, z), together)
     assert_same(loss_of(method, part).loss, expected, method)
 
 
@@ -109,8 +126,8 @@ def test_simsiam_stops_the_gradient_of_its_targets_only():
     method, part = simsiam(), batch()
     stopped = gradients(method, loss_of(method, part).loss)
     stopped = {name: gradient.clone() for name, gradient in stopped.items()}
-    through = naive(method, part.views, method.network(torch.cat(part.views)).z, lambda p, z: -cosine(p, z))
-    whole = gradients(method, through)
+    targets = through(lambda x: method.network(x).z, part.views, together=False)
+    whole = gradients(method, naive(method, part.views, targets, lambda p, z: -cosine(p, z)))
     torch.testing.assert_close(stopped["predictor.layers.0.weight"], whole["predictor.layers.0.weight"])
     assert not torch.allclose(stopped["network.encoder.linear.weight"], whole["network.encoder.linear.weight"])
 
@@ -164,7 +181,7 @@ def test_the_targets_batch_norm_sees_batches_and_is_not_averaged():
     assert torch.equal(statistics, seen)
 
 
-@pytest.mark.parametrize("make", [byol, simsiam])
+@pytest.mark.parametrize("make", [byol, simsiam, partial(byol, views_together=True)])
 @pytest.mark.parametrize("views", [2, 3])
 def test_it_keeps_what_a_method_keeps_on_any_number_of_ranks(make, views):
     check_method(make(), batch(views))
@@ -213,8 +230,27 @@ def test_outputs_that_point_everywhere_have_a_standard_deviation_of_1(make):
 
 
 @pytest.mark.parametrize("make", [byol, simsiam])
+def test_views_together_are_normalised_by_other_statistics(make):
+    part = batch(n=32)
+    apart, together = make(), make(views_together=True)
+    one, other = (gradients(method, loss_of(method, part).loss) for method in (apart, together))
+    name = "network.encoder.linear.weight"
+    assert not torch.allclose(one[name], other[name], rtol=1e-3)
+    apart.eval(), together.eval()  # running statistics, the same in both: nothing is left of the difference
+    together.load_state_dict(apart.state_dict())
+    torch.testing.assert_close(loss_of(apart, part).loss, loss_of(together, part).loss)
+
+
+@pytest.mark.parametrize("make", [byol, simsiam])
+def test_one_image_alone_is_refused_where_views_are_normalised_apart(make):
+    text = r"BatchNorm takes its statistics of one image alone.*\n  help: set sampler\.batch_size, and train\.chunk"
+    with pytest.raises(RecipeError, match=text):
+        make()(batch(n=1))
+
+
+@pytest.mark.parametrize("make", [byol, simsiam])
 def test_a_batch_of_one_image_is_finite(make):
-    method = make()
+    method = make(views_together=True)
     objective = loss_of(method, batch(n=1))
     assert bool(objective.loss.isfinite())
     assert all(bool(gradient.isfinite().all()) for gradient in gradients(method, objective.loss).values())

@@ -26,6 +26,9 @@ class BarlowTwins(nn.Module):
     more than two views it is the mean over all pairs of views. Logged are these two sums, `on_diagonal` (d after a
     collapse) and `off_diagonal`, and `spread`, of unit embeddings, 0 after a collapse.
 
+    The network sees one view at a time, so that BatchNorm normalises each by itself, as the authors' code does
+    (facebookresearch/barlowtwins, commit 046eec3).
+
     Paper: Zbontar et al., Barlow Twins: Self-Supervised Learning via Redundancy Reduction, ICML 2021, arXiv
     2103.03230, equations 1 and 2.
 
@@ -33,18 +36,28 @@ class BarlowTwins(nn.Module):
         network: encoder and head; the paper's is an MLP of three layers, and the wider z, the better.
         redundancy_weight: factor of the correlations of different dimensions; lambda in the paper. Their number grows
             with the square of z's width: 0.005 is for a width of 8192.
+        views_together: whether all views of one size go through the network as one batch, which is faster where
+            batches are small; BatchNorm then has the statistics of all of them at once, which is another gradient.
 
     Raises:
-        RecipeError: at the first batch, where images have one view.
+        RecipeError: at the first batch, where images have one view, or where there is one image and BatchNorm.
     """
 
-    def __init__(self, network: Network, /, *, redundancy_weight: Annotated[float, Ge(0)] = 0.005) -> None:
+    def __init__(
+        self,
+        network: Network,
+        /,
+        *,
+        redundancy_weight: Annotated[float, Ge(0)] = 0.005,
+        views_together: bool = False,
+    ) -> None:
         super().__init__()
         self.network = network
         self.redundancy_weight = redundancy_weight
+        self.views_together = views_together
 
     def forward(self, batch: Batch) -> Float[Tensor, "n views d"]:
-        return embed_views(self.network, batch, "barlow-twins")
+        return embed_views(self.network, batch, "barlow-twins", self.views_together)
 
     def objective(self, local: Tensor, world: Tensor) -> Objective:
         # Correlations are of all ranks' rows together: every rank computes the same loss, the mean of which is itself.

@@ -10,8 +10,14 @@ from torch.nn.functional import normalize
 from metriclab.api import Batch, Network, RecipeError
 
 
-def embed_views(network: Network, batch: Batch, method: str) -> Float[Tensor, "n views d"]:
+def embed_views(network: Network, batch: Batch, method: str, together: bool) -> Float[Tensor, "n views d"]:
     """The head's output for each view of each image, not normalised, in float32 or better.
+
+    Args:
+        network: encoder and head.
+        batch: of n images.
+        method: its name, for messages.
+        together: whether all views go through in one pass, as one batch for BatchNorm, or each by itself.
 
     Raises:
         RecipeError: for a batch of one view.
@@ -21,7 +27,7 @@ def embed_views(network: Network, batch: Batch, method: str) -> Float[Tensor, "n
             f"method '{method}' compares views of an image, and here an image has one view",
             help="set views.count = 2",
         )
-    z = torch.stack([view.z for view in network.views(batch.views)], dim=1)
+    z = torch.stack([view.z for view in network.views(batch.views, together=together)], dim=1)
     return z.to(torch.promote_types(z.dtype, torch.float32))
 
 

@@ -11,7 +11,14 @@ from annotated_types import Ge, Le
 from torch import nn
 
 from metriclab.api import Batch, Network, Objective, register
-from metriclab_byol.prediction import Outputs, agreement, make_predictor, output_std, predict, project
+from metriclab_byol.prediction import (
+    Outputs,
+    agreement,
+    check_views,
+    make_predictor,
+    output_std,
+    predict,
+)
 
 
 @register("method", "byol")
@@ -25,6 +32,9 @@ class BYOL(nn.Module):
     1 - (1 - momentum)(1 + cos(pi k / K)) / 2. Logged is `output_std`, 1 where the unit projections point everywhere
     and 0 after a collapse.
 
+    Each network sees one view at a time, so that BatchNorm normalises each by itself, as the authors' code does
+    (google-deepmind/deepmind-research, byol/byol_experiment.py, commit 4822a45).
+
     Paper: Grill et al., Bootstrap Your Own Latent: A New Approach to Self-Supervised Learning, NeurIPS 2020, arXiv
     2006.07733, equations 1 to 3 and section 3.2.
 
@@ -33,9 +43,11 @@ class BYOL(nn.Module):
         total_steps: of the run.
         momentum: of the copy at the first step; 0.996 for the paper's 1000 epochs of ImageNet, less in short runs.
         predictor_hidden: width between the predictor's two layers; it takes z and gives z.
+        views_together: whether all views of one size go through the networks as one batch, which is faster where
+            batches are small; BatchNorm then has the statistics of all of them at once, which is another gradient.
 
     Raises:
-        RecipeError: at the first batch, where images have one view.
+        RecipeError: at the first batch, where images have one view, or where there is one image and BatchNorm.
     """
 
     def __init__(
@@ -46,6 +58,7 @@ class BYOL(nn.Module):
         *,
         momentum: Annotated[float, Ge(0), Le(1)] = 0.996,
         predictor_hidden: Annotated[int, Ge(1)] = 4096,
+        views_together: bool = False,
     ) -> None:
         super().__init__()
         self.network = network
@@ -53,12 +66,14 @@ class BYOL(nn.Module):
         self.target = copy.deepcopy(network).requires_grad_(False)
         self.total_steps = total_steps
         self.momentum = momentum
+        self.views_together = views_together
 
     def forward(self, batch: Batch) -> Outputs:
-        projections = project(self.network, batch, "byol")
+        check_views(batch, "byol")
+        projections = [view.z for view in self.network.views(batch.views, together=self.views_together)]
         with torch.no_grad():
-            targets = [view.z for view in self.target.views(batch.views)]
-        return predict(batch, projections, self.predictor, targets)
+            targets = [view.z for view in self.target.views(batch.views, together=self.views_together)]
+        return predict(batch, projections, self.predictor, targets, self.views_together)
 
     def objective(self, local: Outputs, world: Outputs) -> Objective:
         # Over the rows of all ranks: the mean over ranks of their means would be another number on unequal ranks.

@@ -34,8 +34,8 @@ def make_predictor(network: Network, hidden: int) -> nn.Module:
     return predictor
 
 
-def project(network: Network, batch: Batch, method: str) -> list[Float[Tensor, "n d"]]:
-    """The head's output for each view.
+def check_views(batch: Batch, method: str) -> None:
+    """Checks that the images of a batch have views that predict each other.
 
     Raises:
         RecipeError: for a batch of one view.
@@ -45,7 +45,6 @@ def project(network: Network, batch: Batch, method: str) -> list[Float[Tensor, "
             f"method '{method}' predicts one view of an image from another, and here an image has one view",
             help="set views.count = 2",
         )
-    return [view.z for view in network.views(batch.views)]
 
 
 def predict(
@@ -53,23 +52,25 @@ def predict(
     projections: Sequence[Float[Tensor, "n d"]],
     predictor: nn.Module,
     targets: Sequence[Float[Tensor, "n d"]],
+    together: bool,
 ) -> Outputs:
     """The outputs of this rank.
 
     Args:
         batch: of n images.
         projections: with gradients, one tensor a view.
-        predictor: sees all views in one pass, as one batch for BatchNorm.
+        predictor: from a projection to a prediction.
         targets: as many; their gradient is stopped here.
+        together: whether the predictor sees all views in one pass, as one batch for BatchNorm.
     """
     count = len(projections)
-    predicted = predictor(torch.cat(list(projections))).chunk(count)
+    predicted = predictor(torch.cat(list(projections))).chunk(count) if together else map(predictor, projections)
     unit = batch.rows([z.detach() for z in targets], labels=batch.items).z.unflatten(0, (count, len(batch)))
     # Rolled along the views, a view meets each of the others once, and never itself.
     others = torch.stack([unit.roll(shift, 0) for shift in range(1, count)])
     return Outputs(
         batch.rows([z.detach() for z in projections], labels=batch.items),
-        batch.rows(predicted, labels=batch.items).z,
+        batch.rows(list(predicted), labels=batch.items).z,
         others.mean(0).flatten(0, 1),
     )
 

@@ -49,9 +49,13 @@ class MoCo(nn.Module):
     batch are neither. They enter the memory after the step. It starts empty, and not with noise: the first step has no
     negative and its loss is 0. `queue_filled`, the share of the memory that holds keys, is logged.
 
-    Where the paper shuffles images between GPUs, so that BatchNorm does not tell which key belongs to a query, keys are
-    normalised by running statistics here, which no other image of the batch can move (Cai et al., EMAN, CVPR 2021).
-    They are copied from the network after each step, as all buffers are.
+    BatchNorm of the key network takes the statistics of the keys' own batch, of all processes where
+    `train.synchronize_batch_norm` holds: so does the authors' code on a single GPU, and MoCo version 3 on several. On
+    several GPUs that code shuffles images between them (facebookresearch/moco, commit 4397a04), so that a key's
+    statistics are of other images than its query's; that is not offered, as a run would depend on how many processes
+    it has. With `key_batch_norm = "averaged"` keys are normalised by running statistics, which no other image of the
+    batch can move, and which follow those of the network by momentum as weights do (Cai et al., EMAN, CVPR 2021). They
+    start as those of an untrained layer: for runs of many more than 1 / (1 - momentum) steps.
 
     Paper: He et al., Momentum Contrast for Unsupervised Visual Representation Learning, CVPR 2020, algorithm 1;
     Chen et al., Improved Baselines with Momentum Contrastive Learning, 2020, arXiv 2003.04297.
@@ -64,13 +68,16 @@ class MoCo(nn.Module):
         momentum: of the slow copy: the share of its weights that each step keeps.
         momentum_schedule: constant, or a cosine from `momentum` in the first step towards 1 after the last (BYOL and
             MoCo version 3).
-        symmetric: every view gives queries and keys; a query is then held against the keys of the other views. The loss
-            stays a mean, where others add the two directions up.
+        symmetric: every view gives queries and keys, one view at a time for BatchNorm; a query is then held against the
+            keys of the other views. The loss stays a mean, where others add the two directions up.
+        key_batch_norm: whose statistics the key network's BatchNorm takes: those of the batch of keys, or running ones,
+            averaged by momentum.
         batch_negatives: keys of other images of the batch are negatives too, as in MoCo version 3. The loss may then be
             any over rows; without, it must be one over pairs.
 
     Raises:
-        RecipeError: for a memory of learned rows, a loss that cannot leave the batch out, and a single view.
+        RecipeError: for a memory of learned rows, a loss that cannot leave the batch out, a single view, and a single
+            image beside BatchNorm.
     """
 
     def __init__(
@@ -84,6 +91,7 @@ class MoCo(nn.Module):
         momentum: Annotated[float, Ge(0), Le(1)] = 0.999,
         momentum_schedule: Literal["constant", "cosine"] = "constant",
         symmetric: bool = False,
+        key_batch_norm: Literal["batch", "averaged"] = "batch",
         batch_negatives: bool = False,
     ) -> None:
         super().__init__()
@@ -91,21 +99,23 @@ class MoCo(nn.Module):
         self.network, self.loss, self.memory = network, loss, memory
         self.momentum = momentum_over(total_steps, momentum, momentum_schedule)
         self.symmetric, self.batch_negatives = symmetric, batch_negatives
+        self.key_batch_norm: Literal["batch", "averaged"] = key_batch_norm
         self.key_network = copy.deepcopy(network).requires_grad_(False)
         self.train()
 
     def train(self, mode: bool = True) -> MoCo:
         super().train(mode)
-        self.key_network.eval()  # running statistics, also in training
+        if self.key_batch_norm == "averaged":
+            self.key_network.eval()  # running statistics, also in training
         return self
 
     def forward(self, batch: Batch) -> Outputs:
         if len(batch.views) < 2:
             raise RecipeError("method 'moco' compares views of an image, and there is one", help="set views.count = 2")
         first = 0 if self.symmetric else 1
-        queries = self.network.views(batch.views if self.symmetric else batch.views[:1])
+        queries = self.network.views(batch.views if self.symmetric else batch.views[:1], together=False)
         with torch.no_grad():
-            keys = self.key_network.views(batch.views[first:])
+            keys = self.key_network.views(batch.views[first:], together=False)
         labels = (batch.step << 24) + batch.positions  # one a draw: older keys of the image are no positives
         return Outputs(
             batch.rows([view.z for view in queries], labels),
@@ -126,8 +136,9 @@ class MoCo(nn.Module):
         share = 1 - self.momentum(step)
         for slow, fast in zip(self.key_network.parameters(), self.network.parameters(), strict=True):
             slow.lerp_(fast, share)
-        for kept, current in zip(self.key_network.buffers(), self.network.buffers(), strict=True):
-            kept.copy_(current)
+        if self.key_batch_norm == "averaged":
+            for slow, fast in zip(self.key_network.buffers(), self.network.buffers(), strict=True):
+                slow.lerp_(fast, share) if slow.is_floating_point() else slow.copy_(fast)
         self.memory.push(world.keys)
 
 

@@ -57,6 +57,9 @@ class SwAV(nn.Module):
     each of the first views by itself, and only this batch's codes are used: for a batch that is small beside the number
     of prototypes. Rows that are too old do harm: the loss rises when they begin to count.
 
+    Views of one size go through encoder and head as one batch for BatchNorm. The authors' code (facebookresearch/swav,
+    commit 04b8f43) does so in the encoder; its head sees the views of all sizes at once.
+
     Logged are `prototypes_used`, how many prototypes are the nearest to some row of the batch, as a share of the most
     that there can be, and `code_entropy`, the mean entropy of a code, from 0 where it is a single prototype to 1 where
     it is all of them alike. Collapse shows as few prototypes used and an entropy near 1. With a memory, `memory_filled`
