@@ -107,8 +107,9 @@ class LabelledFile(NamedTuple):
 class FileDataset:
     """One split of a data set of image files, decoded once into the cache: RGB, upright, of a bounded size.
 
-    Or of features that exist already, one row a file, whose images are not read and need not be there. The files of all splits are given, so that they are listed and decoded together: `with_split` gives the other
-    splits without looking at the disk again, and a run asks for them so.
+    The files of all splits are given, so that they are listed and decoded together: `with_split` gives the other
+    splits without looking at the disk again, and a run asks for them so. Features that exist already may stand in place
+    of the images, which are not read then.
 
     Args:
         files: of all splits.
@@ -168,10 +169,10 @@ class FileDataset:
         self.files: ImageFiles | _ListedFiles | _FeatureRows
         if features is not None:
             self.files = _FeatureRows(features)
+        elif _decoded.get():
+            self.files = ImageFiles(paths, size=size, on_error=on_error)
         else:
-            self.files = (
-                ImageFiles(paths, size=size, on_error=on_error) if _decoded.get() else _ListedFiles(paths, size)
-            )
+            self.files = _ListedFiles(paths, size)
         self._choose(split)
 
     def with_split(self, split: Split, /) -> FileDataset:

@@ -101,11 +101,11 @@ def test_labels_and_splits_lie_in_the_file_or_beside_it(tmp_path):
 
 def test_a_table_says_all_that_it_says_of_images(tmp_path):
     np.save(tmp_path / "rows.npy", embeddings())
-    lines = ["path,label,split,group,query"]
+    lines = ["path,label,split,group,query,gallery"]
     for row, name in enumerate(NAMES):
         split = ("train", "val", "test")[row % 3]
         (tmp_path / f"{row}.jpg").touch()
-        lines.append(f"{row}.jpg,{name},{split},camera-{row % 4},{'1' if split == 'test' and row % 2 else '0'}")
+        lines.append(f"{row}.jpg,{name},{split},camera-{row % 4},{int(row % 2 == 1)},1")
     (tmp_path / "all.csv").write_text("\n".join(lines))
     data = build("dataset", "features", "test", root=str(tmp_path / "rows.npy"), labels=str(tmp_path / "all.csv"))
     rows = np.arange(2, len(NAMES), 3)
