@@ -89,7 +89,7 @@ def carve_missing(
     Args:
         listed: the items; all that are in no other split are in train.
         fractions: the part of train that becomes val, and test; 0 for none.
-        disjoint: what is carved out whole, see `Folder`.
+        disjoint: what is carved out whole, see `Folder`; else items are.
         root: where they are, for messages.
 
     Raises:

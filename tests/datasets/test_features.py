@@ -92,10 +92,27 @@ def test_labels_and_splits_lie_in_the_file_or_beside_it(tmp_path):
         one = build("dataset", "features", split, root=str(tmp_path / "all.npz"))
         two = build("dataset", "features", split, root=str(tmp_path / "rows.npy"), **beside)
         rows = np.flatnonzero(splits == split)
-        assert one.names == two.names == [str(row) for row in rows]
+        assert one.names == [f"{tmp_path}/all.npz/{row}" for row in rows]
+        assert two.names == [f"{tmp_path}/rows.npy/{row}" for row in rows]
         assert one.labels.tolist() == two.labels.tolist() == (rows // EACH).tolist()
         assert torch.equal(one.images(np.arange(3)).pixels, two.images(np.arange(3)).pixels)
     assert two.classes == [str(label) for label in range(CLASSES)]  # 10 behind 9
+
+
+def test_a_table_says_all_that_it_says_of_images(tmp_path):
+    np.save(tmp_path / "rows.npy", embeddings())
+    lines = ["path,label,split,group,query,gallery"]
+    for row, name in enumerate(NAMES):
+        split = ("train", "val", "test")[row % 3]
+        (tmp_path / f"{row}.jpg").touch()
+        lines.append(f"{row}.jpg,{name},{split},camera-{row % 4},{int(row % 2 == 1)},1")
+    (tmp_path / "all.csv").write_text("\n".join(lines))
+    data = build("dataset", "features", "test", root=str(tmp_path / "rows.npy"), labels=str(tmp_path / "all.csv"))
+    rows = np.arange(2, len(NAMES), 3)
+    assert data.labels.tolist() == (rows // EACH).tolist()
+    assert data.groups.tolist() == (rows % 4).tolist()
+    assert data.is_query.tolist() == (rows % 2 == 1).tolist()
+    assert data.names[0] == str(tmp_path / "2.jpg")
 
 
 def test_unknown_labels_stay_in_train(tmp_path):
@@ -123,7 +140,10 @@ def test_unknown_labels_stay_in_train(tmp_path):
         ),
         ({"labels": np.repeat("cat", 120)}, r"all.npz: all images are of one class, 'cat'\n"),
         ({"labels": np.repeat("nan", 120)}, r"all.npz: the label 'nan' of row 0 is a missing value and no class\n"),
-        ({"splits": np.repeat("train", 120), "test": 0.0}, r"all.npz: the split 'test' has no row\n.*raise data.test"),
+        (
+            {"splits": np.repeat("train", 120), "test": 0.0},
+            r"all.npz: the split 'test' has no image\n.*raise data.test",
+        ),
     ],
 )
 def test_files_that_do_not_fit_are_refused(tmp_path, changed, message):
