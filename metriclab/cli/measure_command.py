@@ -92,7 +92,8 @@ def measure(
             raise RecipeError(f"--gallery-{option} needs a --gallery", help="name its embeddings")
     evaluators = _evaluators(names or ("retrieval",), options)
     other = None if gallery is None else Source(gallery, gallery_labels, gallery_items, by_folder)
-    *sides, names = read_named_rows(Source(embeddings, labels, items, by_folder), other)
+    queries, among, names = read_named_rows(Source(embeddings, labels, items, by_folder), other)
+    sides = queries, among
     scores = _measured(evaluators, *sides, Console(stderr=True, quiet=quiet))
     classes = per_class(*sides, scores.get("retrieval")) if by_class else None
 

@@ -78,13 +78,10 @@ def per_class(queries: Rows, gallery: Rows, scores: Mapping[str, Score] | None =
     sizes = np.bincount(place, minlength=len(known))
     with np.errstate(invalid="ignore"):  # a class without a query that counts has no mean
         means = [np.bincount(place, values[name][counted], len(known)) / sizes for name in METRICS]
-    classes = [
-        ClassScores(*of) for of in zip(known.tolist(), sizes.tolist(), *(m.tolist() for m in means), strict=True)
-    ]
+    columns = [values.tolist() for values in (known, sizes, *means)]
+    classes = [ClassScores(*of) for of in zip(*columns, strict=True)]
     classes.sort(key=lambda one: (one.queries == 0, one.map_at_r, one.r_at_1))
-    return PerClass(
-        classes, _confused(queries, gallery, counted, dict(zip(known.tolist(), sizes.tolist(), strict=True)))
-    )
+    return PerClass(classes, _confused(queries, gallery, counted, {one.label: one.queries for one in classes}))
 
 
 def _confused(

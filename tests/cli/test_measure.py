@@ -565,9 +565,8 @@ def test_rows_equally_near_share_a_confusion_and_classes_have_their_names(folder
     Path("labels.txt").write_text("[red]\n[red]\nblue\nblue\nblue\n[red]\n")
     found = measured("z.npy", "--labels", "labels.txt", "--per-class", "--evaluator", "knn")["per_class"]
     # Row 2 is as near to 0 and 1, of red; 0 and 1 are as near to each other as to 2; 5 is as near to all.
-    assert found["confused"] == [
-        {"classes": ["[red]", "blue"], "wrong": pytest.approx(1 + 2 / 2 + 3 / 5), "queries": 6}
-    ]
+    wrong = pytest.approx(1 + 2 / 2 + 3 / 5)
+    assert found["confused"] == [{"classes": ["[red]", "blue"], "wrong": wrong, "queries": 6}]
     done = CliRunner().invoke(
         main, ["measure", "z.npy", "--labels", "labels.txt", "--per-class"], env={"COLUMNS": "99"}
     )
