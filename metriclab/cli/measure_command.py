@@ -92,13 +92,13 @@ def measure(
             raise RecipeError(f"--gallery-{option} needs a --gallery", help="name its embeddings")
     evaluators = _evaluators(names or ("retrieval",), options)
     other = None if gallery is None else Source(gallery, gallery_labels, gallery_items, by_folder)
-    queries, among, names = read_named_rows(Source(embeddings, labels, items, by_folder), other)
+    queries, among, called = read_named_rows(Source(embeddings, labels, items, by_folder), other)
     sides = queries, among
     scores = _measured(evaluators, *sides, Console(stderr=True, quiet=quiet))
     classes = per_class(*sides, scores.get("retrieval")) if by_class else None
 
     def name(label: int) -> str | int:
-        return label if names is None else str(names[label])
+        return label if called is None else str(called[label])
 
     if as_json:
         found = {} if classes is None else {"per_class": per_class_json(classes, name)}
