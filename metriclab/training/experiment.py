@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from metriclab import distributed
 from metriclab.assembly.assemble import Training, assemble, build_evaluators
+from metriclab.assembly.selection import require_selectable
 from metriclab.assembly.splits import Splits, benchmark, has_labels, load_splits, require_columns, sides_of
 from metriclab.core.protocols import Evaluator, Tracker
 from metriclab.errors import RecipeError, StorageError
@@ -104,6 +105,7 @@ def _begin(recipe: Recipe, folder: RunFolder, *, resume: bool) -> Generator[RunS
         use_source(recipe, training)
     evaluators = distributed.on_every_rank(lambda: build_evaluators(recipe))
     require_columns(training.method, evaluators, splits)
+    distributed.on_every_rank(lambda: require_selectable(recipe, evaluators))
     fingerprint = benchmark(recipe, splits, evaluators)
     now = manifest_of(recipe, data=splits.fingerprints(), classes=splits.classes(), benchmark=fingerprint)
     run = _Run(recipe, folder, training, splits, evaluators, fingerprint)
