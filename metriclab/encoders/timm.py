@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from metriclab.core.settings import keep_settings, show_settings
 from metriclab.core.size import height_and_width, size_text
 from metriclab.encoders.channels import match_channels
-from metriclab.encoders.freezing import FreezeBatchNorm, Freezing, Trainable, UnfreezeAt, blocks_of
+from metriclab.encoders.freezing import FreezeBatchNorm, Freezing, Trainable, UnfreezeAt, blocks_of, frozen_parameters
 from metriclab.encoders.weights import load_weights
 from metriclab.errors import DataError, RecipeError
 from metriclab.registry import register
@@ -79,9 +79,8 @@ class TimmEncoder(nn.Module):
         frozen_mode: how blocks behave of which none is trained: "eval" stay in evaluation mode, so that equal images
             always give equal features; "train" keep dropout and BatchNorm as in training, so that running statistics
             adapt.
-        freeze_batch_norm: whether BatchNorm layers keep their statistics, and, but for "norms", their scale and shift,
-            whatever else trains; by default where the encoder starts from trained weights, as small batches and few
-            classes spoil those statistics, and random weights have none yet.
+        freeze_batch_norm: whether BatchNorm layers keep their statistics, and, but for "norms", their scale and shift;
+            by default where it starts from trained weights, as small batches of few classes spoil those statistics.
 
     Raises:
         RecipeError: for a name or a setting that timm does not know or that do not go together.
@@ -118,6 +117,8 @@ class TimmEncoder(nn.Module):
         trained = pretrained or weights is not None
         self.name, self.in_chans = model, in_chans
         sizes = {"img_size": image_size, **({"dynamic_img_size": True} if dynamic_image_size else {})}
+        if pretrained:
+            _check_before_fetching(model, trainable, gradient_checkpointing)
         rates = {"drop_rate": drop_rate, "drop_path_rate": drop_path_rate}
         self.model = _create(model, pretrained, {"in_chans": in_chans, "global_pool": global_pool, **sizes, **rates})
         self.recomputes = gradient_checkpointing
@@ -240,6 +241,18 @@ def _create(model: str, pretrained: bool, settings: dict[str, Any]) -> Any:
             f"timm cannot build '{model}' with {given.replace('img_size', 'image_size')}: {error}",
             help="leave out global_pool and image_size to take the model's own",
         ) from error
+
+
+def _check_before_fetching(model: str, trainable: str, gradient_checkpointing: bool) -> None:
+    """Tells what a model cannot do, by one without values, before its weights are fetched."""
+    try:
+        with torch.device("meta"):
+            sketch = _create(model, False, {})
+    except RecipeError:  # what cannot be built is told when it is
+        return
+    frozen_parameters(sketch, model, trainable)
+    if gradient_checkpointing:
+        _checkpoint_gradients(sketch, model)
 
 
 def _checkpoint_gradients(network: Any, name: str) -> None:
