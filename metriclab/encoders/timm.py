@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from metriclab.core.settings import keep_settings, show_settings
 from metriclab.core.size import height_and_width, size_text
 from metriclab.encoders.channels import match_channels
-from metriclab.encoders.freezing import FreezeBatchNorm, Freezing, Trainable, UnfreezeAt, blocks_of, frozen_parameters
+from metriclab.encoders.freezing import FreezeBatchNorm, Freezing, Trainable, UnfreezeAt, blocks_of
 from metriclab.encoders.weights import load_weights
 from metriclab.errors import DataError, RecipeError
 from metriclab.registry import register
@@ -118,7 +118,7 @@ class TimmEncoder(nn.Module):
         self.name, self.in_chans = model, in_chans
         sizes = {"img_size": image_size, **({"dynamic_img_size": True} if dynamic_image_size else {})}
         if pretrained:
-            _check_before_fetching(model, trainable, gradient_checkpointing)
+            _check_before_fetching(model, trainable, unfreeze_at, gradient_checkpointing)
         rates = {"drop_rate": drop_rate, "drop_path_rate": drop_path_rate}
         self.model = _create(model, pretrained, {"in_chans": in_chans, "global_pool": global_pool, **sizes, **rates})
         self.recomputes = gradient_checkpointing
@@ -243,14 +243,14 @@ def _create(model: str, pretrained: bool, settings: dict[str, Any]) -> Any:
         ) from error
 
 
-def _check_before_fetching(model: str, trainable: str, gradient_checkpointing: bool) -> None:
+def _check_before_fetching(model: str, trainable: str, unfreeze_at: int | None, gradient_checkpointing: bool) -> None:
     """Tells what a model cannot do, by one without values, before its weights are fetched."""
     try:
         with torch.device("meta"):
             sketch = _create(model, False, {})
     except RecipeError:  # what cannot be built is told when it is
         return
-    frozen_parameters(sketch, model, trainable)
+    Freezing(sketch, model, trainable=trainable, unfreeze_at=unfreeze_at, frozen_mode="eval", batch_norm=False)
     if gradient_checkpointing:
         _checkpoint_gradients(sketch, model)
 

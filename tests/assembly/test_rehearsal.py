@@ -68,7 +68,7 @@ def test_a_loss_of_proxies_without_proxies(recipe, loss, method):
         (["encoder.trainable=none", "encoder.unfreeze_at=2", "head.name=none"], "nothing trains in the first steps"),
         (["encoder.trainable=last:99"], "encoder.trainable = \"last:99\": 'test_resnet' has 5 blocks"),
         (["encoder.unfreeze_at=2"], "encoder.unfreeze_at = 2 has nothing to unfreeze"),
-        (["encoder.name=pixels", "encoder.size=8", "optimizer.layer_decay=0.7"], "needs an encoder that tells its"),
+        (["encoder.name=pixels", "encoder.size=8", "optimizer.layer_decay=0.7"], "needs an encoder that trains and"),
     ],
 )
 def test_what_a_run_would_refuse_before_its_first_step(recipe, options, message):
