@@ -69,7 +69,7 @@ def test_a_loss_of_proxies_without_proxies(recipe, loss, method):
         (["encoder.trainable=none", "encoder.unfreeze_at=2", "head.name=none"], "nothing trains in the first steps"),
         (["encoder.trainable=last:99"], "encoder.trainable = \"last:99\": 'test_resnet' has 5 blocks"),
         (["encoder.unfreeze_at=2"], "encoder.unfreeze_at = 2 has nothing to unfreeze"),
-        (["encoder.name=pixels", "encoder.size=8", "optimizer.layer_decay=0.7"], "needs an encoder that tells its"),
+        (["encoder.name=pixels", "encoder.size=8", "optimizer.layer_decay=0.7"], "needs an encoder that trains and"),
         (
             ["train.select=retrieval.map_at_q"],
             "'retrieval.map_at_q' is no metric of this recipe\n  help: did you mean 'retrieval.map_at_r'?",
