@@ -23,10 +23,10 @@ class Proxies(nn.Module):
 
     Nothing is ever pushed into it; its rows are parameters and learn by the gradient of the loss. They are the group
     `memory` of the optimizer, and usually learn much faster than the network: optimizer.groups = {memory = 100.0}.
-    They are read with norm 1 and begin in random directions, as rows of standard normal numbers, or each where the
-    mean of its class's images lies from the mean of all (`imprint`). The latter needs features that already say something of the classes, and then saves
-    the steps in which random directions are learned, hundreds for hundreds of classes, while they pull a pretrained
-    encoder apart.
+    They are read with norm 1 and begin in random directions, as rows of standard normal numbers, or each where the mean
+    of its class's images lies from the mean of all (`imprint`). The latter needs features that already say something of
+    the classes. It saves the steps in which random directions are learned, hundreds for hundreds of classes, while they
+    pull a pretrained encoder apart.
 
     Paper: Movshovitz-Attias et al., No Fuss Distance Metric Learning using Proxies, ICCV 2017; for their start in the
         mean, Qi et al., Low-Shot Learning with Imprinted Weights, CVPR 2018.
