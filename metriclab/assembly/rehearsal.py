@@ -55,12 +55,13 @@ def rehearse(recipe: Recipe) -> Rehearsal:
         _attempt(found, evaluator.build)
     if method is None:
         return found
-    note = getattr(method.get_submodule("network.encoder"), "note", None)
+    encoder = method.get_submodule("network.encoder")
+    note = getattr(encoder, "note", None)
     found.notes.extend([] if note is None else [note])
     if recipe.train.steps != 0:
         _attempt(found, lambda: build_optimizer(recipe, method, 1))
     _attempt(found, lambda: require_finite(method, local))
-    if views is not None:
+    if views is not None and (splits or not getattr(encoder, "takes_features", False)):
         data = splits.train if splits else _no_image()
         _attempt(found, lambda: try_one_image(local, method, views, data, torch.device("cpu")))
     return found

@@ -29,6 +29,8 @@ def try_one_image(recipe: Recipe, method: nn.Module, views: Views, data: Dataset
         PluginError: where a plugin's views, encoder or head give what those of its kind may not.
     """
     image, zero = data.images(np.arange(1)).to(device), torch.zeros(1, dtype=torch.int64, device=device)
+    if image.are_features:
+        _require_features(recipe, method, views, image.pixels.shape[1])
     made, test = views(image, RandomKeys(0, 0, zero, zero)), views.test(image)
     recipe.components["views"].definition.hold(check_views, views, image, made, test)
     hooks = [_hold_to_width(recipe, method, kind) for kind in ("encoder", "head")]
@@ -52,6 +54,24 @@ def try_one_image(recipe: Recipe, method: nn.Module, views: Views, data: Dataset
     for hook in hooks:
         hook.remove()
     method.train()
+
+
+def _require_features(recipe: Recipe, method: nn.Module, views: Views, number: int) -> None:
+    """Raises a RecipeError unless everything goes without images."""
+    has = f"and data set '{recipe.components['dataset'].name}' has features in place of images"
+    if not getattr(method.get_submodule("network.encoder"), "takes_features", False):
+        raise RecipeError(
+            f"encoder '{recipe.components['encoder'].name}' takes images, {has}",
+            help=f'set encoder.name = "features" and encoder.out_features = {number}, and leave out its other keys',
+        )
+    if not getattr(views, "takes_features", False):
+        raise RecipeError(
+            f"views '{recipe.components['views'].name}' are made of images, {has}",
+            help='leave out [views], or set views.name = "plain"',
+        )
+    for chosen in recipe.evaluators:
+        if getattr(chosen.definition.factory, "wants", "rows") == "encoder":
+            raise RecipeError(f"evaluator '{chosen.label}' measures by images, {has}", help="leave it out")
 
 
 def _hold_to_width(recipe: Recipe, method: nn.Module, kind: str) -> RemovableHandle:

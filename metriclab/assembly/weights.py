@@ -16,6 +16,7 @@ from metriclab.runs.folder import RunFolder
 
 _MAY_DIFFER = (
     *("weights", "weights_prefix", "pretrained", "trainable", "unfreeze_at", "frozen_mode", "freeze_batch_norm"),
+    *("drop_rate", "drop_path_rate", "gradient_checkpointing"),
 )
 
 

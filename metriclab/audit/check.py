@@ -13,6 +13,7 @@ from metriclab.audit.findings import pairs, shared_classes, shared_groups, singl
 from metriclab.audit.reading import Items, open_splits, read_items
 from metriclab.audit.report import DataReport, Finding, SplitSummary, count_of
 from metriclab.core.protocols import Dataset
+from metriclab.core.splits import has_features
 from metriclab.recipe import Recipe
 
 __all__ = ["DataReport", "Finding", "SplitSummary", "check_data"]
@@ -34,6 +35,9 @@ def check_data(recipe: Recipe) -> DataReport:
     splits, unreadable, refused = open_splits(chosen)
     if not splits:
         return DataReport(chosen.name, {}, _files(unreadable, refused), ["no image was looked at"])
+    if any(map(has_features, splits.values())):
+        findings = [*_files(unreadable, refused), *_listing(splits), *shared_classes(splits), *singletons(splits)]
+        return DataReport(chosen.name, {}, findings, ["the data are features: nothing was looked at but their classes"])
     items = read_items(splits, unreadable)
     copies, first = find_copies(items.signatures, items.split, len(splits))
     alike, crowded = find_look_alikes(items.signatures, items.split, len(splits), first)

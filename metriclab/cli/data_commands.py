@@ -67,10 +67,16 @@ def _decode(open_files: Callable[[], ImageFiles | None]) -> None:
 
 def _recipe_opener(path: Path, overrides: tuple[str, ...]) -> Callable[[], ImageFiles | None]:
     from metriclab.assembly.splits import load_splits
+    from metriclab.core.splits import has_features
     from metriclab.recipe import read_recipe
 
     recipe = read_recipe(path, overrides)
-    return lambda: getattr(load_splits(recipe).train, "files", None)
+
+    def open_files() -> ImageFiles | None:
+        data = load_splits(recipe).train
+        return None if has_features(data) else getattr(data, "files", None)
+
+    return open_files
 
 
 def _folder_opener(root: Path, size: int, skip: bool) -> Callable[[], ImageFiles]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, Float32, Int64, UInt8
 from torch import Tensor
 
 from metriclab.core.rows import Rows, concatenate, pack_ids, rows
@@ -15,14 +15,14 @@ from metriclab.core.rows import Rows, concatenate, pack_ids, rows
 
 @dataclass(frozen=True, slots=True)
 class Images:
-    """Raw images of any sizes in one uint8 tensor, padded at the bottom and the right.
+    """Raw images of any sizes in one uint8 tensor, padded at the bottom and the right; or features in place of images.
 
     Attributes:
-        pixels: padded images, 1 or 3 channels.
+        pixels: padded images, 1 or 3 channels. Features are float32, as one pixel of so many channels.
         sizes: true height and width of each, in pixels.
     """
 
-    pixels: UInt8[Tensor, "n c h w"]
+    pixels: UInt8[Tensor, "n c h w"] | Float32[Tensor, "n d 1 1"]
     sizes: Int64[Tensor, "n 2"]
 
     @classmethod
@@ -49,6 +49,16 @@ class Images:
             pixels[row, :, : image.shape[1], : image.shape[2]] = image
         return cls(torch.from_numpy(pixels), sizes)
 
+    @classmethod
+    def of_features(cls, features: Float[Tensor, "n d"]) -> Images:
+        """Features, to be handed on as they are."""
+        return cls(features.float()[:, :, None, None], torch.ones(len(features), 2, dtype=torch.int64))
+
+    @property
+    def are_features(self) -> bool:
+        """Whether these are features."""
+        return self.pixels.is_floating_point() and self.pixels.shape[2:] == (1, 1)
+
     def __len__(self) -> int:
         return self.pixels.shape[0]
 
@@ -69,7 +79,8 @@ class Batch:
         items: their indices in the data set.
         positions: their positions in the global batch.
         step: the step of the run, from 0.
-        features: unit features of the images, for a method that trains on features; such a batch has no views.
+        features: what the encoder makes of the images, for a method that trains on features; such a batch has no views.
+        groups, categories: of the images, negative for unknown; None where the data set has none.
     """
 
     views: tuple[Float[Tensor, "n c _h _w"], ...]
@@ -78,6 +89,8 @@ class Batch:
     positions: Int64[Tensor, "n"]
     step: int
     features: Float[Tensor, "n d"] | None = None
+    groups: Int64[Tensor, "n"] | None = None
+    categories: Int64[Tensor, "n"] | None = None
 
     def __len__(self) -> int:
         return self.items.shape[0]
@@ -86,11 +99,16 @@ class Batch:
         """Images start..stop of this batch, in all views."""
         part = slice(start, stop)
         views = tuple(view[part] for view in self.views)
-        features = None if self.features is None else self.features[part]
-        return Batch(views, self.labels[part], self.items[part], self.positions[part], self.step, features)
+        also = (None if of is None else of[part] for of in (self.features, self.groups, self.categories))
+        return Batch(views, self.labels[part], self.items[part], self.positions[part], self.step, *also)
 
     def rows(
-        self, embeddings: Sequence[Float[Tensor, "n d"]], labels: Int64[Tensor, "n"], *, first_view: int = 0
+        self,
+        embeddings: Sequence[Float[Tensor, "n d"]],
+        labels: Int64[Tensor, "n"],
+        *,
+        first_view: int = 0,
+        groups: Int64[Tensor, "n"] | None = None,
     ) -> Rows:
         """Rows of several views of this batch, view by view, one raw embedding tensor a view.
 
@@ -99,12 +117,10 @@ class Batch:
             labels: `batch.items` to tell images apart (self-supervised), `batch.labels` to tell classes apart.
             first_view: index of the view that the first of them embeds. Rows of one image and one view have one id, and
                 no loss compares them.
+            groups: `batch.groups` to have positives of other groups alone.
         """
-        return concatenate(
-            [
-                rows(
-                    z, labels, self.items, pack_ids(self.step, self.positions, view), torch.full_like(self.items, view)
-                )
-                for view, z in enumerate(embeddings, first_view)
-            ]
-        )
+        made = []
+        for view, z in enumerate(embeddings, first_view):
+            ids, views = pack_ids(self.step, self.positions, view), torch.full_like(self.items, view)
+            made.append(rows(z, labels, self.items, ids, views, groups, self.categories))
+        return concatenate(made)

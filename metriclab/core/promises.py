@@ -74,6 +74,10 @@ def check_images(images: Any, count: int, what: str) -> None:
     """That a data set gave this many images."""
     ask(isinstance(images, Images), f"{what} gives a {type(images).__name__}, not Images")
     pixels, sizes = images.pixels, images.sizes
+    if images.are_features:
+        ask(len(pixels) == count, f"{what} gives {len(pixels)} rows of features for {count} items")
+        ask(pixels.isfinite().all(), f"{what} gives features that are not finite")
+        return
     ask(pixels.dtype == torch.uint8, f"{what} gives pixels of {pixels.dtype}, expected uint8: views make floats")
     fits = pixels.dim() == 4 and len(pixels) == count and pixels.shape[1] in (1, 3)
     ask(fits, f"{what} gives pixels of shape {tuple(pixels.shape)} for {count} items, expected (n, 1 or 3, h, w)")

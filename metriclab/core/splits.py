@@ -10,6 +10,11 @@ from metriclab.core.protocols import Dataset, Split
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
+def has_features(data: Dataset) -> bool:
+    """Whether a data set has features in place of images."""
+    return bool(getattr(data, "has_features", False))
+
+
 def build_splits(build: Callable[[Split], Any], splits: Sequence[Split]) -> list[Dataset]:
     """These splits. Where the data set has `with_split`, its files are looked for once, for the first of them.
 

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from metriclab.datasets.cub200 import CUB200 as CUB200
     from metriclab.datasets.fabrics import Fabrics as Fabrics
     from metriclab.datasets.fashion_mnist import FashionMNIST as FashionMNIST
+    from metriclab.datasets.features import Features as Features
     from metriclab.datasets.folder import Folder as Folder
     from metriclab.datasets.glyphs import Glyphs as Glyphs
     from metriclab.datasets.in_shop import InShop as InShop
@@ -25,6 +26,7 @@ else:
         CUB200="cub200",
         Fabrics="fabrics",
         FashionMNIST="fashion_mnist",
+        Features="features",
         Folder="folder",
         Glyphs="glyphs",
         InShop="in_shop",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -76,16 +77,34 @@ def Folder(
     """
     require_split(split)
     listed, notes = list_images(Path(root), columns)
+    files, told = carve_missing(listed, {"val": val, "test": test}, disjoint, root)
+    return FileDataset(files, split, size=size, on_error=on_error, notes=[*notes, *told])
+
+
+def carve_missing(
+    listed: list[LabelledFile], fractions: Mapping[str, float], disjoint: bool | str, root: str
+) -> tuple[list[LabelledFile], list[str]]:
+    """The items with a val and a test carved out of train, where they have none, and what to tell of it.
+
+    Args:
+        listed: the items; all that are in no other split are in train.
+        fractions: the part of train that becomes val, and test; 0 for none.
+        disjoint: what is carved out whole, see `Folder`; else items are.
+        root: where they are, for messages.
+
+    Raises:
+        DataError: where they are all of one class, too few, or a split has no two of any class.
+    """
     if len(classes := {entry.label for entry in listed} - {""}) == 1:
         raise DataError(
             f"{root}: all images are of one class, {min(classes)!r}",
             help="give it two classes or more, or put all images into one folder to train without classes",
         )
     made = {entry.split for entry in listed}
-    wanted = {name: part for name, part in (("val", val), ("test", test)) if name not in made and part > 0}
+    wanted = {name: part for name, part in fractions.items() if name not in made and part > 0}
     listed = _carved(listed, wanted, disjoint, root)
     _check_singletons(listed, root)
-    return FileDataset(listed, split, size=size, on_error=on_error, notes=[*notes, *_shares_told(listed, wanted, root)])
+    return listed, _shares_told(listed, wanted, root)
 
 
 def _carved(

@@ -19,6 +19,7 @@ from metriclab.assembly.weights import build_encoder, has_loaded_weights
 from metriclab.core.network import Embedded, embedding_function
 from metriclab.core.protocols import Dataset
 from metriclab.core.rows import normalize, rows
+from metriclab.core.splits import has_features
 from metriclab.evaluation.embed import (
     EmbeddedSplits,
     Embeddings,
@@ -40,19 +41,20 @@ def baselines(
     """Names of the baselines of a run, and what builds each.
 
     A run that starts from loaded weights is held against what these are worth by themselves: the encoder's own
-    features, and their principal components, in as many numbers as the head gives. Any other one against its network
-    before the first step.
+    features, and their principal components, in as many numbers as the head gives. So is one on features that exist
+    already, which has no pixels. Any other one is held against its network before the first step.
 
     Args:
         embedding_dim: of what is measured.
         head_dim: of what the head gives.
     """
-    settings = embedding_settings(training)
-    yield "raw_pixels", lambda: raw_pixels
-    yield "pca", lambda: pca_of_pixels(training.data, settings, embedding_dim)
+    settings, given = embedding_settings(training), has_features(training.data)
+    if not given:
+        yield "raw_pixels", lambda: raw_pixels
+        yield "pca", lambda: pca_of_pixels(training.data, settings, embedding_dim)
     if training.steps == 0:
         return
-    if not has_loaded_weights(recipe):
+    if not given and not has_loaded_weights(recipe):
         yield "untrained", lambda: untrained(recipe, training)
         return
     encoder = cache(lambda: frozen_encoder(recipe, training))

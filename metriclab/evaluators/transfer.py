@@ -10,7 +10,7 @@ import torch
 
 from metriclab.core.protocols import EvaluatedEncoder, Score
 from metriclab.core.settings import keep_settings, repr_settings
-from metriclab.core.splits import build_splits
+from metriclab.core.splits import build_splits, has_features
 from metriclab.errors import RecipeError
 from metriclab.evaluators.inner import InnerParameters, inner_evaluator
 from metriclab.registry import TableOf, build, load_component, register
@@ -44,6 +44,9 @@ class Transfer:
         self.evaluator = inner_evaluator("transfer", evaluator, parameters)
         open_split = partial(build, "dataset", self.name, **self.parameters)
         self.test, self.train = build_splits(open_split, ("test", "train"))
+        if has_features(self.test):
+            message = f"evaluator 'transfer' embeds images, and data set '{self.name}' has features in place of them"
+            raise RecipeError(message, help="name a data set of images")
         self.fingerprint = {"test": self.test.fingerprint, "train": self.train.fingerprint}
 
     def __call__(self, encoder: EvaluatedEncoder, /) -> dict[str, Score]:

@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
 
 from metriclab.core.batch import Images
 from metriclab.core.protocols import Split
@@ -24,6 +25,7 @@ from metriclab.images.files import ImageFiles, OnError, say_once
 
 _log = logging.getLogger(__name__)
 _decoded: ContextVar[bool] = ContextVar("files are decoded", default=True)
+_ROWS = 2**14  # of features, that are hashed at a time
 
 
 @contextmanager
@@ -106,7 +108,8 @@ class FileDataset:
     """One split of a data set of image files, decoded once into the cache: RGB, upright, of a bounded size.
 
     The files of all splits are given, so that they are listed and decoded together: `with_split` gives the other
-    splits without looking at the disk again, and a run asks for them so.
+    splits without looking at the disk again, and a run asks for them so. Features that exist already may stand in place
+    of the images, which are not read then.
 
     Args:
         files: of all splits.
@@ -115,6 +118,7 @@ class FileDataset:
         on_error: "error" to refuse files that give no image, "skip" to leave them out and list them in a file.
         classes: their names in the order of the labels; by default the sorted labels of all files.
         notes: what a user should know of how the files were found; the log says it, and `metriclab check --data`.
+        features: of all files, in place of images.
 
     Attributes:
         labels: index into classes, -1 for unknown.
@@ -124,6 +128,7 @@ class FileDataset:
         names: the paths.
         fingerprint: hex digest of images and labels, wherever the files lie.
         files: all images of all splits, see `ImageFiles`.
+        has_features: whether it has features in place of images.
         notes: as given.
 
     Raises:
@@ -150,6 +155,7 @@ class FileDataset:
         on_error: OnError = "error",
         classes: Sequence[str] | None = None,
         notes: Sequence[str] = (),
+        features: Float[Tensor, "n d"] | None = None,
     ) -> None:
         if not files:
             raise DataError("the data set has no image file", help="check where it looks for them")
@@ -159,7 +165,14 @@ class FileDataset:
         self.classes = sorted({file.label for file in files} - {""}) if classes is None else classes
         self._numbers = {key: _numbers(getattr(file, key) for file in files) for key in ("group", "category")}
         paths = [file.path for file in files]
-        self.files = ImageFiles(paths, size=size, on_error=on_error) if _decoded.get() else _ListedFiles(paths, size)
+        self.has_features = features is not None
+        self.files: ImageFiles | _ListedFiles | _FeatureRows
+        if features is not None:
+            self.files = _FeatureRows(features)
+        elif _decoded.get():
+            self.files = ImageFiles(paths, size=size, on_error=on_error)
+        else:
+            self.files = _ListedFiles(paths, size)
         self._choose(split)
 
     def with_split(self, split: Split, /) -> FileDataset:
@@ -222,6 +235,25 @@ class _ListedFiles:
 
     def images(self, items: Int64[np.ndarray, "m"]) -> Images:
         return Images.padded([np.zeros((3, self.size, self.size), np.uint8)] * len(items))
+
+
+class _FeatureRows:
+    """What stands in for `ImageFiles` where features do in place of images."""
+
+    def __init__(self, features: Float[Tensor, "n d"]) -> None:
+        self.features, self.readable, self.skipped = features, np.ones(len(features), dtype=bool), None
+
+    @cached_property
+    def digests(self) -> UInt8[np.ndarray, "n 16"]:
+        rows = b"".join(
+            hashlib.blake2b(row.data, digest_size=16).digest()
+            for part in torch.split(self.features, _ROWS)
+            for row in part.float().contiguous().numpy()
+        )
+        return np.frombuffer(rows, dtype=np.uint8).reshape(len(self.features), 16)
+
+    def images(self, items: Int64[np.ndarray, "m"]) -> Images:
+        return Images.of_features(self.features[torch.from_numpy(items)])
 
 
 def _numbers(names: Iterable[str]) -> dict[str, int]:

@@ -144,17 +144,27 @@ def paths_of(root: Path, tree: Tree) -> list[str]:
 
 
 def folder_classes(paths: Sequence[str]) -> list[str]:
-    """The class of each image by its path alone, below the root: see `place_of`.
+    """The class of each image by its path alone: see `folder_places`."""
+    return [place.label for place in folder_places(paths)]
+
+
+def folder_places(paths: Sequence[str]) -> list[Place]:
+    """The class and the split of each image by its path alone, below the root: see `names_below` and `place_of`."""
+    names = names_below(paths)
+    split_level = has_split_level({os.path.dirname(name) for name in names} - {""})
+    return [place_of(name, split_level) for name in names]
+
+
+def names_below(paths: Sequence[str]) -> list[str]:
+    """The paths from the root on.
 
     The root is what stands before `/./` in each path (`pets/./red/2020/1.jpg`); without that, the folder that has all.
     """
-    names = [path.rpartition(_ROOT_ENDS)[2] for path in paths]
     if not all(_ROOT_ENDS in path for path in paths):
         absolute = [os.path.abspath(path) for path in paths]
         root = os.path.commonpath([os.path.dirname(path) for path in absolute])
-        names = [path[len(root) :].lstrip("/") for path in absolute]
-    split_level = has_split_level({os.path.dirname(name) for name in names} - {""})
-    return [place_of(name, split_level).label for name in names]
+        return [path[len(root) :].lstrip("/") for path in absolute]
+    return [path.rpartition(_ROOT_ENDS)[2] for path in paths]
 
 
 def _list(folder: str, prefix: str, names: list[str], left: LeftOut) -> list[os.DirEntry[str]]:

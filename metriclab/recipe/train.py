@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict
 
 from metriclab.recipe.document import Document
 from metriclab.recipe.problems import Problem, show
-from metriclab.registry.params import Parameter, RunStep
+from metriclab.registry.marks import RunStep
+from metriclab.registry.params import Parameter
 from metriclab.registry.values import check_values
 
 Count = Annotated[int, Ge(1)]
@@ -138,10 +139,10 @@ def _selection(document: Document, values: dict[str, Any], evaluators: Sequence[
         yield place.problem(message, f"it has {', '.join(evaluators)}: set train.select to one of their metrics")
 
 
-def parameters() -> list[Parameter]:
-    """The keys of `[train]`."""
-    hints = get_type_hints(Train, include_extras=True)
+def parameters(model: type[BaseModel] = Train) -> list[Parameter]:
+    """The keys of `[train]`, or of what another model describes."""
+    hints = get_type_hints(model, include_extras=True)
     return [
         Parameter(name, hints[name], field.default, field.description or "")
-        for name, field in Train.model_fields.items()
+        for name, field in model.model_fields.items()
     ]

@@ -16,7 +16,7 @@ from metriclab.assembly.embedder import load
 from metriclab.assembly.splits import sides_of
 from metriclab.core.protocols import Dataset
 from metriclab.core.rows import Rows
-from metriclab.core.splits import build_splits
+from metriclab.core.splits import build_splits, has_features
 from metriclab.errors import DataError
 from metriclab.evaluation.embed import EmbeddingSettings, embed_splits, evaluating
 from metriclab.ranking.candidates import are_candidates
@@ -58,8 +58,8 @@ class Embedded(NamedTuple):
     right: Bool[np.ndarray, "q k"]
 
 
-def open_data(path: Path) -> Data:
-    """The data of the run in a folder.
+def open_data(path: Path) -> Data | None:
+    """The data of the run in a folder; None where they are features, of which nothing can be shown.
 
     Raises:
         DataError: where they are not there, or not what the run was measured on.
@@ -77,7 +77,7 @@ def open_data(path: Path) -> Data:
             raise DataError(
                 f"the data of {path} have changed since it ran: the {split} split is another one", help=help
             )
-    return Data(*sides_of(test, train))
+    return None if has_features(test) else Data(*sides_of(test, train))
 
 
 def _without_download(chosen: ComponentSpec) -> ComponentSpec:

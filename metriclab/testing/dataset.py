@@ -28,11 +28,11 @@ def dataset_checks(make: Make, *, splits: Sequence[str] = SPLITS) -> list[Check]
     """Checks a data set: everything that a run, an evaluation and the comparison of runs rely on.
 
     Labels are int64, one an item, and index `classes`; every item has a name of its own; equal labels mean equal
-    classes in every split. `images` gives uint8 images from 0 to 255, of 1 or 3 channels, with their true sizes, in the
-    order asked for and as often as asked for, the same image in every call and company, also from several threads at
-    once; what is done to a batch does not come back, and reading changes no label. Built again it is the same, and so
-    are the splits of `with_split` where it has that. The fingerprint is a hex digest, and each split has its own.
-    Whether labels are known without reading an image it cannot see.
+    classes in every split. `images` gives uint8 images from 0 to 255, of 1 or 3 channels, with their true sizes, or
+    features, in the order asked for and as often as asked for, the same image in every call and company, also from
+    several threads at once; what is done to a batch does not come back, and reading changes no label. Built again it is
+    the same, and so are the splits of `with_split` where it has that. The fingerprint is a hex digest, and each split
+    has its own. Whether labels are known without reading an image it cannot see.
 
     Args:
         make: builds a split, as `functools.partial(build, "dataset", "mine", root="...")`; a small one.
@@ -89,7 +89,7 @@ def _check_images(make: Make, splits: Sequence[str]) -> None:
         what, items = f"{type(data).__name__} ({split})", _chosen(data)
         images = data.images(items)
         check_images(images, len(items), what)
-        assert int(images.pixels.max()) > 1, (
+        assert images.are_features or int(images.pixels.max()) > 1, (
             f"{what} gives images whose pixels are 0 or 1 alone, which are black: scale floats in [0, 1] to 255 before "
             "they become uint8"
         )

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from metriclab import distributed
 from metriclab.assembly.assemble import Training, assemble, build_evaluators
-from metriclab.assembly.splits import Splits, benchmark, has_labels, load_splits, require_groups, sides_of
+from metriclab.assembly.splits import Splits, benchmark, has_labels, load_splits, require_columns, sides_of
 from metriclab.core.protocols import Evaluator, Tracker
 from metriclab.errors import RecipeError, StorageError
 from metriclab.evaluation.embed import embed_splits, embedding_settings, evaluating
@@ -26,8 +26,9 @@ from metriclab.training.agreement import require_same, require_same_recipe
 from metriclab.training.alarms import logged, stop_if_diverged, warnings_of
 from metriclab.training.averaging import WeightAverage
 from metriclab.training.drift import drift_of, embed_followed
-from metriclab.training.features import imprint_proxies, with_features
+from metriclab.training.features import with_features
 from metriclab.training.fit import StepResult, fit
+from metriclab.training.imprint import imprint_proxies
 from metriclab.training.notices import notices
 from metriclab.training.sampler_embeddings import use_source
 from metriclab.training.status import RunNumbers, RunStatus
@@ -102,7 +103,7 @@ def _begin(recipe: Recipe, folder: RunFolder, *, resume: bool) -> Generator[RunS
     if saved is None:
         use_source(recipe, training)
     evaluators = distributed.on_every_rank(lambda: build_evaluators(recipe))
-    require_groups(evaluators, splits)
+    require_columns(training.method, evaluators, splits)
     fingerprint = benchmark(recipe, splits, evaluators)
     now = manifest_of(recipe, data=splits.fingerprints(), classes=splits.classes(), benchmark=fingerprint)
     run = _Run(recipe, folder, training, splits, evaluators, fingerprint)

@@ -18,7 +18,7 @@ from metriclab.views.geometry import Fit, central_view
 
 @register("views", "plain")
 class PlainViews:
-    """The whole image or its middle at `size`; in training as in evaluation.
+    """The whole image or its middle at `size`; in training as in evaluation. Features are handed on as they are.
 
     Args:
         size: of a view, in pixels: one number for squares, or height and width, [256, 128].
@@ -27,7 +27,9 @@ class PlainViews:
             (pad), or all of it, scaled in both directions (squash).
     """
 
+    takes_features = True
     __repr__ = repr_settings
+    random = False
 
     def __init__(self, *, size: ViewSize = 32, count: Annotated[int, Ge(1)] = 1, fit: Fit = "crop") -> None:
         self.size = size
@@ -39,4 +41,4 @@ class PlainViews:
 
     def test(self, images: Images, /) -> Float[Tensor, "n c h w"]:
         """The same view."""
-        return central_view(images, self.size, self.fit)
+        return images.pixels if images.are_features else central_view(images, self.size, self.fit)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from metriclab.images.listing import list_images
-from metriclab.images.tree import folder_classes
+from metriclab.images.tree import Place, folder_places
 from tests.support.pictures import picture
 
 PAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text("utf-8")
@@ -26,7 +26,7 @@ def test_a_layout(layout, tmp_path):
     expected = {name: (label.replace("no class", ""), split.replace("carved", "train")) for name, label, split in lines}
     assert found == expected
     names = list(expected)
-    assert folder_classes([str(tmp_path / name) for name in names]) == [expected[name][0] for name in names]
+    assert folder_places([str(tmp_path / name) for name in names]) == [Place(*expected[name]) for name in names]
 
 
 def test_all_layouts_are_tried():

@@ -18,8 +18,8 @@ from metriclab.methods.supervised import Supervised
 from metriclab.recipe import Recipe, read_recipe
 from metriclab.registry import build
 from metriclab.testing import check_method
-from metriclab.training.features import imprint_proxies, some_of_each
 from metriclab.training.fit import fit
+from metriclab.training.imprint import imprint_proxies, some_of_each
 from tests.support.small_methods import labelled, network
 from tests.support.tiny import TINY, run, tiny
 

@@ -26,6 +26,7 @@ PARAMETERS = {
     ("evaluator", "mlp-probe"): {"rounds": 1, "hidden": 8},
     ("evaluator", "robustness"): {"severities": [5], "corruptions": ["contrast", "noise"]},
     ("evaluator", "transfer"): {"data": {"name": "synthetic", "size": 8, "classes": 3, "per_class": 4}},
+    ("encoder", "features"): {"out_features": 3 * 32 * 32},
     ("dataset", "synthetic"): {"size": 8, "classes": 3, "per_class": 4},
 }
 """For those that need some, or that take long without."""
@@ -46,6 +47,7 @@ ELSEWHERE = {
             "market1501",
             "veri776",
             "msmt17",
+            "features",
         )
     ),
 }

@@ -14,13 +14,12 @@ from PIL import Image
 
 from metriclab.core.protocols import Dataset
 from metriclab.core.reading import open_regular, printable
-from metriclab.core.splits import build_splits
+from metriclab.core.splits import SPLITS, build_splits
 from metriclab.datasets.folder import Folder
-from metriclab.datasets.listing import list_images
-from metriclab.datasets.splits import SPLITS
 from metriclab.errors import DataError
 from metriclab.images.datasets import LabelledFile, without_decoding
 from metriclab.images.decode import giving_reasons, image_formats
+from metriclab.images.listing import list_images
 
 LOOKED_AT = 200
 MANY_CLASSES = 20
@@ -143,7 +142,8 @@ def _number(count: int, one: str, several: str) -> str:
 
 
 def _spread(count: int) -> list[int]:
-    return np.unique(np.linspace(0, count - 1, min(count, LOOKED_AT)).round().astype(int)).tolist()
+    spread: list[int] = np.unique(np.linspace(0, count - 1, min(count, LOOKED_AT)).round().astype(int)).tolist()
+    return spread
 
 
 def _sizes(paths: list[Path]) -> tuple[list[tuple[int, int]], int]:

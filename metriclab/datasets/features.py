@@ -1,0 +1,120 @@
+"""Embeddings that exist already, as a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Sized
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from annotated_types import Ge, Lt
+
+from metriclab.core.protocols import Split
+from metriclab.core.splits import SPLITS
+from metriclab.datasets.folder import carve_missing
+from metriclab.datasets.splits import require_split
+from metriclab.errors import DataError
+from metriclab.images.datasets import FileDataset, LabelledFile
+from metriclab.images.listing import is_manifest
+from metriclab.images.manifest import read_manifest
+from metriclab.images.tree import folder_places, names_below
+from metriclab.registry import register
+from metriclab.vectors.arrays import Labels, embeddings_of, labels_in, labels_of
+from metriclab.vectors.formats import Array, Arrays, read_arrays
+from metriclab.vectors.rows import finite_norms
+
+
+@register("dataset", "features")
+def Features(
+    split: Split,
+    /,
+    *,
+    root: str,
+    labels: str | None = None,
+    splits: str | None = None,
+    val: Annotated[float, Ge(0), Lt(1)] = 0.1,
+    test: Annotated[float, Ge(0), Lt(1)] = 0.2,
+    disjoint: bool = False,
+) -> FileDataset:
+    """Features of images, or of anything, in a file: a head is trained on them and measured, and no image is read.
+
+    It goes with `encoder.name = "features"`, which hands them on, and the views `plain`. What augments, changes or
+    shows images is refused, or left out. Labels and splits are arrays or columns `labels` and `splits` of the same
+    file, or files of their own, a row each; else what the paths say that `metriclab embed` wrote, by the rules of the
+    data set `folder`. A split that is not there is carved out of train as `folder` does it, by the paths of the rows or
+    else their numbers.
+
+    Args:
+        split: train, val or test.
+        root: a `.npy`, `.npz`, `.safetensors` or `.parquet` file with an array of rows, called `embeddings` where it
+            has several. A `.npy` stays on the disk.
+        labels: a file of labels: one a line (`.txt`), or an array; whole numbers, negative for unknown, or names, empty
+            for unknown. Or a table as `folder` takes it, of which a line is a row and all columns count.
+        splits: a file that says train, val or test of each row: one a line (`.txt`), or an array.
+        val: part of train that becomes val, if there is no val; 0 for none.
+        test: part of train that becomes test, if there is no test; 0 for none.
+        disjoint: whether whole classes are carved out, to measure on classes never trained on; else rows are.
+
+    Raises:
+        DataError: where a file cannot be read, or does not fit; it names the file.
+        RecipeError: where `.parquet` lacks its extra.
+    """
+    require_split(split)
+    path = Path(root)
+    stored = read_arrays(path)
+    z = embeddings_of(path, stored.arrays)
+    finite_norms(z, path)
+    notes: list[str] = []
+    listed = _listed(path, stored, len(z))
+    if labels is not None and is_manifest(Path(labels)):
+        listed, notes = read_manifest(Path(labels))
+        _require_one_each("lines", listed, path, len(z))
+    elif (given := labels_in(path, stored.arrays) if labels is None else labels_of(Path(labels))) is not None:
+        _require_one_each("labels", given, path, len(z))
+        listed = [row._replace(label=name) for row, name in zip(listed, _names(given), strict=True)]
+    of_rows = stored.arrays.get("splits") if splits is None else labels_of(Path(splits), "splits")
+    if of_rows is not None:
+        _require_one_each("splits", of_rows, path, len(z))
+        named = _split_names(of_rows, Path(splits or root))
+        listed = [row._replace(split=name) for row, name in zip(listed, named, strict=True)]
+    listed, told = carve_missing(listed, {"val": val, "test": test}, disjoint, root)
+    classes = sorted({row.label for row in listed} - {""}, key=_by_number)
+    return FileDataset(listed, split, classes=classes, notes=[*notes, *told], features=z)
+
+
+def _listed(path: Path, stored: Arrays, count: int) -> list[LabelledFile]:
+    """The rows by their paths, where they have any."""
+    if stored.paths is None:
+        return [LabelledFile(path / str(row), key=str(row)) for row in range(count)]
+    _require_one_each("paths", stored.paths, path, count)
+    each = zip(stored.paths, folder_places(stored.paths), names_below(stored.paths), strict=True)
+    return [LabelledFile(Path(name), place.label, place.split, key) for name, place, key in each]
+
+
+def _require_one_each(what: str, values: Sized, path: Path, count: int) -> None:
+    if len(values) != count:
+        raise DataError(
+            f"there are {len(values):,} {what} for the {count:,} embeddings of {path}",
+            help="give one for each row, in their order",
+        )
+
+
+def _names(labels: Labels) -> list[str]:
+    """Labels as names, "" for unknown."""
+    if labels.dtype.kind == "U":
+        return [str(label) for label in labels.tolist()]
+    return ["" if label < 0 else str(label) for label in labels.tolist()]
+
+
+def _split_names(values: Array, path: Path) -> list[str]:
+    names: list[str] = np.asarray(values).tolist()
+    for row, name in enumerate(names):
+        if name not in SPLITS:
+            raise DataError(
+                f"{path}: the split {name!r} of row {row} is none of {', '.join(SPLITS)}", help="name one of them"
+            )
+    return names
+
+
+def _by_number(name: str) -> tuple[int, str]:
+    return (len(name), name) if name.isdecimal() else (0, name)
