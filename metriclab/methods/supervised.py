@@ -36,7 +36,7 @@ class Supervised(nn.Module):
             classes, and for cached features of an encoder that trains.
     """
 
-    plain_features = True
+    by_class = plain_features = True
 
     def __init__(
         self,

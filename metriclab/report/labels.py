@@ -9,6 +9,7 @@ from typing import Any
 from metriclab.report.blocks import Cell, Number
 
 _AT = re.compile(r"^(r|p|map|mrr)_at_(\w+)$")
+_PREFIX = re.compile(r"^dim_(\d+)_(.+)$")
 _NAMES = {
     "r_precision": "R-precision",
     "map": "mAP",
@@ -44,6 +45,8 @@ _PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"))
 
 def label(name: str) -> str:
     """map_at_r is MAP@R, and what has no better name is written with spaces."""
+    if prefix := _PREFIX.match(name):
+        return f"{label(prefix[2])}, {prefix[1]} dimensions"
     found = _AT.match(name)
     if found:
         kind, depth = found.groups()

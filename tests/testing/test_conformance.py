@@ -23,6 +23,7 @@ PARAMETERS = {
     ("sampler", "balanced"): {"classes_per_batch": 4, "per_class": 3},
     ("encoder", "timm"): {"model": "test_resnet"},
     ("evaluator", "mlp-probe"): {"rounds": 1, "hidden": 8},
+    ("evaluator", "prefixes"): {"dims": [2, 4]},
     ("evaluator", "robustness"): {"severities": [5], "corruptions": ["contrast", "noise"]},
     ("evaluator", "transfer"): {"data": {"name": "synthetic", "size": 8, "classes": 3, "per_class": 4}},
     ("dataset", "synthetic"): {"size": 8, "classes": 3, "per_class": 4},
