@@ -56,7 +56,7 @@ class XBM(nn.Module):
             cached features of an encoder that trains.
     """
 
-    plain_features = True
+    by_class = plain_features = True
     done: Tensor
 
     def __init__(
