@@ -28,7 +28,7 @@ from metriclab.core.settings import keep_settings, repr_settings, show_settings
 from metriclab.distributed import average_gradients, gather, process_group
 from metriclab.errors import DataError, DivergedError, MetriclabError, PluginError, RecipeError, StorageError
 from metriclab.images.datasets import ArrayDataset, FileDataset, LabelledFile
-from metriclab.registry import RunStep, build, register
+from metriclab.registry import RunStep, TableOf, build, register
 from metriclab.registry.api_version import API_VERSION
 
 __all__ = [
@@ -66,6 +66,7 @@ __all__ = [
     "Sampler",
     "Score",
     "StorageError",
+    "TableOf",
     "Term",
     "Tracker",
     "Views",

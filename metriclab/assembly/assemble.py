@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +31,7 @@ class Training:
         data: the training split.
         sampler, optimizer: None for a run of no steps.
         steps: of the whole run.
-        features: of all items, unit rows on the device, for a method that trains on features; see `with_features`.
+        features: of all items, on the device, for a method that trains on features; see `with_features`.
     """
 
     settings: Train
@@ -103,15 +104,16 @@ def build_method(
     """
     torch.manual_seed(recipe.train.seed)
     parts = recipe.components
+    built: dict[str, Any] = {**parts, "loss": recipe.losses} if recipe.losses else {**parts}
     encoder = build_encoder(parts["encoder"], initial=initial)
     network = Network(encoder, parts["head"].build(encoder.out_features))
     chosen = parts["method"].definition
     remembered = encoder if getattr(chosen.factory, "remembers", "z") == "h" else network.head
     given = {"loss": (network.head.out_features, classes), "memory": (remembered.out_features, classes)}
     components = {
-        name: parts[component.kind].build(*given.get(component.kind, ()))
+        name: built[component.kind].build(*given.get(component.kind, ()))
         for name, component in chosen.components.items()
-        if component.kind in parts
+        if component.kind in built
     }
     check_memory_fits(components.get("loss"), parts.get("memory"))
     method: nn.Module = parts["method"].build(network, max(total_steps, 1), **components)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -93,6 +93,9 @@ def load(run: str | Path, *, step: int | None = None) -> Embedder:
     method = build_method(recipe, classes, initial=saved is None)
     if saved is not None:
         checkpoints.restore_method(saved, method)
+    encoder: Any = method.get_submodule("network.encoder")
+    if hasattr(encoder, "merge"):  # adapters beside weights that they are added to
+        encoder.merge()
     return Embedder(method.eval(), recipe.components["views"].build(), _short_side(recipe), recipe.train.output)
 
 

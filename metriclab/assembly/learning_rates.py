@@ -34,6 +34,7 @@ def build_optimizer(recipe: Recipe, method: nn.Module, batch_size: int) -> Optim
     optimizer: Optimizer = recipe.components["optimizer"].build(optimized_modules(method))
     scale_learning_rate(optimizer, recipe.train.learning_rate_scaling, batch_size)
     _start_encoder(method, 0)
+    _part_later_ones(optimizer)
     if not any(parameter.requires_grad for group in optimizer.param_groups for parameter in group["params"]):
         raise RecipeError(
             "nothing trains in the first steps: the encoder is frozen, and neither head nor loss has parameters",
@@ -47,6 +48,15 @@ def start_step(method: nn.Module, optimizer: Optimizer, schedule: Schedule, step
     _start_encoder(method, step)
     for group in optimizer.param_groups:
         group["lr"] = group["initial_lr"] * schedule(step)
+
+
+def _part_later_ones(optimizer: Optimizer) -> None:
+    """Gives parameters that are frozen at first groups of their own: torch's fused SGD wants one age in a group."""
+    for group in list(optimizer.param_groups):
+        later = [parameter for parameter in group["params"] if not parameter.requires_grad]
+        if 0 < len(later) < len(group["params"]):
+            group["params"] = [parameter for parameter in group["params"] if parameter.requires_grad]
+            optimizer.add_param_group({**group, "params": later})
 
 
 def _start_encoder(method: nn.Module, step: int) -> None:

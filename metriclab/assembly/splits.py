@@ -21,6 +21,8 @@ from metriclab.runs.files import digest_of
 
 Groups = Int64[np.ndarray, "n"] | None
 
+_COLUMN = {"groups": "group", "categories": "category"}
+
 _log = logging.getLogger(__name__)
 
 
@@ -75,11 +77,23 @@ def benchmark(recipe: Recipe, splits: Splits, evaluators: Mapping[str, Evaluator
 
 
 def _measured(chosen: ComponentSpec, evaluator: Evaluator) -> dict[str, Any]:
-    """What an evaluator measures: its parameters, its name where it is called otherwise, the data it brings."""
+    """What an evaluator measures: its parameters, its name where it is called otherwise, the data it brings.
+
+    Those are told by their name and their fingerprint: where they lie is this machine's, and no part of a benchmark.
+    """
     name = {} if chosen.label == chosen.name else {"name": chosen.name}
     wants = getattr(evaluator, "wants", "rows")
-    data = None if wants == "rows" else getattr(evaluator, "fingerprint", None)
-    return {**name, **chosen.params, **({} if data is None else {"fingerprint": data})}
+    fingerprint = None if wants == "rows" else getattr(evaluator, "fingerprint", None)
+    if fingerprint is None:
+        return {**name, **chosen.params}
+    tables = {one.name for one in chosen.definition.parameters if one.table_of and one.table_of.kind == "dataset"}
+    told = {key: _named(value) if key in tables else value for key, value in chosen.params.items()}
+    return {**name, **told, "fingerprint": fingerprint}
+
+
+def _named(table: Any) -> Any:
+    """A table of a data set, of which the name alone is left."""
+    return {"name": table["name"]} if isinstance(table, Mapping) and "name" in table else table
 
 
 class Side:
@@ -128,17 +142,21 @@ def groups_of(data: Dataset) -> tuple[Groups, Groups]:
     return getattr(data, "groups", None), getattr(data, "categories", None)
 
 
-def require_groups(evaluators: Mapping[str, Evaluator], splits: Splits) -> None:
-    """Raises a DataError where an evaluator leaves out the query's own group and a split that it measures has none."""
-    for name, evaluator in evaluators.items():
-        for split in ("val", "test"):
-            data = getattr(splits, split)
-            groups, _ = groups_of(data)
-            if getattr(evaluator, "needs_groups", False) and has_labels(data) and (groups is None or groups.max() < 0):
-                raise DataError(
-                    f"evaluator '{name}' leaves out the query's own group, and the {split} split has no groups",
-                    help="give the data groups, as a column 'group' of a table does, or leave its exclude away",
-                )
+def require_columns(method: object, evaluators: Mapping[str, Evaluator], splits: Splits) -> None:
+    """Raises a DataError where a component goes by groups or categories that the splits it sees do not have."""
+    training = {"the method": method, "the miner": getattr(method, "miner", None)}
+    measuring = {f"evaluator '{name}'": evaluator for name, evaluator in evaluators.items()}
+    for who, component in {**training, **measuring}.items():
+        for column in getattr(component, "needs", ()):
+            for split in ("train",) if who in training else ("val", "test"):
+                data = getattr(splits, split)
+                values = getattr(data, column, None)
+                if has_labels(data) and (values is None or values.max() < 0):
+                    raise DataError(
+                        f"{who} goes by {column}, and the {split} split has none",
+                        help=f"give the data {column}, as a column {_COLUMN[column]!r} of a table does, or leave that "
+                        "setting away",
+                    )
 
 
 def has_labels(data: Dataset) -> bool:

@@ -9,13 +9,14 @@ from typing import Any
 
 from metriclab.encoders.weights_file import ENDINGS, is_weights_file
 from metriclab.errors import DataError, RecipeError, StorageError
-from metriclab.recipe import ComponentSpec
+from metriclab.recipe import ComponentSpec, Recipe
 from metriclab.registry.toml import toml_value
 from metriclab.runs import checkpoint as checkpoints
 from metriclab.runs.folder import RunFolder
 
 _MAY_DIFFER = (
     *("weights", "weights_prefix", "pretrained", "trainable", "unfreeze_at", "frozen_mode", "freeze_batch_norm"),
+    *("drop_rate", "drop_path_rate", "gradient_checkpointing"),
 )
 
 
@@ -42,6 +43,12 @@ def build_encoder(chosen: ComponentSpec, *, initial: bool = True) -> Any:
         return _with(chosen, weights=str(file)).build()
     except DataError as error:  # the file is whole, as its hash was right
         raise _mismatch(chosen, folder, error) from error
+
+
+def has_loaded_weights(recipe: Recipe) -> bool:
+    """Whether a run starts from weights that somebody trained."""
+    params = recipe.components["encoder"].params
+    return bool(params.get("pretrained") or params.get("weights"))
 
 
 def best_checkpoint(folder: RunFolder) -> checkpoints.Checkpoint | None:

@@ -14,6 +14,7 @@ from metriclab.errors import MetriclabError
 from metriclab.registry.entry import NO_PLUGINS
 
 COMMANDS = {
+    "init": ("metriclab.cli.first_recipe:init", "Look at a folder of images and write a recipe for them."),
     "run": ("metriclab.cli.run_commands:run", "Train and measure what a recipe describes."),
     "check": ("metriclab.cli.recipe_commands:check", "Check a recipe, and with --data its data, without running it."),
     "data": ("metriclab.cli.data_commands:data", "Decode images ahead of runs; list and remove such caches."),

@@ -36,9 +36,16 @@ _COUNTS = ("queries_without_matches",)
     "--labels", type=_FILE, help="Labels of EMBEDDINGS: .npy, .npz, .parquet, .txt with one a line, or a manifest."
 )
 @click.option("--items", type=_FILE, help="Whole numbers, equal for rows of one thing, which never match each other.")
+@click.option("--groups", type=_FILE, help="Groups (camera, sequence), in such a file; a table of labels has its own.")
 @click.option("--gallery", type=_FILE, help="Embeddings to look among; by default each row looks among all others.")
 @click.option("--gallery-labels", type=_FILE, help="Labels of the gallery.")
 @click.option("--gallery-items", type=_FILE, help="Items of the gallery; without any its rows are nobody else's.")
+@click.option("--gallery-groups", type=_FILE, help="Groups of the gallery.")
+@click.option(
+    "--exclude",
+    type=click.Choice(["own-item", "same-group"]),
+    help="Gallery rows that retrieval leaves out: the query's own item, or also those of its label and group.",
+)
 @click.option(
     "--by-folder", is_flag=True, help="The class folder of each image is its label, in files of `metriclab embed`."
 )
@@ -59,9 +66,12 @@ def measure(
     embeddings: Path,
     labels: Path | None,
     items: Path | None,
+    groups: Path | None,
     gallery: Path | None,
     gallery_labels: Path | None,
     gallery_items: Path | None,
+    gallery_groups: Path | None,
+    exclude: str | None,
     by_folder: bool,
     names: tuple[str, ...],
     options: tuple[str, ...],
@@ -70,20 +80,24 @@ def measure(
 ) -> None:
     """Measure EMBEDDINGS that you already have: a .safetensors, .npy, .npz or .parquet file, a row a thing.
 
-    A file with names holds them as "embeddings", and may hold "labels" and "items" too; columns of .parquet may be
-    called "embedding", "label" and "item". Labels are whole numbers, negative for unknown, or names. With --by-folder
-    they are as in a run: the first folder below the one that has all images, after train, val or test. Files of .npy
-    and .safetensors are mapped into memory, and no copy of a large gallery is made there: 10,000 queries against
-    1,000,000 rows need little more than the file.
+    A file with names holds them as "embeddings", and may hold "labels", "items" and "groups" too; columns of
+    .parquet may be called "embedding", "label", "item" and "group". Labels are whole numbers, negative for unknown,
+    or names. With --by-folder they are as in a run: the first folder below the one that has all images, after
+    train, val or test. Files of .npy and .safetensors are mapped into memory, and no copy of a large gallery is
+    made there: 10,000 queries against 1,000,000 rows need little more than the file.
     """
     if by_folder and (labels or gallery_labels):
         raise RecipeError("--by-folder and a file of labels exclude each other", help="keep one of them")
-    for option, file in (("labels", gallery_labels), ("items", gallery_items)):
+    for option, file in (("labels", gallery_labels), ("items", gallery_items), ("groups", gallery_groups)):
         if file and not gallery:
             raise RecipeError(f"--gallery-{option} needs a --gallery", help="name its embeddings")
-    evaluators = _evaluators(names or ("retrieval",), options)
-    other = None if gallery is None else Source(gallery, gallery_labels, gallery_items, by_folder)
-    sides = read_rows(Source(embeddings, labels, items, by_folder), other)
+    names = names or ("retrieval",)
+    if exclude is not None and "retrieval" not in names:
+        raise RecipeError("--exclude is of retrieval, which is not measured by", help="add --evaluator retrieval")
+    excluded = (f"retrieval.exclude={exclude}",) if exclude is not None else ()
+    evaluators = _evaluators(names, (*options, *excluded))
+    other = None if gallery is None else Source(gallery, gallery_labels, gallery_items, gallery_groups, by_folder)
+    sides = read_rows(Source(embeddings, labels, items, groups, by_folder), other)
     scores = _measured(evaluators, *sides, Console(stderr=True, quiet=quiet))
     if as_json:
         click.echo(

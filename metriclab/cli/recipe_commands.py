@@ -82,6 +82,8 @@ def schema() -> None:
 def summary(recipe: Recipe) -> str:
     """What a recipe runs, on one line."""
     name = {kind: chosen.name for kind, chosen in recipe.components.items()}
+    if recipe.losses:
+        name["loss"] = " + ".join(part for entry in recipe.losses.entries for part, _ in entry.parts())
     parts = [name[kind] for kind in ("loss", "miner", "memory") if kind in name]
     method = f"method {name['method']}" + (f" ({', '.join(parts)})" if parts else "")
     length = f"{recipe.train.steps:,} steps" if recipe.train.epochs is None else f"{recipe.train.epochs:,} epochs"

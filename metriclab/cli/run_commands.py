@@ -29,7 +29,7 @@ from metriclab.cli.run_report import Report, end_with_report, report_option
 from metriclab.errors import StorageError
 from metriclab.evaluation.shortfall import shortfall
 from metriclab.recipe import read_recipe
-from metriclab.report.labels import describe_baselines, label
+from metriclab.report.labels import describe_baselines, label, own_column
 from metriclab.runs.folder import RunFolder
 from metriclab.training.experiment import Interrupted, experiment
 from metriclab.vectors.export import find_images, writer_for
@@ -141,7 +141,7 @@ def _show(result: dict[str, Any], folder: Path) -> None:
     """The trained encoder beside its baselines."""
     out = Console()
     columns = {label(name): part for name, part in result["baselines"].items()}
-    own = "trained" if result["steps"] else "not trained"  # a run of no steps measures a network as it is
+    own = own_column(result)
     columns[own] = result["metrics"]
     suffix, other = ("-h", f"{own}, without head") if result["output"] == "z" else ("-z", f"{own}, with head")
     of_other = {name.removesuffix(suffix): part for name, part in result["metrics"].items() if name.endswith(suffix)}

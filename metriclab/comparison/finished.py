@@ -27,6 +27,7 @@ from metriclab.runs.folder import RECIPE_FILE, RunFolder
 
 _OF_TRAINING = ("sampler", "optimizer", "schedule")
 _BOOKKEEPING = {"train.seed", "train.threads", "train.log_every", "train.checkpoint_every", "train.keep_checkpoints"}
+_PLACE = re.compile(r"evaluate\.[^.]+\.data\.(?!name$)")  # where an evaluator's data lie, told by earlier versions
 _DISAGREE = 1e-4  # between a metric and the float32 mean of its queries
 
 
@@ -264,8 +265,8 @@ def _benchmark(run: FinishedRun, metric: str) -> dict[str, Any]:
     definition = run.result["definitions"].get(evaluator, {}).get(name)
     # By its version, where it has one: the words may have become better since.
     version = re.search(r"\(([\w-]+/\d+)\)", definition or "")
-    keys = {key: value for key, value in run.result["fingerprint"].items() if key != "digest"}
-    return {**dict(flatten(keys)), f"the definition of {metric}": version[1] if version else definition}
+    keys = {name: of for name, of in flatten(run.result["fingerprint"]) if name != "digest" and not _PLACE.match(name)}
+    return {**keys, f"the definition of {metric}": version[1] if version else definition}
 
 
 def _has_default(run: FinishedRun, key: str, value: Any) -> bool:

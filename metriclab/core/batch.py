@@ -79,7 +79,8 @@ class Batch:
         items: their indices in the data set.
         positions: their positions in the global batch.
         step: the step of the run, from 0.
-        features: unit features of the images, for a method that trains on features; such a batch has no views.
+        features: what the encoder makes of the images, for a method that trains on features; such a batch has no views.
+        groups, categories: of the images, negative for unknown; None where the data set has none.
     """
 
     views: tuple[Float[Tensor, "n c _h _w"], ...]
@@ -88,6 +89,8 @@ class Batch:
     positions: Int64[Tensor, "n"]
     step: int
     features: Float[Tensor, "n d"] | None = None
+    groups: Int64[Tensor, "n"] | None = None
+    categories: Int64[Tensor, "n"] | None = None
 
     def __len__(self) -> int:
         return self.items.shape[0]
@@ -96,11 +99,16 @@ class Batch:
         """Images start..stop of this batch, in all views."""
         part = slice(start, stop)
         views = tuple(view[part] for view in self.views)
-        features = None if self.features is None else self.features[part]
-        return Batch(views, self.labels[part], self.items[part], self.positions[part], self.step, features)
+        also = (None if of is None else of[part] for of in (self.features, self.groups, self.categories))
+        return Batch(views, self.labels[part], self.items[part], self.positions[part], self.step, *also)
 
     def rows(
-        self, embeddings: Sequence[Float[Tensor, "n d"]], labels: Int64[Tensor, "n"], *, first_view: int = 0
+        self,
+        embeddings: Sequence[Float[Tensor, "n d"]],
+        labels: Int64[Tensor, "n"],
+        *,
+        first_view: int = 0,
+        groups: Int64[Tensor, "n"] | None = None,
     ) -> Rows:
         """Rows of several views of this batch, view by view, one raw embedding tensor a view.
 
@@ -109,12 +117,10 @@ class Batch:
             labels: `batch.items` to tell images apart (self-supervised), `batch.labels` to tell classes apart.
             first_view: index of the view that the first of them embeds. Rows of one image and one view have one id, and
                 no loss compares them.
+            groups: `batch.groups` to have positives of other groups alone.
         """
-        return concatenate(
-            [
-                rows(
-                    z, labels, self.items, pack_ids(self.step, self.positions, view), torch.full_like(self.items, view)
-                )
-                for view, z in enumerate(embeddings, first_view)
-            ]
-        )
+        made = []
+        for view, z in enumerate(embeddings, first_view):
+            ids, views = pack_ids(self.step, self.positions, view), torch.full_like(self.items, view)
+            made.append(rows(z, labels, self.items, ids, views, groups, self.categories))
+        return concatenate(made)

@@ -10,9 +10,10 @@ from typing import Any, overload
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from metriclab.core.copies import is_copy
 from metriclab.core.promises import check_scalar
 from metriclab.core.protocols import Loss, Memory, Miner
-from metriclab.core.rows import Labels, Rows, is_copy, rows
+from metriclab.core.rows import Labels, Rows, rows
 from metriclab.errors import RecipeError
 
 
@@ -125,8 +126,7 @@ def check_miner_fits(loss: Loss, miner: Miner | None) -> None:
 
 def parts_of(loss: Loss) -> Mapping[str, Any]:
     """The losses that a `Composite` is made of, by name; none of any other."""
-    parts: nn.ModuleDict | None = getattr(loss, "parts", None)
-    return {} if parts is None else dict(parts.items())
+    return dict(zip(getattr(loss, "names", ()), getattr(loss, "parts", ()), strict=False))
 
 
 def check_parts_fit_classes(loss: Loss, memory: Memory | None) -> None:

@@ -17,7 +17,7 @@ class Pairs:
 
     Attributes:
         similarity: cosine; the squared Euclidean distance of unit rows is 2 - 2 similarity.
-        positive: cells of equal labels, never a row and itself.
+        positive: cells of equal labels, never a row and itself, nor of one group where both sides have groups.
         negative: cells of different labels; disjoint from `positive`. An unknown label is in neither.
         anchors, references: the keys of both sides.
         embedding_dim: dimensions of the embeddings the similarities come from.
@@ -45,4 +45,6 @@ def pairs_of(similarity: Float[Tensor, "b m"], anchors: Keys, references: Keys, 
     rows_known = torch.stack([torch.zeros_like(known), known]).index_select(0, (anchors.labels >= 0).long())
     usable = rows_known & (anchors.ids[:, None] != references.ids[None, :])
     alike = anchors.labels[:, None] == references.labels[None, :]
+    if anchors.groups is not None and references.groups is not None:
+        usable &= ~alike | (anchors.groups[:, None] != references.groups) | (references.groups < 0)
     return Pairs(similarity, usable & alike, usable & ~alike, anchors, references, embedding_dim)

@@ -22,7 +22,11 @@ from metriclab.core.rows import Rows
 
 @runtime_checkable
 class Miner(Protocol):
-    """Chooses among pairs: `miner(pairs) -> pairs` whose masks may only shrink."""
+    """Chooses among pairs: `miner(pairs) -> pairs` whose masks may only shrink.
+
+    One that goes by `categories` says so by an attribute `needs = ("categories",)`: a run whose data have none is
+    refused. So does a method that goes by `groups`, and an evaluator.
+    """
 
     def __call__(self, pairs: Pairs, /) -> Pairs: ...
 
@@ -74,11 +78,16 @@ class Method(Protocol):
     A class whose memory holds the encoder's features, and not the head's embeddings, says so by an attribute
     `remembers = "h"`: the memory is then built with their width. A method whose encoder is frozen, and that only needs
     its features of the test view, says so by an attribute `trains_on = "features"` (default "images"): the run computes
-    them once, and batches have `features` in place of `views`. Outputs are a `Rows`, or the
-    method's own NamedTuple of `Rows` and of tensors with a leading row axis.
+    them once, and batches have `features` in place of `views`. A class whose parameter `features = "cached"` shall give
+    what it gives without says so by an attribute `plain_features = True`: a recipe's views must not be random then.
+    Outputs are a `Rows`, or the method's own NamedTuple of `Rows` and of tensors with a leading row axis.
 
     A module anywhere in it (a loss, a memory) that has numbers of its own to log, as a temperature that is learned, has
     `logged_values() -> {name: scalar tensor}`, asked at each step that is logged.
+
+    One that needs another, frozen encoder's features has `prepare(names, features)`, called once on every rank before
+    the first step, also of a resumed run: `names` of the training items in their order, and `features(table)`, which
+    gives the unit features of all of them by the encoder of that table, of the test view. What it keeps is no state.
 
     Evaluation sees `network(images)`. A method of which it shall see something else has
     `embed(images) -> Embedded`.
@@ -129,7 +138,8 @@ class Dataset(Protocol):
 class Views(Protocol):
     """Augmentation in batches on the device, each image with random numbers of its own.
 
-    Those that hand features on as they are say so by `takes_features = True`.
+    Those that hand features on as they are say so by `takes_features = True`. A class whose training views are all the
+    test view says so by an attribute `random = False`.
 
     Attributes:
         count: number of training views of an image.

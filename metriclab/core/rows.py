@@ -38,7 +38,8 @@ class Keys:
         ids: one occurrence of a row. Equal ids are one and the same row, wherever they are met.
         views: which view of the item the row embeds.
         groups: what makes two rows of one class too easy a match (camera, sequence, session); negative for unknown,
-            None where no row has one.
+            None where no row has one. Where both sides of a loss have groups, two rows of one class and group are no
+            pair.
         categories: coarser classes, likewise.
     """
 
@@ -211,23 +212,17 @@ def pack_ids(step: int, positions: Int64[Tensor, "n"], view: int) -> Int64[Tenso
 
 
 def count_positives(anchors: Rows, references: Rows) -> Int64[Tensor, "n"]:
-    """For each anchor, how many references are alike and not the anchor itself. O((B + M) log B), no pair is formed."""
-    known = references.labels >= 0
+    """For each anchor, how many references are alike and not the anchor itself, nor of its group where both sides have
+    groups. O((B + M) log B), no pair is formed."""
+    known, n = references.labels >= 0, len(anchors)
     alike = _count_equal(anchors.labels, references.labels, known)
+    if anchors.groups is not None and references.groups is not None:
+        labels, groups = torch.cat([anchors.labels, references.labels]), torch.cat([anchors.groups, references.groups])
+        codes = torch.unique(torch.stack([labels, groups]), dim=1, return_inverse=True)[1]
+        near = _count_equal(codes[:n], codes[n:], known & (references.groups >= 0))
+        alike, known = alike - torch.where(anchors.groups >= 0, near, 0), known & (references.groups < 0)
     itself = _count_equal(anchors.ids, references.ids, known)
     return torch.where(anchors.labels >= 0, alike - itself, 0)
-
-
-def is_copy(one: Rows, other: Rows) -> bool:
-    """Whether both are the same embeddings and labels under other ids and items: no row is known to be itself."""
-    return (
-        one is not other
-        and len(one) > 0
-        and one.z.shape == other.z.shape
-        and torch.equal(one.z, other.z)
-        and torch.equal(one.labels, other.labels)
-        and not bool(torch.isin(one.ids, other.ids).any() or torch.isin(one.items, other.items).any())
-    )
 
 
 def _count_equal(

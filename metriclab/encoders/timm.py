@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import timm
 import torch
-from annotated_types import Ge
+from annotated_types import Ge, Lt
 from jaxtyping import Float
 from timm.models.resnet import ResNet
 from torch import Tensor, nn
@@ -22,6 +22,20 @@ from metriclab.errors import DataError, RecipeError
 from metriclab.registry import register
 
 Side = Annotated[int, Ge(1)]
+
+Rate = Annotated[float, Ge(0), Lt(1)] | None
+
+_LACKED = {
+    "img_size": ("image_size", "it takes images of any size", "leave out image_size"),
+    "dynamic_img_size": (
+        "dynamic_image_size",
+        "it takes images of any size, or of one alone",
+        "leave it out, or name another model, such as a ViT",
+    ),
+    "drop_rate": ("drop_rate", "it is built without dropout", "leave it out"),
+    "drop_path_rate": ("drop_path_rate", "it is built without stochastic depth", "leave it out"),
+}
+"""Settings that not every model takes, by timm's name: ours, why it does not, and the repair."""
 
 _KEPT = "BatchNorm keeps the statistics of the weights it starts from; encoder.freeze_batch_norm = false trains them"
 
@@ -53,6 +67,11 @@ class TimmEncoder(nn.Module):
             height and width, [256, 128].
         dynamic_image_size: whether a transformer takes images of several sizes, as those of `multi-crop`: its position
             embedding is interpolated to each; sizes are multiples of its patches (timm's dynamic_img_size).
+        drop_rate: share of the features that dropout zeroes in training; the model's own, mostly 0, by default.
+        drop_path_rate: chance at which stochastic depth skips the last block in training, which falls to 0 towards the
+            first; the model's own, mostly 0, by default.
+        gradient_checkpointing: keep the input of each block alone for the backward pass, and compute the rest again:
+            equal gradients in less memory, for about a third more time.
         trainable: which parameters are trained: "all", "none", "norms" (scales and shifts of normalisation layers), or
             "last:N", the last N blocks as timm's `group_matcher` counts them, of which the stem is the first.
         unfreeze_at: step of the run from which on all are trained, and those of `trainable` alone until then; with
@@ -85,6 +104,9 @@ class TimmEncoder(nn.Module):
         global_pool: str | None = None,
         image_size: Side | tuple[Side, Side] | None = None,
         dynamic_image_size: bool = False,
+        drop_rate: Rate = None,
+        drop_path_rate: Rate = None,
+        gradient_checkpointing: bool = False,
         trainable: Trainable = "all",
         unfreeze_at: UnfreezeAt = None,
         frozen_mode: Literal["eval", "train"] = "eval",
@@ -96,7 +118,11 @@ class TimmEncoder(nn.Module):
         trained = pretrained or weights is not None
         self.name, self.in_chans = model, in_chans
         sizes = {"img_size": image_size, **({"dynamic_img_size": True} if dynamic_image_size else {})}
-        self.model = _create(model, pretrained, {"in_chans": in_chans, "global_pool": global_pool, **sizes})
+        rates = {"drop_rate": drop_rate, "drop_path_rate": drop_path_rate}
+        self.model = _create(model, pretrained, {"in_chans": in_chans, "global_pool": global_pool, **sizes, **rates})
+        self.recomputes = gradient_checkpointing
+        if gradient_checkpointing:
+            _checkpoint_gradients(self.model, model)
         if cifar_stem:
             _install_cifar_stem(self.model, model, in_chans)
         self.freezing = Freezing(
@@ -206,19 +232,23 @@ def _create(model: str, pretrained: bool, settings: dict[str, Any]) -> Any:
                 f"cannot fetch the pretrained weights of '{model}': {error}",
                 help="run once where the hub can be reached, or set weights = 'file' with a file that you have",
             ) from error
-        if "unexpected keyword argument 'img_size'" in str(error):
-            raise RecipeError(
-                f"timm model '{model}' has no image_size: it takes images of any size", help="leave out image_size"
-            ) from error
-        if "unexpected keyword argument 'dynamic_img_size'" in str(error):
-            raise RecipeError(
-                f"timm model '{model}' has no dynamic_image_size: it takes images of any size, or of one alone",
-                help="leave it out, or name another model, such as a ViT",
-            ) from error
+        for name, (ours, why, help) in _LACKED.items():
+            if "unexpected keyword argument" in str(error) and f"'{name}'" in str(error):
+                raise RecipeError(f"timm model '{model}' has no {ours}: {why}", help=help) from error
         given = ", ".join(f"{name} = {value!r}" for name, value in settings.items() if value is not None)
         raise RecipeError(
             f"timm cannot build '{model}' with {given.replace('img_size', 'image_size')}: {error}",
             help="leave out global_pool and image_size to take the model's own",
+        ) from error
+
+
+def _checkpoint_gradients(network: Any, name: str) -> None:
+    try:
+        network.set_grad_checkpointing(True)
+    except (AssertionError, AttributeError) as error:  # timm asserts that nobody asks for it
+        raise RecipeError(
+            f"timm model '{name}' has no gradient_checkpointing",
+            help="leave it out; train.chunk bounds the memory of a step for every model",
         ) from error
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from metriclab.assembly.assemble import Training, build_method, classes_of
-from metriclab.assembly.weights import build_encoder
+from metriclab.assembly.weights import build_encoder, has_loaded_weights
 from metriclab.core.network import Embedded, embedding_function
 from metriclab.core.protocols import Dataset
 from metriclab.core.rows import normalize, rows
@@ -62,12 +62,6 @@ def baselines(
     yield "frozen", encoder
     yield "frozen_pca", lambda: Projected(encoder(), components().axes_from_mean())
     yield "frozen_whitened", lambda: Projected(encoder(), components().axes_from_mean(whiten=True))
-
-
-def has_loaded_weights(recipe: Recipe) -> bool:
-    """Whether a run starts from weights that somebody trained."""
-    params = recipe.components["encoder"].params
-    return bool(params.get("pretrained") or params.get("weights"))
 
 
 def raw_pixels(images: Float[Tensor, "n c h w"]) -> Embedded:

@@ -7,9 +7,10 @@ from typing import Protocol, overload, runtime_checkable
 
 from torch import Tensor
 
+from metriclab.core.copies import is_copy
 from metriclab.core.progress import ProgressGenerator, exhaust
 from metriclab.core.protocols import Score
-from metriclab.core.rows import Labels, Rows, is_copy, rows
+from metriclab.core.rows import Labels, Rows, rows
 
 
 @runtime_checkable

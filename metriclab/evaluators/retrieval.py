@@ -78,9 +78,9 @@ class Retrieval:
     whole_ranking: bool = True
 
     @property
-    def needs_groups(self) -> bool:
-        """Whether the data must have groups."""
-        return self.exclude == "same-group"
+    def needs(self) -> tuple[str, ...]:
+        """What the data must have besides labels."""
+        return ("groups",) if self.exclude == "same-group" else ()
 
     @property
     def definitions(self) -> dict[str, str]:
@@ -105,7 +105,7 @@ class Retrieval:
             DivergedError: where an embedding is not finite.
             DataError: where groups are to be excluded, and a side has none.
         """
-        if self.needs_groups:
+        if self.needs:
             queries, gallery = groups_as_items(queries, gallery)
         definitions = self.definitions
         values = {name: torch.full((len(queries),), torch.nan, dtype=torch.float64) for name in definitions}

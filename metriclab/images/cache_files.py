@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
 import shutil
@@ -34,6 +35,25 @@ _SPARE = 2**28  # bytes of the disk that are left to others
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
+_keeping = True  # of the process: threads that decode have no context of their own
+
+
+@contextlib.contextmanager
+def without_caching() -> Iterator[None]:
+    """Within, caches are read and neither made nor changed: what is not in them is made again, and not kept."""
+    global _keeping
+    before, _keeping = _keeping, False
+    try:
+        yield
+    finally:
+        _keeping = before
+
+
+def keeps() -> bool:
+    """Whether caches may be made and changed."""
+    return _keeping
+
+
 def cache_base() -> Path:
     """Where all caches lie, whether or not there are any.
 
@@ -52,6 +72,8 @@ def cache_folder(name: str) -> Path:
         StorageError: if it cannot be made.
     """
     folder = cache_base() / name
+    if not _keeping:
+        return folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -68,6 +90,8 @@ def room(folder: Path) -> tuple[int, str]:
     Raises:
         RecipeError: where the limit is no size.
     """
+    if not _keeping:
+        return 0, "nothing is to be kept:"
     on_disk = max(0, shutil.disk_usage(folder).free - _SPARE), f"beyond {bytes_text(_SPARE)} kept free the disk has"
     text = os.environ.get(LIMIT, "").strip()
     if not text:
@@ -100,7 +124,7 @@ def bytes_text(count: int) -> str:
 
 def writing(path: Path) -> contextlib.AbstractContextManager[BinaryIO]:
     """A file of the cache that becomes `path`, whole, when the block ends; see `replacing`."""
-    return replacing(path, elsewhere=NO_ROOM)
+    return replacing(path, elsewhere=NO_ROOM) if _keeping else contextlib.nullcontext(io.BytesIO())
 
 
 def save_arrays(path: Path, arrays: Mapping[str, Shaped[np.ndarray, "..."]]) -> None:
@@ -134,6 +158,9 @@ def alone(path: Path, *, waiting: Callable[[], None] | None) -> Iterator[bool]:
     Raises:
         StorageError: where the folder cannot be written or its file system has no locks.
     """
+    if not _keeping:
+        yield True
+        return
     lock = FileLock(path)
     try:
         held = _acquire(lock, waiting)

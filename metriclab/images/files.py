@@ -20,7 +20,7 @@ from metriclab.core.cores import usable_cores
 from metriclab.core.reading import open_regular
 from metriclab.errors import DataError, StorageError
 from metriclab.images.build import Room, read_files
-from metriclab.images.cache_files import LIMIT, SKIPPED, alone, bytes_text, cache_folder, room, writing
+from metriclab.images.cache_files import LIMIT, SKIPPED, alone, bytes_text, cache_folder, keeps, room, writing
 from metriclab.images.decode import Decoded, UnreadableImageError, decode_file, giving_reasons
 from metriclab.images.index import Index, PixelStore, Record, decoding, pixel_digest
 
@@ -78,8 +78,9 @@ class ImageFiles:
         self._mending = False
         self.readable, self.digests = self.index.readable, self.index.digests
         self.skipped = self.place.with_suffix(SKIPPED) if self.index.problems else None
-        with contextlib.suppress(OSError):  # it may be someone else's
-            os.utime(self.place)
+        if keeps():
+            with contextlib.suppress(OSError):  # it may be someone else's
+                os.utime(self.place)
 
     def images(self, items: Int64[np.ndarray, "m"]) -> Images:
         """Pixels of the files at these positions, padded with zeros at the bottom and the right.
@@ -195,7 +196,7 @@ def _say_waiting() -> None:
 
 def _say_lacking(index: Index, folder: Path) -> None:
     lacking = index.lacking
-    if lacking.any():
+    if lacking.any() and keeps():
         left, bound = room(folder)
         needed = f"{int(lacking.sum()):,} of {len(index):,} images: they need {bytes_text(index.bytes(lacking))}"
         say_once(

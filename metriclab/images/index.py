@@ -19,7 +19,7 @@ from jaxtyping import Bool, Int64, UInt8
 
 from metriclab.core.reading import without_waiting
 from metriclab.errors import StorageError
-from metriclab.images.cache_files import NO_ROOM, load_arrays, save_arrays
+from metriclab.images.cache_files import NO_ROOM, keeps, load_arrays, save_arrays
 from metriclab.images.decode import DECODING, Decoded
 
 _HEAD = struct.Struct("<I4I")  # CRC-32 of all that follows; height and width of the pixels, and in the image file
@@ -70,6 +70,8 @@ class PixelStore:
         Raises:
             StorageError: if it cannot be written.
         """
+        if not keeps():
+            return
         sizes = _HEAD.pack(0, *decoded.pixels.shape[1:], *decoded.original)[4:]
         checksum = zlib.crc32(decoded.pixels.data, zlib.crc32(sizes))
         path = Path(self.path(content))

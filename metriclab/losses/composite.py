@@ -84,7 +84,7 @@ class Part(nn.Module):
             )
         if self.dims not in (None, rows.embedding_dim):
             rows = replace(rows, z=normalize(rows.z[:, : self.dims]))
-        return replace(rows, labels=rows.items) if self.labels == "item" else rows
+        return replace(rows, labels=rows.items, groups=None) if self.labels == "item" else rows
 
 
 class Composite(nn.Module):
@@ -114,9 +114,8 @@ class Composite(nn.Module):
         named = parts if isinstance(parts, Mapping) else {str(place): part for place, part in enumerate(parts)}
         if not named:
             raise RecipeError("a composite of no loss has nothing to say", help="give it one loss at least")
-        self.parts = nn.ModuleDict(
-            {name: part if isinstance(part, Part) else Part(part) for name, part in named.items()}
-        )
+        self.names = tuple(named)
+        self.parts = nn.ModuleList([part if isinstance(part, Part) else Part(part) for part in named.values()])
 
     @property
     def pairwise(self) -> bool:
@@ -147,8 +146,11 @@ class Composite(nn.Module):
         total: Tensor = sum(others, first)
         return total
 
+    def extra_repr(self) -> str:
+        return ", ".join(self.names)
+
     def _parts(self) -> list[Part]:
-        return list(self.parts.values())  # type: ignore[arg-type]  # of a module dictionary, which knows modules
+        return list(self.parts)  # type: ignore[arg-type]  # of a module list, which knows modules
 
 
 def matryoshka(loss: Loss, *, dims: Sequence[int]) -> Composite:

@@ -49,8 +49,9 @@ class SameLabel(NamedTuple):
 
 
 def same_label(anchors: Keys, references: Keys) -> SameLabel | None:
-    """References of each anchor's label, by sorting; None where some anchor has more than `MOST_OF_A_LABEL`."""
-    if len(anchors) == 0 or len(references) == 0:
+    """References of each anchor's label, by sorting; None where some anchor has more than `MOST_OF_A_LABEL`, or rows of
+    one label are no pair because of their groups."""
+    if len(anchors) == 0 or len(references) == 0 or not (anchors.groups is None or references.groups is None):
         return None
     ordered, order = references.labels.sort(stable=True)
     first = torch.searchsorted(ordered, anchors.labels)

@@ -101,6 +101,11 @@ class PML(nn.Module):
 
     def forward(self, anchors: Rows, references: Rows) -> Float[Tensor, ""]:
         in_batch = references.z is anchors.z
+        if not (anchors.groups is None or references.groups is None):
+            raise RecipeError(
+                f"{self.name} of {LIBRARY} goes by labels, and knows of no groups",
+                help="leave positives = 'across-groups' out, or take a loss of metriclab",
+            )
         if self.no_references is not None and not in_batch:
             raise RecipeError(
                 f"{self.name} of {LIBRARY} holds a batch against itself alone: {self.no_references}",

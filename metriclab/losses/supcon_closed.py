@@ -34,8 +34,8 @@ _BLOCK = 8192
 
 
 def closed_form(anchors: Rows, references: Rows, temperature: float) -> Float[Tensor, ""] | None:
-    """SupCon, or None where there are no rows to compare."""
-    if len(anchors) == 0 or len(references) == 0:
+    """SupCon, or None where there are no rows to compare, or some of one label are no pair because of their groups."""
+    if len(anchors) == 0 or len(references) == 0 or not (anchors.groups is None or references.groups is None):
         return None
     grouping = _grouping(anchors, references)
     z = wide(anchors.z, references.z), wide(references.z, anchors.z)

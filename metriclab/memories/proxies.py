@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from annotated_types import Ge
@@ -23,14 +23,20 @@ class Proxies(nn.Module):
 
     Nothing is ever pushed into it; its rows are parameters and learn by the gradient of the loss. They are the group
     `memory` of the optimizer, and usually learn much faster than the network: optimizer.groups = {memory = 100.0}.
-    They are read with norm 1 and begin in random directions, as rows of standard normal numbers.
+    They are read with norm 1 and begin in random directions, as rows of standard normal numbers, or each in the mean of
+    its class's images (`imprint`). The latter needs features that already say something of the classes, and then saves
+    the steps in which random directions are learned, hundreds for hundreds of classes, while they pull a pretrained
+    encoder apart.
 
-    Paper: Movshovitz-Attias et al., No Fuss Distance Metric Learning using Proxies, ICCV 2017.
+    Paper: Movshovitz-Attias et al., No Fuss Distance Metric Learning using Proxies, ICCV 2017; for their start in the
+        mean, Qi et al., Low-Shot Learning with Imprinted Weights, CVPR 2018.
 
     Args:
         embedding_dim: dimensions of the embeddings.
         classes: sorted training labels; by hand also a list or numpy array of them.
         per_class: rows a class; several for classes of several looks. What they mean is up to the loss.
+        start: where they begin: in the mean of their class, as the network embeds it before the first step ("means"),
+            or in a "random" direction. By default in the mean where the encoder has loaded weights.
 
     Raises:
         RecipeError: where there is no class.
@@ -46,10 +52,17 @@ class Proxies(nn.Module):
     ids: Tensor
 
     def __init__(
-        self, embedding_dim: int, classes: Int64[Tensor, "c"] | Labels, /, *, per_class: Annotated[int, Ge(1)] = 1
+        self,
+        embedding_dim: int,
+        classes: Int64[Tensor, "c"] | Labels,
+        /,
+        *,
+        per_class: Annotated[int, Ge(1)] = 1,
+        start: Literal["means", "random"] | None = None,
     ) -> None:
         super().__init__()
-        self.per_class = per_class
+        self.per_class: int = per_class
+        self.start: Literal["means", "random"] | None = start
         if len(classes) == 0:
             raise RecipeError(
                 "the memory 'proxies' holds a row for each training class, but the training split has no labels",
@@ -63,6 +76,25 @@ class Proxies(nn.Module):
     def rows(self) -> Rows:
         """All proxies, class by class, with their gradient; their items are their ids, which are negative."""
         return Rows(normalize(self.directions), self.labels, self.ids, self.ids, torch.zeros_like(self.labels))
+
+    @torch.no_grad()
+    def imprint(self, images: Rows, /) -> None:
+        """Puts each proxy into the mean of embedded images of its class; those of classes without any stay.
+
+        Several proxies of a class share its images out among them, one image each where it has too few.
+        """
+        order = images.labels.argsort(stable=True)
+        labels = images.labels[order]
+        starts, stops = (torch.searchsorted(labels, self.labels, right=right).tolist() for right in (False, True))
+        for place, (start, stop) in enumerate(zip(starts, stops, strict=True)):
+            if start == stop:
+                continue
+            first = place % self.per_class
+            mine = order[start + first : stop : self.per_class]
+            if not len(mine):
+                mine = order[start + first % (stop - start)][None]
+            mean = normalize(images.z[mine].mean(0, keepdim=True))[0]
+            self.directions[place] = len(mean) ** 0.5 * mean  # as long as random ones, so that they learn as fast
 
     def push(self, rows: Rows, /) -> None:
         """Does nothing: proxies learn and do not remember."""

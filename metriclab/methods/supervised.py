@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import nn
 
 from metriclab.core.batch import Batch
@@ -9,6 +11,8 @@ from metriclab.core.call_loss import apply_loss, check_miner_fits, check_parts_f
 from metriclab.core.network import Network
 from metriclab.core.protocols import Loss, Memory, Miner, Objective
 from metriclab.core.rows import Rows, count_positives
+from metriclab.errors import RecipeError
+from metriclab.methods.cached import Features, embed_batch, trains_on
 from metriclab.registry import register
 
 
@@ -27,26 +31,47 @@ class Supervised(nn.Module):
         loss: any.
         miner: chooses among the pairs; with one, the loss must be a loss over pairs.
         memory: what the batch is held against in place of itself.
+        positives: images of one class, or only those of different groups (cameras, sequences): such of one class and
+            group are then no pair at all.
+        features: of a frozen encoder, computed in each step (online), or once before the first (cached), with the same
+            result in a fraction of the time; cached, no image is read in training, and views must be `plain`.
 
     Raises:
-        RecipeError: for a miner beside a loss that takes none, and for a loss that tells images apart beside a memory
-            of classes.
+        RecipeError: for a miner beside a loss that takes none, for a loss that tells images apart beside a memory of
+            classes, for positives of other groups beside a memory whose rows are of none, and for cached features of
+            an encoder that trains.
     """
 
+    plain_features = True
+
     def __init__(
-        self, network: Network, /, *, loss: Loss, miner: Miner | None = None, memory: Memory | None = None
+        self,
+        network: Network,
+        /,
+        *,
+        loss: Loss,
+        miner: Miner | None = None,
+        memory: Memory | None = None,
+        positives: Literal["all", "across-groups"] = "all",
+        features: Features = "online",
     ) -> None:
         super().__init__()
+        if positives == "across-groups" and memory is not None and memory.rows().groups is None:
+            raise RecipeError(
+                "method.positives = 'across-groups' has no effect beside a memory whose rows are of no group",
+                help="leave it out, or hold the batch against itself, without [memory]",
+            )
         check_miner_fits(loss, miner)
         check_parts_fit_classes(loss, memory)
         self.network = network
         self.loss = loss
         self.miner = miner
         self.memory = memory
+        self.needs = ("groups",) if positives == "across-groups" else ()
+        self.trains_on = trains_on(features, network)
 
     def forward(self, batch: Batch) -> Rows:
-        embedded = self.network.views(batch.views)
-        return batch.rows([view.z for view in embedded], labels=batch.labels)
+        return embed_batch(self.network, batch, batch.groups if self.needs else None)
 
     def objective(self, local: Rows, world: Rows) -> Objective:
         if self.memory is None:

@@ -125,7 +125,7 @@ class SXBM(nn.Module):
     @torch.no_grad()
     def _features(self, batch: Batch) -> Float[Tensor, "n features"]:
         if batch.features is not None:
-            return batch.features
+            return normalize(batch.features)
         features: Tensor = self.network.encoder(batch.views[0])
         return features
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from metriclab.miners.hardness import SemihardPairs as SemihardPairs
     from metriclab.miners.multi_similarity import MultiSimilarity as MultiSimilarity
     from metriclab.miners.none import NoMiner as NoMiner
+    from metriclab.miners.same_category import SameCategory as SameCategory
     from metriclab.miners.top_k_negatives import TopKNegatives as TopKNegatives
 else:
     __getattr__, __dir__, __all__ = exports(
@@ -24,6 +25,7 @@ else:
         HardPairs="hardness",
         MultiSimilarity="multi_similarity",
         NoMiner="none",
+        SameCategory="same_category",
         SemihardPairs="hardness",
         TopKNegatives="top_k_negatives",
     )

@@ -10,7 +10,8 @@ from metriclab.recipe.check import DEFAULTS, check
 from metriclab.recipe.document import read_document
 from metriclab.recipe.overrides import override
 from metriclab.recipe.problems import Problem, RecipeProblems
-from metriclab.recipe.recipe import ComponentSpec, Recipe
+from metriclab.recipe.recipe import Recipe
+from metriclab.recipe.spec import ComponentSpec
 from metriclab.recipe.train import Train
 
 __all__ = ["ComponentSpec", "Problem", "Recipe", "RecipeProblems", "Train", "read_recipe"]

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from metriclab.recipe.check_component import ComponentChecker
+from metriclab.recipe.check_losses import check_losses
 from metriclab.recipe.document import Document
 from metriclab.recipe.problems import Problem, RecipeProblems, in_order, show
-from metriclab.recipe.recipe import LABEL, REQUIRES, ComponentSpec, Recipe
+from metriclab.recipe.recipe import REQUIRES, Recipe
+from metriclab.recipe.spec import LABEL, ComponentSpec
 from metriclab.recipe.train import Train, check_train
 from metriclab.registry import KINDS, ComponentParameter, Kind, suggest
 
@@ -41,6 +43,9 @@ def check(document: Document, path: Path, problems: Sequence[Problem] = ()) -> R
     checker.top_level()
     single = {name: checker.single(kind) for name, kind in KINDS.items() if not kind.many}
     checker.method_takes(single["method"])
+    checker.features(single["method"], single["views"])
+    tables = document.values.get("loss")
+    losses = check_losses(checker.components, tables, single) if isinstance(tables, list) else None
     evaluators, trackers = (checker.several(KINDS[name]) for name in ("evaluator", "tracker"))
     on_val = [chosen.label for chosen in evaluators if getattr(chosen.definition.factory, "wants", "rows") == "rows"]
     train, train_problems = check_train(document, on_val)
@@ -50,7 +55,7 @@ def check(document: Document, path: Path, problems: Sequence[Problem] = ()) -> R
         raise RecipeProblems(in_order(found, str(path)))
     assert train is not None
     components = {name: chosen for name, chosen in single.items() if chosen is not None}
-    return Recipe(path, components, evaluators, trackers, train, required)
+    return Recipe(path, components, evaluators, trackers, train, required, losses)
 
 
 class _Checker:
@@ -78,6 +83,8 @@ class _Checker:
         table = self.table(kind)
         if table is not None:
             place = self.document.key(kind.table)
+            if isinstance(table, list) and kind.name == "loss":
+                return None  # several, see `check_losses`
             if isinstance(table, list) and all(isinstance(entry, dict) for entry in table):
                 self.report(place, f"[[{kind.table}]] is a list; a recipe has one {kind.name}", f"write [{kind.table}]")
                 return None
@@ -131,6 +138,20 @@ class _Checker:
             elif not given and kind.name in takes and takes[kind.name].required:
                 help = f"add [{kind.table}] with a name; `metriclab list {kind.name}` shows the names"
                 self.report(self.document.value("method", "name"), f"method '{method.name}' needs [{kind.table}]", help)
+
+    def features(self, method: ComponentSpec | None, views: ComponentSpec | None) -> None:
+        """Features that are computed once, of one view, by a method that shall give the same as without."""
+        if method is None or views is None or method.params.get("features") != "cached":
+            return
+        if not getattr(method.definition.factory, "plain_features", False):
+            return
+        if getattr(views.definition.factory, "random", True):
+            message = f"features are computed once (cached), and views '{views.name}' draw each image anew in each step"
+            help = 'set views.name = "plain", or leave features out'
+            self.report(self.document.value("method", "features"), message, help)
+        elif views.params.get("count", 1) != 1:
+            message = "features are computed once (cached), of one view of an image"
+            self.report(self.document.value("views", "count"), message, "leave count out")
 
 
 def _header(parameter: ComponentParameter) -> str:

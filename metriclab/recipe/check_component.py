@@ -8,9 +8,10 @@ from dataclasses import replace
 from typing import Any
 
 from metriclab.recipe.document import Document
+from metriclab.recipe.losses import option_help
 from metriclab.recipe.problems import Place, Problem, show
-from metriclab.recipe.recipe import LABEL, ComponentSpec
 from metriclab.recipe.renamed import renamed_help
+from metriclab.recipe.spec import LABEL, ComponentSpec
 from metriclab.registry import KINDS, Definition, Kind, TableOf, UnknownName, entries, load_component, suggest
 from metriclab.registry.entry import NAME, is_builtin, plugins_are_off
 
@@ -54,7 +55,10 @@ class ComponentChecker:
         entry = definition.entry
         for problem in found:
             key = problem.parameter
-            if problem.unknown and is_builtin(entry):
+            if problem.unknown and problem.within is None and entry.kind == "loss":
+                help = option_help(key, several=len(where) > 1)
+                problem = replace(problem, help=help or problem.help)
+            if problem.unknown and problem.within is None and is_builtin(entry):
                 help = renamed_help(entry.kind, entry.name, key, params[key])
                 problem = replace(problem, help=help or problem.help)
             self.problems.append(self.document.problem(problem, *where))
@@ -106,6 +110,8 @@ class ComponentChecker:
             self.report(place, f"[{kind.table}.{key}] is a table in a table", help)
             return
         near = suggest(key, [p.name for p in definition.parameters])
+        if kind.name == "loss":
+            near = option_help(key, several=len(where) > 1) or near
         help = near or f"write its keys below {kind.header} itself: recipes are flat"
         self.report(place, f"{definition.entry} has no table '{key}'", help)
 

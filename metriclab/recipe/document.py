@@ -49,7 +49,7 @@ class Document:
 
     def problem(self, found: ParameterProblem, *table: str | int) -> Problem:
         """What is wrong with a parameter of the table at this path, at the parameter's place."""
-        place = (self.key if found.unknown else self.value)(*table, found.parameter)
+        place = (self.key if found.unknown else self.value)(*table, *found.path)
         return place.problem(found.message, found.help)
 
     def forget(self, *path: str | int) -> None:

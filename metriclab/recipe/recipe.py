@@ -6,49 +6,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from metriclab.recipe.losses import LossList
+from metriclab.recipe.spec import ComponentSpec
 from metriclab.recipe.train import Train
-from metriclab.registry import Definition
 from metriclab.registry.kinds import KINDS
 from metriclab.registry.toml import toml_key, toml_value
 
-LABEL = "as"
-"""The key by which a recipe calls one of several components something else than its name. No parameter can have it."""
-
-
 REQUIRES = "requires"
 """The key, outside of all tables, that lists the packages without which a recipe cannot run."""
-
-
-@dataclass(frozen=True, slots=True)
-class ComponentSpec:
-    """A component that a recipe names.
-
-    Attributes:
-        kind: "loss", "dataset" and so on.
-        name: as the recipe has it.
-        params: every parameter, defaults filled in.
-        definition: what the registry knows of the component.
-        label: what it is called in results, its name unless the recipe says otherwise.
-    """
-
-    kind: str
-    name: str
-    params: dict[str, Any]
-    definition: Definition = field(compare=False, repr=False)
-    label: str
-
-    def build(self, *given: Any, **components: Any) -> Any:
-        """The component, built with what it takes of all that its kind is given, and the components it asks for.
-
-        Raises:
-            PluginError: where a plugin builds what the protocol of its kind does not allow.
-        """
-        return self.definition.held(self.definition.make(*given, **self.params, **components), *given)
-
-    def as_dict(self) -> dict[str, Any]:
-        """The recipe's table of this component."""
-        label = {} if self.label == self.name else {LABEL: self.label}
-        return {"name": self.name, **label, **self.params}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +28,7 @@ class Recipe:
         trackers: in the order of the recipe.
         train: the settings of the loop.
         requires: packages that must be installed, as `metriclab-circle>=0.1`.
+        losses: the tables of `[[loss]]`, in place of the component `loss`.
     """
 
     path: Path = field(compare=False)
@@ -71,6 +37,12 @@ class Recipe:
     trackers: list[ComponentSpec]
     train: Train
     requires: tuple[str, ...] = ()
+    losses: LossList | None = None
+
+    def specs(self) -> list[ComponentSpec]:
+        """Every component that is named."""
+        losses = self.losses.specs() if self.losses else []
+        return [*self.components.values(), *losses, *self.evaluators, *self.trackers]
 
     def as_dict(self) -> dict[str, Any]:
         """The recipe as plain data, table by table, None where a parameter is not set."""
@@ -78,6 +50,7 @@ class Recipe:
         return {
             **({REQUIRES: list(self.requires)} if self.requires else {}),
             **chosen,
+            **({"loss": self.losses.as_dict()} if self.losses else {}),
             "train": self.train.model_dump(),
             KINDS["evaluator"].table: [evaluator.as_dict() for evaluator in self.evaluators],
             KINDS["tracker"].table: [tracker.as_dict() for tracker in self.trackers],

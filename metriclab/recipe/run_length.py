@@ -22,8 +22,7 @@ def without_effect(recipe: Recipe, steps: int | None, epochs: float | int | None
         epochs: of the run, None where they are not known.
     """
     lengths = {"steps": steps, "epochs": epochs, "share": steps}
-    chosen = [*recipe.components.values(), *recipe.evaluators, *recipe.trackers]
-    tables = [(KINDS[one.kind].table, one.definition.parameters, one.params) for one in chosen]
+    tables = [(KINDS[one.kind].table, one.definition.parameters, one.params) for one in recipe.specs()]
     for table, keys, values in [*tables, ("train", tuple(parameters()), recipe.train.model_dump())]:
         for key in keys:
             step, value = key.run_step, values.get(key.name)

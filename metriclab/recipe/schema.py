@@ -6,9 +6,11 @@ from typing import Any
 
 from metriclab.errors import PluginError
 from metriclab.recipe.check import DEFAULTS, REQUIRED, TAKEN_BY_METHODS
-from metriclab.recipe.recipe import LABEL, REQUIRES
+from metriclab.recipe.losses import LossOptions
+from metriclab.recipe.recipe import REQUIRES
+from metriclab.recipe.spec import LABEL
 from metriclab.recipe.train import Train
-from metriclab.registry import KINDS, Definition, Kind, entries, load_component
+from metriclab.registry import KINDS, Definition, Kind, Parameter, entries, load_component
 from metriclab.registry.entry import NAME
 
 
@@ -55,18 +57,34 @@ def _definitions(kind: str) -> dict[str, Definition]:
 
 
 def _table(kind: Kind, definitions: dict[str, Definition]) -> dict[str, Any]:
-    label = {LABEL: {"type": "string", "pattern": f"^{NAME.pattern}$"}} if kind.labelled else {}
-    one = {"oneOf": [_component(name, definition, label) for name, definition in definitions.items()]}
-    if not kind.many:
-        return one
-    return {"type": "array", "items": one, "default": DEFAULTS[kind.table]}
+    label = {LABEL: {"type": "string", "pattern": f"^{NAME.pattern}$"}}
+    if kind.name == "loss":
+        several = _one_of(definitions, {**label, **_fields(LossOptions)["properties"]})
+        return {"anyOf": [_one_of(definitions, {}), {"type": "array", "items": several, "minItems": 1}]}
+    one = _one_of(definitions, label if kind.labelled else {})
+    return {"type": "array", "items": one, "default": DEFAULTS[kind.table]} if kind.many else one
 
 
-def _component(name: str, definition: Definition, label: dict[str, Any]) -> dict[str, Any]:
+def _one_of(definitions: dict[str, Definition], besides: dict[str, Any]) -> dict[str, Any]:
+    return {"oneOf": [_component(name, definition, besides) for name, definition in definitions.items()]}
+
+
+def _component(name: str, definition: Definition, besides: dict[str, Any]) -> dict[str, Any]:
     parameters = _fields(definition.model)
-    parameters["properties"] = {"name": {"const": name}, **label, **parameters["properties"]}
+    for table in definition.parameters:
+        if table.own_keys:
+            parameters["properties"][table.name] = _own_keys(table, parameters["properties"])
+    parameters["properties"] = {"name": {"const": name}, **besides, **parameters["properties"]}
     parameters["required"] = ["name", *parameters.get("required", [])]
     return {"title": name, "description": definition.summary, **parameters}
+
+
+def _own_keys(table: Parameter, properties: dict[str, Any]) -> dict[str, Any]:
+    """A table of keys that stand beside it, which have the values around it for defaults."""
+    without = {
+        key: {name: part for name, part in properties[key].items() if name != "default"} for key in table.own_keys
+    }
+    return {**properties[table.name], "properties": without, "additionalProperties": False}
 
 
 def _train() -> dict[str, Any]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal, get_type_hints
 
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Lt
 from pydantic import BaseModel, ConfigDict
 
 from metriclab.recipe.document import Document
 from metriclab.recipe.problems import Problem, show
-from metriclab.registry.params import Parameter, RunStep
+from metriclab.registry.marks import RunStep
+from metriclab.registry.params import Parameter
 from metriclab.registry.values import check_values
 
 Count = Annotated[int, Ge(1)]
@@ -43,6 +44,10 @@ class Train(BaseModel):
 
     clip_gradient: Annotated[float, Gt(0)] | None = None
     """Largest norm of the gradient of all parameters together; not clipped by default."""
+
+    ema: Annotated[float, Gt(0), Lt(1)] | None = None
+    """Decay a step of a moving average of the network's weights, which is measured, saved and used in their place; in
+    the first steps it is less, so that these are forgotten. No average by default."""
 
     learning_rate_scaling: Literal["none", "linear", "sqrt"] = "none"
     """Multiplies the learning rate by batch / 256 (linear) or by the square root of the batch (sqrt)."""
@@ -134,10 +139,10 @@ def _selection(document: Document, values: dict[str, Any], evaluators: Sequence[
         yield place.problem(message, f"it has {', '.join(evaluators)}: set train.select to one of their metrics")
 
 
-def parameters() -> list[Parameter]:
-    """The keys of `[train]`."""
-    hints = get_type_hints(Train, include_extras=True)
+def parameters(model: type[BaseModel] = Train) -> list[Parameter]:
+    """The keys of `[train]`, or of what another model describes."""
+    hints = get_type_hints(model, include_extras=True)
     return [
         Parameter(name, hints[name], field.default, field.description or "")
-        for name, field in Train.model_fields.items()
+        for name, field in model.model_fields.items()
     ]

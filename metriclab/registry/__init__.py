@@ -6,14 +6,12 @@ from metriclab.registry.decorator import load_plugin_file, register
 from metriclab.registry.definition import Definition
 from metriclab.registry.entry import ComponentEntry
 from metriclab.registry.kinds import KINDS, Kind
+from metriclab.registry.marks import OwnKeys, RunStep, TableOf, TrueWith
 from metriclab.registry.params import (
     REQUIRED,
     ComponentParameter,
     Parameter,
     ParameterProblem,
-    RunStep,
-    TableOf,
-    TrueWith,
     suggest,
 )
 from metriclab.registry.registry import UnknownName, build, entries, load_component
@@ -25,6 +23,7 @@ __all__ = [
     "ComponentParameter",
     "Definition",
     "Kind",
+    "OwnKeys",
     "Parameter",
     "ParameterProblem",
     "RunStep",

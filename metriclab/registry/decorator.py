@@ -72,7 +72,7 @@ def _checked(function: Any, definition: Definition) -> Any:
     def checked(*args: Any, **kwargs: Any) -> Any:
         given = {name: value for name, value in kwargs.items() if name in names}
         values, problems = definition.check(given)
-        wrong = [str(problem) for problem in problems if problem.parameter in given]
+        wrong = [str(problem) for problem in problems if problem.path[0] in given]
         if wrong:
             raise ValueError("\n".join(wrong))
         return function(*args, **{**kwargs, **{name: values[name] for name in given}})

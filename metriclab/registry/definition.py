@@ -233,9 +233,13 @@ def _taken(entry: ComponentEntry, parameter: inspect.Parameter, annotation: Any)
 
 
 def _check_tables(entry: ComponentEntry, parameters: list[Parameter]) -> None:
-    """What is said to be the table of another component must be one that can be found."""
+    """What is said to be the table of another component, or of own keys, must be one that can be found."""
     names = {parameter.name for parameter in parameters}
     for parameter in parameters:
+        strangers = [key for key in parameter.own_keys if key not in names or key == parameter.name]
+        if strangers:
+            reason = f"parameter '{parameter.name}' is said to hold the key '{strangers[0]}', which is not beside it"
+            _refuse(entry, reason, "name other parameters of the component")
         table = parameter.table_of
         if table is not None and (table.kind not in KINDS or table.named_by not in {None, *names}):
             reason = f"parameter '{parameter.name}' is said to be the table of what is not there: {table!r}"

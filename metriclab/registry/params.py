@@ -15,6 +15,7 @@ from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 import annotated_types
 
 from metriclab.registry.kinds import KINDS
+from metriclab.registry.marks import OwnKeys, RunStep, TableOf, TrueWith, mark_of
 from metriclab.registry.toml import show
 
 
@@ -41,61 +42,6 @@ _SIGNS: dict[type, tuple[str, str]] = {
 
 class NotPlain(Exception):
     """An annotation that no value of a recipe can satisfy."""
-
-
-@dataclass(frozen=True, slots=True)
-class TableOf:
-    """Says, in `Annotated[dict[str, object], ...]`, that a parameter is the table of another component.
-
-    A recipe's check looks into it, too.
-
-    Attributes:
-        kind: of that component.
-        named_by: the parameter beside it that holds the component's name, where that is not the table's own `name`.
-    """
-
-    kind: str
-    named_by: str | None = None
-
-    def __str__(self) -> str:
-        return f"{self.kind} table" if self.named_by is None else f"{self.kind} parameters"
-
-
-@dataclass(frozen=True, slots=True)
-class RunStep:
-    """Says, in `Annotated[int, ...]`, that a parameter is a step of the run, from 0, from which on something happens.
-
-    One that a run does not reach is without effect: `metriclab check`, and the run as it starts, tell so.
-
-    Attributes:
-        lost: what becomes of a run that does not reach it, as the end of a sentence: "the memory never counts".
-        unit: what is counted: steps, epochs, or the share of all steps, which says nothing where it is less than one.
-        every: whether it happens every so many, and not from then on.
-        beside: the parameter without which this one says nothing.
-
-    Example:
-        >>> start_step: Annotated[int, Ge(0), RunStep("the memory never counts")] = 1000
-    """
-
-    lost: str
-    unit: Literal["steps", "epochs", "share"] = "steps"
-    every: bool = False
-    beside: str | None = None
-
-    def is_missed(self, value: float | int, length: float | int) -> bool:
-        """Whether a run of so many steps, or epochs, has no use for the value."""
-        if self.unit == "share":
-            return value > 0 and round(value * length) == 0
-        return value > length if self.every else value >= length
-
-
-class TrueWith(tuple[str, ...]):
-    """Says, in `Annotated[bool | None, ...]`, that a parameter which is not set is true where one of these others is.
-
-    A checked table has the value, so that it does not change with what is left out of the table later.
-    """
-
-    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,16 +72,22 @@ class Parameter:
     @property
     def table_of(self) -> TableOf | None:
         """The component whose table it is, if it is one."""
-        return _table_of(self.annotation)
+        return mark_of(self.annotation, TableOf)
+
+    @property
+    def own_keys(self) -> tuple[str, ...]:
+        """Those of the component that it may have other values of, if it is a table of such."""
+        own = mark_of(self.annotation, OwnKeys)
+        return () if own is None else own.keys
 
     @property
     def run_step(self) -> RunStep | None:
         """What it says of the steps of a run, if it is one."""
-        return next((one for one in _metadata(self.annotation) if isinstance(one, RunStep)), None)
+        return mark_of(self.annotation, RunStep)
 
     def filled(self, values: Mapping[str, object]) -> object:
         """Its value among those of its table, of which each is given or a default."""
-        others = next((one for one in _metadata(self.annotation) if isinstance(one, TrueWith)), None)
+        others = mark_of(self.annotation, TrueWith)
         value = values[self.name]
         return value if value is not None or others is None else any(values[other] for other in others)
 
@@ -185,7 +137,7 @@ def type_text(annotation: Any) -> str:
     """The type as a user of a recipe reads it. None is left out: TOML cannot say it."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        table = _table_of(annotation)
+        table = mark_of(annotation, TableOf) or mark_of(annotation, OwnKeys)
         for one in arguments[1:]:
             if isinstance(one, annotated_types.DocInfo):
                 return one.documentation
@@ -212,14 +164,6 @@ def _range_text(metadata: tuple[Any, ...]) -> str:
     return " and ".join(texts)
 
 
-def _table_of(annotation: Any) -> TableOf | None:
-    return next((one for one in _metadata(annotation) if isinstance(one, TableOf)), None)
-
-
-def _metadata(annotation: Any) -> tuple[Any, ...]:
-    return get_args(annotation)[1:] if get_origin(annotation) is Annotated else ()
-
-
 def _literals(annotation: Any) -> tuple[Any, ...]:
     if get_origin(annotation) is Literal:
         return get_args(annotation)
@@ -235,12 +179,19 @@ class ParameterProblem:
         message: what is wrong, naming component and key.
         help: how to repair it, where that can be told.
         unknown: whether there is no such key.
+        within: the parameter in whose table the key stands, if it is in one.
     """
 
     parameter: str
     message: str
     help: str | None = None
     unknown: bool = False
+    within: str | None = None
+
+    @property
+    def path(self) -> tuple[str, ...]:
+        """The way to the key from the component's table."""
+        return (self.parameter,) if self.within is None else (self.within, self.parameter)
 
     def __str__(self) -> str:
         return self.message if self.help is None else f"{self.message}\n  help: {self.help}"
@@ -273,6 +224,15 @@ def wrong(component: object, parameter: Parameter, value: object) -> ParameterPr
     """A value of the wrong type or out of range."""
     message = f"{parameter.name} of {component} must be {parameter.type_text}, not {show(value)}"
     return ParameterProblem(parameter.name, message, _repair(parameter, value))
+
+
+def foreign(component: object, table: Parameter, key: str, known: Mapping[str, Parameter]) -> ParameterProblem:
+    """The key of a table of own keys that may not stand there."""
+    message = f"{table.name} of {component} has no key '{key}'"
+    help = suggest(key, table.own_keys) or f"it has {', '.join(table.own_keys)}"
+    if key in known and key != table.name:
+        help = f"leave it out: '{key}' of the table around it is for both"
+    return ParameterProblem(key, message, help, unknown=True, within=table.name)
 
 
 def suggest(word: str, words: Iterable[str]) -> str | None:

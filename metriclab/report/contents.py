@@ -24,7 +24,7 @@ from metriclab.report.gallery import (
     gallery_section,
     side_by_side_section,
 )
-from metriclab.report.labels import format_cost, format_number, label, metric_label
+from metriclab.report.labels import format_cost, format_number, label, metric_label, own_column
 from metriclab.report.map import map_section
 from metriclab.report.summary import (
     columns,
@@ -70,10 +70,14 @@ class OneRun:
 
     def _scores(self) -> Iterator[tuple[str, str]]:
         evaluator, _, name = (self.metric or "").partition(".")
+        own = own_column(self.run.result)
         for column, parts in columns(self.run.result).items():
             value = parts.get(evaluator, {}).get(name)
             if value is not None and not column.startswith("output "):
-                yield metric_label(f"{evaluator}.{name}") if column == "trained" else column, format_number(value).text
+                yield (
+                    metric_label(f"{evaluator}.{name}") if column == own else column,
+                    format_number(value).text,
+                )
 
     def sections(self, sizes: Sizes) -> Iterator[Section | None]:
         """All parts of the page, with images of these sizes."""

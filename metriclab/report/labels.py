@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from metriclab.report.blocks import Cell, Number
@@ -47,6 +47,11 @@ _BASELINES = {
     "frozen_whitened": "the same, each stretched to variance 1",
 }
 _PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"))
+
+
+def own_column(result: Mapping[str, Any]) -> str:
+    """What the run's own network is called beside its baselines; a run of no steps measures a network as it is."""
+    return "trained" if result["steps"] else "not trained"
 
 
 def label(name: str) -> str:

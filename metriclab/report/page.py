@@ -18,6 +18,7 @@ from metriclab.comparison.finished import find_runs, group
 from metriclab.comparison.launch import finished, plan
 from metriclab.comparison.suite import read_suite
 from metriclab.errors import RecipeError, StorageError
+from metriclab.images.cache_files import without_caching
 from metriclab.report.blocks import Opening, Section
 from metriclab.report.contents import OneRun, SeveralRuns
 from metriclab.report.offline import offline
@@ -39,8 +40,8 @@ class Content(Protocol):
 def write_report(paths: Sequence[Path], out: Path, *, metric: str | None = None, images: bool = True) -> int:
     """Writes the report of a run, or of a comparison of several, and returns its size in bytes.
 
-    The recipe of a run folder from elsewhere may say what it likes: nothing is fetched, and nothing written but `out`
-    and decoded images in the cache.
+    The recipe of a run folder from elsewhere may say what it likes: nothing is fetched, and nothing written but `out`.
+    Decoded images are taken from the cache where they are in it; what is not is decoded, and not kept.
 
     Args:
         paths: run folders, or folders of them; or one suite file, for its runs under runs/suites.
@@ -55,7 +56,7 @@ def write_report(paths: Sequence[Path], out: Path, *, metric: str | None = None,
     """
     if out.is_dir():
         raise StorageError(f"{out} is a folder", help=f"name a file: -o {out / 'report.html'}")
-    with offline():
+    with offline(), without_caching():
         page = within_budget(_content(paths, metric, images))
     write_atomic(out, page)
     return len(page)

@@ -10,7 +10,15 @@ from typing import Any
 from metriclab.registry.kinds import BUILTIN
 from metriclab.report.blocks import Cell, Charts, Code, Facts, Notes, Number, Section, Table, shorten
 from metriclab.report.charts import Series, draw_lines, make_legend
-from metriclab.report.labels import describe_baselines, format_compact, format_cost, format_number, label, metric_label
+from metriclab.report.labels import (
+    describe_baselines,
+    format_compact,
+    format_cost,
+    format_number,
+    label,
+    metric_label,
+    own_column,
+)
 from metriclab.runs.files import to_json
 from metriclab.runs.folder import RunFolder
 
@@ -29,12 +37,12 @@ def is_health(part: Mapping[str, Any]) -> bool:
 
 
 def columns(result: Mapping[str, Any]) -> dict[str, Parts]:
-    """What a run measured, by the name of the column: trained by either output, and its baselines."""
+    """What a run measured, by the name of the column: its own network first, by either output, and its baselines."""
     metrics: Parts = result["metrics"]
     other = "-h" if result.get("output", "h") == "z" else "-z"
     own = {name: part for name, part in metrics.items() if name in result["definitions"]}
     of_other = {name.removesuffix(other): part for name, part in metrics.items() if name not in own}
-    named = {"trained": own, f"output {other[1:]}": of_other} if of_other else {"trained": own}
+    named = {own_column(result): own} | ({f"output {other[1:]}": of_other} if of_other else {})
     return {**named, **{label(name): parts for name, parts in result["baselines"].items()}}
 
 
@@ -44,7 +52,7 @@ def _columns_of(evaluator: str, result: Mapping[str, Any]) -> dict[str, Mapping[
 
 def metrics_section(result: Mapping[str, Any], notes: Notes) -> Section:
     """One table an evaluator, the trained encoder beside its baselines, and the definitions of all numbers."""
-    trained = columns(result)["trained"]
+    trained = columns(result)[own_column(result)]
     tables = [
         table
         for name, part in trained.items()
@@ -72,7 +80,7 @@ def _metrics_table(evaluator: str, part: Mapping[str, Any], result: Mapping[str,
         if metric != "queries_without_matches" or any(parts.get(metric) for parts in shown.values())
     ]
     rows = _rows(metrics, shown, definitions, notes)
-    return Table(f"{evaluator}: trained, and baselines", [evaluator, *shown], rows, style="main")
+    return Table(f"{evaluator}: {own_column(result)}, and baselines", [evaluator, *shown], rows, style="main")
 
 
 def _rows(metrics: list[str], shown: Parts, definitions: Mapping[str, str], notes: Notes | None) -> list[list[Cell]]:
@@ -83,7 +91,7 @@ def _rows(metrics: list[str], shown: Parts, definitions: Mapping[str, str], note
 
 def robustness_sections(result: Mapping[str, Any], notes: Notes) -> Iterator[Section]:
     """For each evaluator under corruptions: what is left, by severity, and the means."""
-    for name, part in columns(result)["trained"].items():
+    for name, part in columns(result)[own_column(result)].items():
         if is_robustness(part):
             shown, definitions = _columns_of(name, result), result["definitions"].get(name, {})
             metrics = [metric for metric in ("clean", "corrupted", "relative_drop") if metric in part]
@@ -120,7 +128,7 @@ def _draw_severities(curves: Mapping[str, Mapping[str, list[tuple[Number, Number
     """A chart for each corruption, all on one scale."""
     every = [y for kinds in curves.values() for curve in kinds.values() for _, y in curve]
     charts = []
-    for kind in curves.get("trained", {}):
+    for kind in next(iter(curves.values()), {}):
         series = [
             Series(column, [x for x, _ in kinds[kind]], [y for _, y in kinds[kind]], at)
             for at, (column, kinds) in enumerate(curves.items())
@@ -132,7 +140,7 @@ def _draw_severities(curves: Mapping[str, Mapping[str, list[tuple[Number, Number
 
 def health_sections(result: Mapping[str, Any]) -> Iterator[Section]:
     """For each evaluator of health: its figures, each with what it means."""
-    for name, part in columns(result)["trained"].items():
+    for name, part in columns(result)[own_column(result)].items():
         if is_health(part):
             shown, definitions = _columns_of(name, result), result["definitions"].get(name, {})
             rows = _rows(list(part), shown, definitions, None)

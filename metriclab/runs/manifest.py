@@ -52,8 +52,7 @@ def manifest_of(
 
 def packages(recipe: Recipe) -> dict[str, str]:
     """Versions of the packages that a recipe's components are from."""
-    chosen = [*recipe.components.values(), *recipe.evaluators, *recipe.trackers]
-    return {one.definition.entry.package: one.definition.entry.version for one in chosen}
+    return {one.definition.entry.package: one.definition.entry.version for one in recipe.specs()}
 
 
 def changes(folder: RunFolder, now: dict[str, Any]) -> Iterator[str]:

@@ -122,6 +122,9 @@ def _method(definition: Definition, params: Params, options: Params) -> list[Che
             except RecipeError:
                 raise error from None
     batch = small_batch(features=getattr(method, "trains_on", "images") == "features")
+    if hasattr(method, "prepare"):
+        features = small_batch(features=True).features
+        method.prepare([str(item) for item in range(len(batch))], lambda table: features)
     return method_checks(method, **{"batch": batch, **options})
 
 

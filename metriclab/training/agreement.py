@@ -30,7 +30,7 @@ def _plugin_files(recipe: Recipe) -> dict[str, str]:
     """Digests of one-file plugins, which have no version."""
     factories = {
         one.definition.entry.package: one.definition.factory
-        for one in (*recipe.components.values(), *recipe.evaluators, *recipe.trackers)
+        for one in recipe.specs()
         if one.definition.entry.version == "file"
     }
     return {name: digest(Path(inspect.getfile(factory)).read_bytes()) for name, factory in factories.items()}

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from metriclab import distributed
 from metriclab.core.protocols import Dataset
-from metriclab.core.rows import Rows, count_positives
+from metriclab.core.rows import count_positives
 from metriclab.errors import DivergedError
 from metriclab.runs.files import write_json
 from metriclab.runs.folder import RunFolder
 from metriclab.training.fit import StepResult
+from metriclab.training.objective import rows_in
 
 COLLAPSED = 0.01
 MANY = 0.5
@@ -28,21 +29,13 @@ def health(world: Any) -> dict[str, Tensor]:
     are the same (collapse). `anchors_without_positives` is the share of such rows among all, `zero_rows` that of rows
     without a direction.
     """
-    for rows in _rows_in(world):
+    for rows in rows_in(world):
         return {
             "spread": (rows.z.square().sum(1).mean() - rows.z.mean(0).square().sum()).clamp(min=0).sqrt(),
             "anchors_without_positives": (count_positives(rows, rows) == 0).float().mean(),
             "zero_rows": (rows.z == 0).all(1).float().mean(),
         }
     return {}
-
-
-def _rows_in(tree: Any) -> Iterator[Rows]:
-    if isinstance(tree, Rows):
-        yield tree
-    elif isinstance(tree, tuple | list):
-        for part in tree:
-            yield from _rows_in(part)
 
 
 def warnings_of(values: dict[str, float]) -> Iterator[tuple[str, str]]:
@@ -88,8 +81,7 @@ def stop_if_diverged(step: StepResult, data: Dataset, folder: RunFolder) -> None
 
 def logged(step: StepResult, method: nn.Module) -> dict[str, float]:
     """The values of a step as plain numbers, the same on every rank. Reads the device: only where it is shown."""
-    asked = [getattr(module, "logged_values", None) for module in method.modules()]
-    told: list[dict[str, Tensor]] = [ask() for ask in asked if ask is not None]
+    told: list[dict[str, Tensor]] = [getattr(module, "logged_values", dict)() for module in method.modules()]
     tensors = {
         "loss": distributed.mean(step.loss),
         "gradient_norm": step.gradient_norm,

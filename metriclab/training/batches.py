@@ -14,6 +14,7 @@ import torch
 
 from metriclab import distributed
 from metriclab.assembly.assemble import Training
+from metriclab.assembly.splits import groups_of
 from metriclab.core.batch import Batch, Images
 from metriclab.core.protocols import Dataset, Sampler, Views
 from metriclab.core.random import RandomKeys
@@ -84,7 +85,10 @@ def _batches(training: Training, start: int, stop: int) -> Iterator[RankBatch]:
         items, drawn = (torch.from_numpy(part) for part in (slice_.items, slice_.repeats))
         on_device, positions = items.to(device), torch.arange(slice_.start, slice_.start + len(items))
         features = None if training.features is None else training.features[on_device]
-        batch = Batch((), labels[items].to(device), on_device, positions.to(device), slice_.step, features)
+        also = (
+            None if of is None else torch.from_numpy(of[slice_.items]).to(device) for of in groups_of(training.data)
+        )
+        batch = Batch((), labels[items].to(device), on_device, positions.to(device), slice_.step, features, *also)
         random_keys = RandomKeys(training.settings.seed, slice_.epoch, on_device, drawn.to(device))
         yield RankBatch(batch, slice_.largest, images, random_keys, training.views, training.settings.channels_last)
 

@@ -11,6 +11,7 @@ arXiv 2101.06983, section 3.2.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -18,10 +19,10 @@ from torch import Tensor, nn
 
 from metriclab import distributed
 from metriclab.assembly.assemble import Training
-from metriclab.core.promises import check_objective
 from metriclab.core.protocols import Objective
 from metriclab.distributed.batch_norm import SynchronizedBatchNorm
 from metriclab.training.batches import RankBatch
+from metriclab.training.objective import differentiate
 
 
 def step_in_chunks(
@@ -45,26 +46,37 @@ def step_in_chunks(
     local = distributed.map_tensors(_leaf, _joined(cached))
     reseed()
     world = distributed.gather(local)
-    objective = method.objective(local, world)
-    check_objective(method, objective)
-    objective.loss.backward()
-    kept = [(buffer, buffer.clone()) for buffer in _moving_buffers(method)]
+    objective = differentiate(method, local, world)
     gradients = [leaf.grad for leaf in _tensors(local)]
     done = [0] * len(gradients)
-    for part in parts:
-        outputs = list(_tensors(forward(*part)))
-        ends = [start + len(output) for start, output in zip(done, outputs, strict=True)]
-        asked = [
-            (output, gradient[start:end])
-            for output, gradient, start, end in zip(outputs, gradients, done, ends, strict=True)
-            if output.requires_grad and gradient is not None
-        ]
-        if asked:
-            torch.autograd.backward([output for output, _ in asked], [gradient for _, gradient in asked])
-        done = ends
+    with _passing_again(method):
+        for part in parts:
+            outputs = list(_tensors(forward(*part)))
+            ends = [start + len(output) for start, output in zip(done, outputs, strict=True)]
+            asked = [
+                (output, gradient[start:end])
+                for output, gradient, start, end in zip(outputs, gradients, done, ends, strict=True)
+                if output.requires_grad and gradient is not None
+            ]
+            if asked:
+                torch.autograd.backward([output for output, _ in asked], [gradient for _, gradient in asked])
+            done = ends
+    return objective, world
+
+
+def recomputing(method: nn.Module) -> AbstractContextManager[None]:
+    """For a backward in which gradient checkpointing passes images through the encoder again, where it does."""
+    again = getattr(method.get_submodule("network.encoder"), "recomputes", False)
+    return _passing_again(method) if again else nullcontext()
+
+
+@contextmanager
+def _passing_again(method: nn.Module) -> Iterator[None]:
+    """Images that have moved the running statistics once pass through a network again, and do not move them."""
+    kept = [(buffer, buffer.clone()) for buffer in _moving_buffers(method)]
+    yield
     for buffer, value in kept:
         buffer.copy_(value)
-    return objective, world
 
 
 def batch_statistics(training: Training) -> str | None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from metriclab import distributed
 from metriclab.assembly.assemble import Training, assemble, build_evaluators
-from metriclab.assembly.splits import Splits, benchmark, has_labels, load_splits, require_groups, sides_of
+from metriclab.assembly.splits import Splits, benchmark, has_labels, load_splits, require_columns, sides_of
 from metriclab.core.protocols import Evaluator, Tracker
 from metriclab.errors import RecipeError, StorageError
 from metriclab.evaluation.embed import embed_splits, embedding_settings, evaluating
@@ -24,9 +24,11 @@ from metriclab.runs.folder import RunFolder, releasing
 from metriclab.runs.manifest import changes, manifest_of
 from metriclab.training.agreement import require_same, require_same_recipe
 from metriclab.training.alarms import logged, stop_if_diverged, warnings_of
+from metriclab.training.averaging import WeightAverage
 from metriclab.training.drift import drift_of, embed_followed
 from metriclab.training.features import with_features
 from metriclab.training.fit import StepResult, fit
+from metriclab.training.imprint import imprint_proxies
 from metriclab.training.notices import notices
 from metriclab.training.sampler_embeddings import use_source
 from metriclab.training.status import RunNumbers, RunStatus
@@ -96,10 +98,12 @@ def _begin(recipe: Recipe, folder: RunFolder, *, resume: bool) -> Generator[RunS
     at_start = {"data": splits.fingerprints(), "checkpoint": saved and saved.step}
     require_same(at_start, help="let all ranks read the same files: the data, and the run folder where one is resumed")
     training = assemble(recipe, splits.train, initial=saved is None)
+    if saved is None and training.steps > 0:
+        imprint_proxies(recipe, training)
     if saved is None:
         use_source(recipe, training)
     evaluators = distributed.on_every_rank(lambda: build_evaluators(recipe))
-    require_groups(evaluators, splits)
+    require_columns(training.method, evaluators, splits)
     fingerprint = benchmark(recipe, splits, evaluators)
     now = manifest_of(recipe, data=splits.fingerprints(), classes=splits.classes(), benchmark=fingerprint)
     run = _Run(recipe, folder, training, splits, evaluators, fingerprint)
@@ -150,6 +154,7 @@ class _Run:
         self.settings = recipe.train
         self.trackers: list[Tracker] = []
         self.drift = drift_of(training, splits.val)
+        self.average = WeightAverage(training)
         self.numbers = RunNumbers()
         self.start = 0
         self.saved_step = -1
@@ -158,6 +163,7 @@ class _Run:
         """Goes on from a checkpoint."""
         for name, module in self._modules().items():
             checkpoints.restore_module(saved, name, module)
+        self.average.swap()
         if self.training.optimizer is not None:
             checkpoints.restore_optimizer(saved, self.training.optimizer)
         self.numbers = RunNumbers.restored(saved.numbers)
@@ -174,6 +180,7 @@ class _Run:
         watched = self.training.device.type == "cpu"
         training = self.training if self.start == total else with_features(self.training)
         for step in fit(training, self.start):
+            self.average.update(step.done)
             due = is_due(step.done, self.settings.log_every) or step.done == total
             # Before anything is saved or measured too: a checkpoint of NaN would be resumed for ever.
             if due or watched or self._is_used(step.done):
@@ -220,7 +227,7 @@ class _Run:
             self._save(step.done)
 
     def _evaluate(self, done: int) -> None:
-        with evaluating(self.training.method) as encode:
+        with self.average.swapped(), evaluating(self.training.method) as encode:
             embedded = embed_splits(encode, *sides_of(self.splits.val), embedding_settings(self.training))
         rows = embedded.rows(self.settings.output)
         # What is chosen by these numbers has to be chosen alike on every rank.
@@ -256,15 +263,18 @@ class _Run:
         distributed.on_first_rank(lambda: self._write(done))
 
     def _write(self, done: int) -> None:
-        captured = checkpoints.capture(done, self._modules(), self.training.optimizer, self.numbers.stored())
+        with self.average.swapped():
+            captured = checkpoints.capture(done, self._modules(), self.training.optimizer, self.numbers.stored())
         checkpoints.save_checkpoint(self.folder.checkpoints, captured, keep=[self.numbers.best_step])
 
     def _modules(self) -> dict[str, nn.Module]:
-        modules = {"method": self.training.method, "drift": self.drift, "sampler": self.training.sampler}
-        return {name: module for name, module in modules.items() if isinstance(module, nn.Module)}
+        parts = {"method": self.training.method, "drift": self.drift, "sampler": self.training.sampler}
+        modules = {name: module for name, module in parts.items() if isinstance(module, nn.Module)}
+        return {**modules, **self.average.modules()}
 
     def load_best(self) -> Iterator[RunStatus]:
         """Puts the best checkpoint's weights into the method; where there is no whole one, the last step's stay."""
+        self.average.swap()
         last = self.training.steps
         best = self.numbers.best_step or last
         if best != last:

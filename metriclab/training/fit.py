@@ -16,12 +16,12 @@ from metriclab.assembly.assemble import Training
 from metriclab.assembly.devices import precision
 from metriclab.assembly.learning_rates import start_step
 from metriclab.core.batch import Batch
-from metriclab.core.promises import check_objective
 from metriclab.core.protocols import Objective
 from metriclab.errors import RecipeError
 from metriclab.recipe import Train
 from metriclab.training.batches import RankBatch, batches
-from metriclab.training.chunks import step_in_chunks
+from metriclab.training.chunks import recomputing, step_in_chunks
+from metriclab.training.objective import differentiate
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +100,8 @@ def backward(training: Training, rank_batch: RankBatch) -> tuple[Objective, Any]
     seed_step(settings.seed, number)
     local = embed(rank_batch.part(0, len(rank_batch)))
     world = distributed.gather(local)
-    objective: Objective = method.objective(local, world)
-    check_objective(method, objective)
-    objective.loss.backward()  # type: ignore[no-untyped-call]
-    return objective, world
+    with recomputing(method):
+        return differentiate(method, local, world), world
 
 
 @contextmanager

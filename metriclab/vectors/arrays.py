@@ -14,6 +14,8 @@ from torch import Tensor
 
 from metriclab.core.reading import is_missing, read_lines
 from metriclab.errors import DataError
+from metriclab.images.files import say_once
+from metriclab.images.manifest import FORMATS as TABLES
 from metriclab.images.manifest import read_manifest
 from metriclab.vectors.formats import HOW_TO_SAVE, Array, read_arrays
 
@@ -47,19 +49,28 @@ def labels_in(path: Path, arrays: Mapping[str, Array]) -> Labels | None:
     return _labels(path, arrays["labels"]) if "labels" in arrays else None
 
 
+def groups_in(path: Path, arrays: Mapping[str, Array], labels: Path | None) -> Labels | None:
+    """The groups beside embeddings, or beside labels in a table; None where there are none. Raises as `labels_of`."""
+    if "groups" in arrays:
+        return _labels(path, arrays["groups"])
+    groups = labels_of(labels, "groups") if labels is not None and labels.suffix in TABLES else None
+    return groups if groups is not None and (groups != "").any() else None
+
+
 def labels_of(path: Path, name: str = "labels") -> Labels:
     """The labels of a file of their own: of its array of that name, or of a text file (`.txt`) with one a line.
 
-    Lines that are all whole numbers are numbers, else they are names. Of a manifest (`.csv`) they are its labels.
+    Lines that are all whole numbers are numbers, else they are names. Of a table of images they are its labels, or its
+    groups where that is the name.
 
     Raises:
         DataError: where they are no list of whole numbers or names.
     """
-    if path.suffix == ".csv":
+    if path.suffix in TABLES:
         files, notes = read_manifest(path)
         for note in notes:
-            _log.warning("%s", note)
-        return np.array([file.label for file in files])
+            say_once(note)
+        return np.array([file.group if name == "groups" else file.label for file in files])
     if path.suffix != ".txt":
         return _labels(path, _chosen(path, read_arrays(path).arrays, name, 1))
     lines = _stripped_lines(path)

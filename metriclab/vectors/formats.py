@@ -18,7 +18,7 @@ from metriclab.errors import DataError, MetriclabError, RecipeError
 PATHS = ".paths.txt"
 """The ending of the file with the paths of embedded images, beside an `.npy`: a line each, see `name_to_line`."""
 
-NAMES = ("embeddings", "labels", "items", "splits")
+NAMES = ("embeddings", "labels", "items", "splits", "groups")
 """Arrays that are read by their names; a column may be called as that of one row, such as `label`."""
 
 HOW_TO_SAVE = "labels are whole numbers or text: np.save(path, labels.astype(str)) saves names"

@@ -8,18 +8,19 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Float64, Int64
 from torch import Tensor
 
-from metriclab.core.rows import Rows, is_copy, normalize, rows
+from metriclab.core.copies import is_copy
+from metriclab.core.rows import Rows, normalize, rows
 from metriclab.errors import DataError, StorageError
 from metriclab.images.tree import folder_classes
 from metriclab.ranking.candidates import count_matches
-from metriclab.vectors.arrays import Labels, embeddings_of, integers_of, labels_in, labels_of
+from metriclab.vectors.arrays import Labels, embeddings_of, groups_in, integers_of, labels_in, labels_of
 from metriclab.vectors.formats import read_arrays
 
 _PART = 2**20
@@ -42,6 +43,8 @@ class Source:
         embeddings: a file of one of `formats.FORMATS`.
         labels: a file of labels; else those in the file of the embeddings are taken, if there are any.
         items: a file of integers, equal for rows of one thing; else those in the file of the embeddings, else none are.
+        groups: a file of numbers or names of groups (camera, sequence); else those in the file of the embeddings, or of
+            a table that `labels` is.
         by_folder: whether the label of a row is the class folder of its image, by the paths that `metriclab embed`
             wrote: see `folder_classes`.
     """
@@ -49,6 +52,7 @@ class Source:
     embeddings: Path
     labels: Path | None = None
     items: Path | None = None
+    groups: Path | None = None
     by_folder: bool = False
 
 
@@ -57,6 +61,7 @@ class _Side(NamedTuple):
     z: Float32[Tensor, "n d"]
     labels: Labels | None
     items: Int64[Tensor, "n"] | None
+    groups: Labels | None
 
 
 def read_rows(queries: Source, gallery: Source | None = None) -> tuple[Rows, Rows]:
@@ -83,9 +88,8 @@ def read_rows(queries: Source, gallery: Source | None = None) -> tuple[Rows, Row
             f"{first.source.embeddings} has {first.z.shape[1]} dimensions, {last.source.embeddings} {last.z.shape[1]}",
             help="embed queries and gallery by the same network",
         )
-    codes = _coded(sides)
-    numbers = _numbered(sides)
-    made = [_unit_rows(*parts) for parts in zip(sides, codes, numbers, strict=True)]
+    codes, groups = _coded(sides, "labels"), _coded(sides, "groups")
+    made = [_unit_rows(*parts) for parts in zip(sides, codes, _numbered(sides), groups, strict=True)]
     if is_copy(made[0], made[-1]):
         raise DataError(
             f"{last.source.embeddings} has the rows of {first.source.embeddings}: every row would find itself",
@@ -96,9 +100,10 @@ def read_rows(queries: Source, gallery: Source | None = None) -> tuple[Rows, Row
     return made[0], made[-1]
 
 
-def _unit_rows(side: _Side, labels: Int64[Tensor, "n"], items: Int64[Tensor, "n"]) -> Rows:
+def _unit_rows(side: _Side, labels: Int64[Tensor, "n"], items: Int64[Tensor, "n"], groups: Int64[Tensor, "n"]) -> Rows:
     # `rows` would copy embeddings: it is given narrow ones to make all the rest.
-    return replace(rows(side.z.new_zeros(len(labels), 1), labels, items), z=side.z)
+    known = None if side.groups is None else groups
+    return replace(rows(side.z.new_zeros(len(labels), 1), labels, items, groups=known), z=side.z)
 
 
 def _numbered(sides: Sequence[_Side]) -> list[Int64[Tensor, "_"]]:
@@ -126,13 +131,17 @@ def _read(source: Source) -> _Side:
     else:
         labels = labels_in(path, arrays) if source.labels is None else labels_of(source.labels)
     items = integers_of(path, arrays, "items") if source.items is None else integers_of(source.items, None, "items")
-    for what, values in (("labels", labels), ("items", items)):
+    if source.groups is not None:
+        groups: Labels | None = labels_of(source.groups, "groups")
+    else:
+        groups = groups_in(path, arrays, source.labels)
+    for what, values in (("labels", labels), ("items", items), ("groups", groups)):
         if values is not None and len(values) != len(z):
             raise DataError(
                 f"there are {len(values):,} {what} for the {len(z):,} embeddings of {path}",
                 help="give one for each row, in their order",
             )
-    return _Side(source, unit(z, path), labels, None if items is None else torch.from_numpy(items))
+    return _Side(source, unit(z, path), labels, None if items is None else torch.from_numpy(items), groups)
 
 
 def _by_folder(path: Path, paths: Sequence[str] | None, count: int) -> Labels:
@@ -216,29 +225,25 @@ def _on_disk(parts: Sequence[Tensor], shape: Sequence[int]) -> Float32[Tensor, "
         ) from error
 
 
-def _coded(sides: Sequence[_Side]) -> list[Int64[Tensor, "_"]]:
+def _coded(sides: Sequence[_Side], what: Literal["labels", "groups"]) -> list[Int64[Tensor, "_"]]:
     """Labels as integers that mean the same on all sides; -1 for an unknown one, which as a name is empty."""
-    known = [side.labels for side in sides if side.labels is not None]
+    given: list[Labels | None] = [getattr(side, what) for side in sides]
+    known = [labels for labels in given if labels is not None]
     if len({labels.dtype.kind for labels in known}) > 1:
         raise DataError(
-            f"labels of {sides[0].source.embeddings} and {sides[-1].source.embeddings} are numbers on one side and "
+            f"{what} of {sides[0].source.embeddings} and {sides[-1].source.embeddings} are numbers on one side and "
             "names on the other",
             help="give both the same",
         )
+    unknown = [torch.full((len(side.z),), -1) for side in sides]
     if not known or known[0].dtype.kind == "i":
-        return [_integers(side) for side in sides]
+        return [rest if of is None else torch.from_numpy(of) for of, rest in zip(given, unknown, strict=True)]
     names, codes = np.unique(np.concatenate(known), return_inverse=True)
     codes = np.where(names[codes] == "", -1, codes).astype(np.int64)
-    rest = iter(np.split(codes, np.cumsum([len(labels) for labels in known])[:-1]))
-    return [_unknown(side) if side.labels is None else torch.from_numpy(next(rest).copy()) for side in sides]
-
-
-def _integers(side: _Side) -> Int64[Tensor, "n"]:
-    return _unknown(side) if side.labels is None else torch.from_numpy(side.labels)
-
-
-def _unknown(side: _Side) -> Int64[Tensor, "n"]:
-    return torch.full((len(side.z),), -1)
+    parts = iter(np.split(codes, np.cumsum([len(labels) for labels in known])[:-1]))
+    return [
+        rest if of is None else torch.from_numpy(next(parts).copy()) for of, rest in zip(given, unknown, strict=True)
+    ]
 
 
 def _require_matches(sides: Sequence[_Side], made: Sequence[Rows]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, NamedTuple
 
@@ -22,6 +22,7 @@ from metriclab.views.colour import (
     Colours,
     alike_together,
     grayscale,
+    jitter_strengths,
     no_colours,
     random_jitter,
     recolour_,
@@ -35,6 +36,10 @@ AreaShare = Annotated[float, Gt(0), Le(1)]
 Degrees = Annotated[float, Ge(0), Le(180)]
 Strength = Annotated[float, Ge(0), Le(2.5)]
 Probability = Annotated[float, Ge(0), Le(1)]
+Change = Annotated[float, Ge(0), Le(2)]
+Turn = Annotated[float, Ge(0), Le(0.5)]
+Colour = Strength | tuple[Change, Change, Change, Turn]
+"""A strength, or the largest changes of brightness, contrast and saturation beside 1, and of hue in turns."""
 
 JITTER_PROBABILITY = 0.8
 
@@ -67,7 +72,7 @@ class Augmentation:
         min_area, max_area: bounds of the share of an image's area that a crop covers.
         flip, grayscale, blur, solarize: probabilities.
         rotation: largest angle to either side, in degrees.
-        colour: strength of the change of brightness, contrast, saturation and hue.
+        colour: strength of the change of brightness, contrast, saturation and hue, or the changes themselves.
     """
 
     size: Size
@@ -75,33 +80,18 @@ class Augmentation:
     max_area: float
     flip: float
     rotation: float
-    colour: float
+    colour: Colour
     grayscale: float
     blur: float
     solarize: float
 
-    @torch.no_grad()
-    def views(
-        self, images: Images, random_keys: RandomKeys, indices: Iterable[int]
-    ) -> tuple[Float[Tensor, "n c _h _w"], ...]:
-        """The views of these indices: each one is a pure function of the images, their keys and its index."""
-        n, channels = images.pixels.shape[:2]
-        plans = [
-            self._plan(random_keys.uniform(index, _STREAM, sum(_COLUMNS)), images.sizes, channels) for index in indices
-        ]
-        shape = (n, channels, *height_and_width(self.size))
-        views = tuple(torch.empty(shape, device=images.pixels.device) for _ in plans)
-        for part in portions(images, self.size):
-            source = pyramid(Images(images.pixels[part], images.sizes[part]), self.size)
-            for view, plan in zip(views, plans, strict=True):
-                self._view(source, _Plan(*(values[part] for values in plan)), view[part])
-        return views
-
-    def _plan(self, uniform: Float[Tensor, "n k"], sizes: Int64[Tensor, "n 2"], channels: int) -> _Plan:
+    def plan(self, uniform: Float[Tensor, "n k"], sizes: Int64[Tensor, "n 2"], channels: int) -> _Plan:
+        """What is done to n samples, from uniform numbers in [0, 1)."""
         crop, flip, rotation, colour, grays, blurred, sigma, inverted = torch.split(uniform, _COLUMNS, 1)
         colours = no_colours(len(uniform), uniform.device)
-        if self.colour > 0:
-            colours = random_jitter(colour, self.colour, JITTER_PROBABILITY, channels)
+        strengths = jitter_strengths(self.colour)
+        if any(strengths):
+            colours = random_jitter(colour, strengths, JITTER_PROBABILITY, channels)
         after = colours.after
         if self.grayscale > 0 and channels == 3:
             after = torch.cat([after, grayscale(grays[:, 0] < self.grayscale)], 1)
@@ -118,8 +108,8 @@ class Augmentation:
             inverted=inverted[:, 0] < self.solarize,
         )
 
-    def _view(self, source: Pyramid, plan: _Plan, view: Float[Tensor, "n c h w"]) -> None:
-        """Fills `view`. What can happen to no sample is left out."""
+    def fill(self, source: Pyramid, plan: _Plan, view: Float[Tensor, "n c h w"]) -> None:
+        """Makes `view` by its plan. What can happen to no sample is left out."""
         x = resample(source, plan.boxes, self.size, plan.mirror, plan.angle if self.rotation > 0 else None)
         colours = Colours(plan.before, plan.hue, plan.after)
         order = alike_together(colours)
@@ -132,6 +122,29 @@ class Augmentation:
         if self.solarize > 0:
             solarize_(view, plan.inverted)
         view.clamp_(0, 1)
+
+
+@torch.no_grad()
+def augment(
+    images: Images, random_keys: RandomKeys, views: Mapping[int, Augmentation]
+) -> tuple[Float[Tensor, "n c _h _w"], ...]:
+    """A view for each of these indices: a pure function of the images, their keys, its index and its augmentation.
+
+    All of them are of one size.
+    """
+    n, channels = images.pixels.shape[:2]
+    (size,) = {augmentation.size for augmentation in views.values()}
+    plans = [
+        augmentation.plan(random_keys.uniform(index, _STREAM, sum(_COLUMNS)), images.sizes, channels)
+        for index, augmentation in views.items()
+    ]
+    shape = (n, channels, *height_and_width(size))
+    made = tuple(torch.empty(shape, device=images.pixels.device) for _ in plans)
+    for part in portions(images, size):
+        source = pyramid(Images(images.pixels[part], images.sizes[part]), size)
+        for view, plan, augmentation in zip(made, plans, views.values(), strict=True):
+            augmentation.fill(source, _Plan(*(values[part] for values in plan)), view[part])
+    return made
 
 
 def check_areas(views: str, smallest: tuple[str, float], largest: tuple[str, float]) -> None:

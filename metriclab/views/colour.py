@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -13,6 +13,9 @@ from metriclab.views import device
 
 JITTER_COLUMNS = 9
 """Uniform numbers a sample: whether at all, four places in the order, four amounts."""
+
+CHANGE, TURN = 0.8, 0.2
+"""At strength 1: how far from 1 the factors of brightness, contrast and saturation are at most, and the hue's turn."""
 
 
 class Colours(NamedTuple):
@@ -32,7 +35,19 @@ class Colours(NamedTuple):
     after: Float[Tensor, "n _l 3"]
 
 
-def random_jitter(uniform: Float[Tensor, "n 9"], strength: float, probability: float, channels: int) -> Colours:
+Strengths = tuple[float, float, float, float]
+"""Of brightness, contrast, saturation and hue."""
+
+
+def jitter_strengths(colour: float | Sequence[float]) -> Strengths:
+    """Of one strength for all four, or of the largest changes of brightness, contrast, saturation and hue."""
+    if isinstance(colour, float | int):
+        return (colour,) * 4
+    brightness, contrast, saturation, hue = colour
+    return brightness / CHANGE, contrast / CHANGE, saturation / CHANGE, hue / TURN
+
+
+def random_jitter(uniform: Float[Tensor, "n 9"], strengths: Strengths, probability: float, channels: int) -> Colours:
     """Brightness, contrast and saturation within 0.8 x strength of 1, a hue within 0.2 x strength of a turn.
 
     Each sample has an order of its own. Hue is by far the dearest of the four, so it is computed once, for all samples
@@ -43,14 +58,15 @@ def random_jitter(uniform: Float[Tensor, "n 9"], strength: float, probability: f
 
     Args:
         uniform: in [0, 1): whether at all; places of brightness, contrast, saturation, hue; their amounts.
-        strength: 1 in the paper.
+        strengths: 1 each in the paper.
         probability: of any change at all.
         channels: of the images, 1 or 3.
     """
     applied, places, amounts, turn = torch.split(uniform, [1, 4, 3, 1], 1)
-    low, high = max(0.0, 1 - 0.8 * strength), 1 + 0.8 * strength
+    bounds = [(max(0.0, 1 - CHANGE * strength), 1 + CHANGE * strength) for strength in strengths[:3]]
+    changes = [low + (high - low) * amount for (low, high), amount in zip(bounds, amounts.unbind(1), strict=True)]
     chosen = applied < probability
-    factors = torch.where(chosen, low + (high - low) * amounts, 1.0)
+    factors = torch.where(chosen, torch.stack(changes, 1), 1.0)
     # One row an operation, in the order of their names; then in the order of the sample.
     blends = torch.stack([factors, torch.zeros_like(factors), torch.zeros_like(factors)], 2)
     blends[:, 1, 2] = 1 - factors[:, 1]
@@ -63,7 +79,7 @@ def random_jitter(uniform: Float[Tensor, "n 9"], strength: float, probability: f
     nothing = torch.zeros_like(blends)
     nothing[..., 0] = 1
     first = (places.gather(1, order) < places[:, 3:])[:, :, None]
-    hue = torch.where(chosen, (2 * turn - 1) * 0.2 * strength, 0.0)
+    hue = torch.where(chosen, (2 * turn - 1) * TURN * strengths[3], 0.0)
     return Colours(torch.where(first, blends, nothing), hue, torch.where(first, nothing, blends))
 
 

@@ -16,10 +16,11 @@ from metriclab.registry import register
 from metriclab.views.augmentation import (
     AreaShare,
     Augmentation,
+    Colour,
     Degrees,
     Probability,
-    Strength,
     ViewSize,
+    augment,
     check_areas,
 )
 from metriclab.views.geometry import Fit, central_view
@@ -47,9 +48,11 @@ class MultiCropViews:
         small_max_area: largest share.
         flip: probability of swapping left and right; 0 where that changes the class, as in text.
         rotation: largest angle to either side, in degrees.
-        colour: strength of the change of brightness, contrast, saturation and hue, made with probability 0.8.
+        colour: strength of the change of brightness, contrast, saturation and hue, made with probability 0.8. One
+            number s stands for changes by 0.8 s, 0.8 s, 0.8 s and 0.2 s of a turn; or those four, [0.4, 0.4, 0.2, 0.1].
         grayscale: probability of losing all colour.
-        blur: probability of a Gaussian blur with a sigma of 0.1 to 2 pixels.
+        blur: probability of a Gaussian blur with a sigma of 0.1 to 2 pixels. Its kernel is a tenth of the shorter side,
+            as in the paper's code, and at least 3 pixels: in views below 40 pixels it acts as a sigma of 0.8 at most.
         solarize: probability of inverting the light half of the values (Grill et al., BYOL, NeurIPS 2020).
         fit: how the test view takes an image of another aspect: the middle of it (crop), all of it between black bars
             (pad), or all of it, scaled in both directions (squash).
@@ -73,7 +76,7 @@ class MultiCropViews:
         small_max_area: AreaShare = 0.14,
         flip: Probability = 0.5,
         rotation: Degrees = 0.0,
-        colour: Strength = 1.0,
+        colour: Colour = 1.0,
         grayscale: Probability = 0.2,
         blur: Probability = 0.5,
         solarize: Probability = 0.0,
@@ -89,8 +92,9 @@ class MultiCropViews:
         self.small = replace(self.large, size=small_size, min_area=small_min_area, max_area=small_max_area)
 
     def __call__(self, images: Images, random_keys: RandomKeys, /) -> tuple[Float[Tensor, "n c _h _w"], ...]:
-        large = self.large.views(images, random_keys, range(self.large_count))
-        return (*large, *self.small.views(images, random_keys, range(self.large_count, self.count)))
+        large = dict.fromkeys(range(self.large_count), self.large)
+        small = dict.fromkeys(range(self.large_count, self.count), self.small)
+        return (*augment(images, random_keys, large), *augment(images, random_keys, small))
 
     def test(self, images: Images, /) -> Float[Tensor, "n c h w"]:
         """The whole image or its middle, as `fit` says, at the size of a large view."""

@@ -29,6 +29,7 @@ class PlainViews:
 
     takes_features = True
     __repr__ = repr_settings
+    random = False
 
     def __init__(self, *, size: ViewSize = 32, count: Annotated[int, Ge(1)] = 1, fit: Fit = "crop") -> None:
         self.size = size

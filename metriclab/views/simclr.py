@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import Annotated, Any
 
 from annotated_types import Ge
 from jaxtyping import Float
@@ -11,17 +13,21 @@ from torch import Tensor
 from metriclab.core.batch import Images
 from metriclab.core.random import RandomKeys
 from metriclab.core.settings import keep_settings, repr_settings
-from metriclab.registry import register
+from metriclab.errors import RecipeError
+from metriclab.registry import OwnKeys, register
 from metriclab.views.augmentation import (
     AreaShare,
     Augmentation,
+    Colour,
     Degrees,
     Probability,
-    Strength,
     ViewSize,
+    augment,
     check_areas,
 )
 from metriclab.views.geometry import Fit, central_view
+
+OF_A_VIEW = tuple(field.name for field in fields(Augmentation) if field.name != "size")
 
 
 @register("views", "simclr")
@@ -40,15 +46,19 @@ class SimCLRViews:
         max_area: largest share.
         flip: probability of swapping left and right; 0 where that changes the class, as in text.
         rotation: largest angle to either side, in degrees.
-        colour: strength of the change of brightness, contrast, saturation and hue, made with probability 0.8.
+        colour: strength of the change of brightness, contrast, saturation and hue, made with probability 0.8. One
+            number s stands for changes by 0.8 s, 0.8 s, 0.8 s and 0.2 s of a turn; or those four, [0.4, 0.4, 0.2, 0.1].
         grayscale: probability of losing all colour.
-        blur: probability of a Gaussian blur with a sigma of 0.1 to 2 pixels.
+        blur: probability of a Gaussian blur with a sigma of 0.1 to 2 pixels. Its kernel is a tenth of the shorter side,
+            as in the paper's code, and at least 3 pixels: in views below 40 pixels it acts as a sigma of 0.8 at most.
         solarize: probability of inverting the light half of the values (Grill et al., BYOL, NeurIPS 2020).
+        second: keys of this table that the second view has other values of, such as {blur = 0.1, solarize = 0.2}; the
+            test view, and a third view, are as the table says.
         fit: how the test view takes an image of another aspect: the middle of it (crop), all of it between black bars
             (pad), or all of it, scaled in both directions (squash).
 
     Raises:
-        RecipeError: where `min_area` is above `max_area`.
+        RecipeError: where `min_area` is above `max_area`, and for `second` where there is one view.
     """
 
     __repr__ = repr_settings
@@ -62,21 +72,37 @@ class SimCLRViews:
         max_area: AreaShare = 1.0,
         flip: Probability = 0.5,
         rotation: Degrees = 0.0,
-        colour: Strength = 1.0,
+        colour: Colour = 1.0,
         grayscale: Probability = 0.2,
         blur: Probability = 0.5,
         solarize: Probability = 0.0,
+        second: Annotated[dict[str, object], OwnKeys(OF_A_VIEW)] = {},  # noqa: B006  (a plain default, never changed)
         fit: Fit = "crop",
     ) -> None:
         keep_settings(self, locals())
         check_areas("simclr", ("min_area", min_area), ("max_area", max_area))
         self.count = count
         self.fit: Fit = fit
-        self.augmentation = Augmentation(size, min_area, max_area, flip, rotation, colour, grayscale, blur, solarize)
+        first = Augmentation(size, min_area, max_area, flip, rotation, colour, grayscale, blur, solarize)
+        self.augmentations = dict.fromkeys(range(count), first)
+        if second:
+            self.augmentations[1] = _other(first, count, second)
 
     def __call__(self, images: Images, random_keys: RandomKeys, /) -> tuple[Float[Tensor, "n c _h _w"], ...]:
-        return self.augmentation.views(images, random_keys, range(self.count))
+        return augment(images, random_keys, self.augmentations)
 
     def test(self, images: Images, /) -> Float[Tensor, "n c h w"]:
         """The whole image or its middle, as `fit` says, without chance."""
-        return central_view(images, self.augmentation.size, self.fit)
+        return central_view(images, self.augmentations[0].size, self.fit)
+
+
+def _other(first: Augmentation, count: int, second: Mapping[str, Any]) -> Augmentation:
+    """That of the second view."""
+    if count == 1:
+        raise RecipeError(
+            "views 'simclr' make one view of an image, and `second` is about another",
+            help="set views.count = 2, or leave out second",
+        )
+    changed = replace(first, **second)
+    check_areas("simclr", ("second's min_area", changed.min_area), ("max_area", changed.max_area))
+    return changed

@@ -13,6 +13,7 @@ import torch
 
 from metriclab.comparison.compare import compare
 from metriclab.comparison.finished import find_runs, group
+from metriclab.errors import RecipeError
 from metriclab.recipe import read_recipe
 from metriclab.report.page import write_report
 from metriclab.runs.files import write_json
@@ -92,3 +93,26 @@ def test_old_runs_are_compared_and_reported(old, tmp_path):
     shown = re.sub(r"<pre.*?</pre>", "", (tmp_path / "one.html").read_text(), flags=re.DOTALL)
     assert "lone anchors" not in shown
     assert "lone queries" not in shown
+
+
+def with_transfer(path: Path, told: dict[str, object]) -> Path:
+    """The run as if it had measured a transfer by the same definition too."""
+    folder = RunFolder(path)
+    result = json.loads(folder.result_file.read_text())
+    entry = {**told, "evaluator": "retrieval", "parameters": {}, "fingerprint": {"test": "a" * 64, "train": "b" * 64}}
+    result["fingerprint"]["evaluate"]["transfer"] = entry
+    write_json(folder.result_file, result)
+    return path
+
+
+def test_where_the_data_of_a_transfer_lay_is_no_part_of_the_benchmark(old, tmp_path):
+    """An earlier version told the folder, which parted runs of two machines."""
+    new = rewritten(old[0], tmp_path / "new" / "simclr-1", seed=1)
+    with_transfer(old[0], {"data": {"name": "folder", "root": "/home/somebody/cars", "size": 64}})
+    for told, fits in (({"name": "folder"}, True), ({"name": "folder", "root": "x"}, True), ({"name": "cub"}, False)):
+        runs, notes = find_runs([old[0], with_transfer(new, {"data": told})])
+        if fits:
+            assert len(compare(group(runs), notes=notes).entries) == 1
+        else:
+            with pytest.raises(RecipeError, match=r'evaluate\.transfer\.data\.name is "folder" in the first and "cub"'):
+                compare(group(runs), notes=notes)

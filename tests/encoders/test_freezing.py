@@ -223,6 +223,19 @@ def test_the_head_learns_first_and_then_all_of_it(tmp_path: Path):
     assert "model.bn1.running_mean" in moved
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "lars"])
+def test_what_trains_later_has_no_state_before_and_starts_as_if_new(optimizer: str, tmp_path: Path):
+    recipe = tiny(
+        tmp_path, "encoder.trainable=last:1", "encoder.unfreeze_at=1", "train.steps=2", f"optimizer.name={optimizer}"
+    )
+    training = assemble(recipe, load_splits(recipe).train)
+    parts = [parameter for group in training.optimizer.param_groups for parameter in group["params"]]
+    assert len(parts) == len(set(parts)) == len(list(training.method.parameters()))
+    stem = training.method.get_parameter("network.encoder.model.conv1.0.weight")
+    states = [len(training.optimizer.state.get(stem, ())) for _ in fit(training)]
+    assert states[0] == 0 < states[1]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("stop", [1, 3, 4])
 def test_a_run_that_is_stopped_on_either_side_of_it_ends_equal(stop: int, tmp_path: Path):

@@ -19,8 +19,9 @@ from metriclab.recipe import Recipe, read_recipe
 from metriclab.registry import build
 from metriclab.testing import check_method
 from metriclab.training.fit import fit
+from metriclab.training.imprint import imprint_proxies, some_of_each
 from tests.support.small_methods import labelled, network
-from tests.support.tiny import TINY
+from tests.support.tiny import TINY, run, tiny
 
 CLASSES = torch.tensor([1, 4, 2**62])
 
@@ -121,3 +122,51 @@ def test_the_seed_of_a_run_draws_them(tmp_path):
     ]
     assert torch.equal(drawn[0], drawn[1])
     assert not torch.equal(drawn[0], drawn[2])
+
+
+def images_of(labels: list[int], dim: int = 5):
+    return rows(torch.randn(len(labels), dim, generator=torch.Generator().manual_seed(0)), labels)
+
+
+def test_imprinted_they_are_the_means_of_their_classes():
+    """Against loops; a class without images keeps its random direction, and images without a class have no part."""
+    images = images_of([4, 1, 4, -1, 1, 4])
+    memory = Proxies(5, CLASSES)
+    before = memory.directions.detach().clone()
+    memory.imprint(images)
+    for place, label in enumerate((1, 4)):
+        mean = sum(row for row, own in zip(images.z, images.labels, strict=True) if own == label)
+        torch.testing.assert_close(memory.rows().z[place], mean / mean.norm())
+        assert memory.directions[place].norm().item() == pytest.approx(5**0.5)
+    assert torch.equal(memory.directions[2], before[2])
+
+
+def test_several_proxies_of_a_class_share_its_images():
+    images = images_of([1, 1, 1, 1, 4])
+    memory = Proxies(5, CLASSES, per_class=2)
+    memory.imprint(images)
+    held = memory.rows().z.detach()
+    for place, mean in enumerate((images.z[[0, 2]].mean(0), images.z[[1, 3]].mean(0), images.z[4], images.z[4])):
+        torch.testing.assert_close(held[place], mean / mean.norm())
+
+
+@pytest.mark.parametrize(
+    ("start", "loaded", "imprinted"),
+    [(None, True, True), (None, False, False), ("means", False, True), ("random", True, False)],
+)
+def test_a_run_imprints_them_where_weights_are_loaded_or_it_is_told_to(start, loaded, imprinted, tmp_path):
+    if loaded:
+        run(tiny(tmp_path, "train.steps=1"), tmp_path / "first")
+    sets = ["method.name=supervised", "loss.name=arcface", "memory.name=proxies", "train.steps=1"]
+    sets += [f"encoder.weights={tmp_path / 'first'}"] if loaded else []
+    recipe = tiny(tmp_path, *sets, *([f"memory.start={start}"] if start else []))
+    training = assemble(recipe, load_splits(recipe).train)
+    before = training.method.memory.rows().z.detach()
+    imprint_proxies(recipe, training)
+    assert torch.equal(training.method.memory.rows().z, before) is not imprinted
+    assert training.method.training
+
+
+def test_a_mean_needs_few_images():
+    labels = np.array([2, -1, *[0] * 40, 2])
+    assert some_of_each(labels).tolist() == [0, *range(2, 34), 42]

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Le
 
 from metriclab.core.protocols import Loss, Memory, Miner
-from metriclab.registry import TableOf, build, register
+from metriclab.registry import OwnKeys, TableOf, build, register
 
 
 @register("dataset", "dots")
@@ -25,6 +25,18 @@ def dots(split: str, /, *, root: str, size: Annotated[int, Ge(1), Le(1024)] = 32
 def as_is() -> Any:
     """One view."""
     return build("views", "plain", size=8)
+
+
+@register("views", "pair")
+def pair(
+    *,
+    size: Annotated[int, Ge(1)] = 8,
+    blur: Annotated[float, Ge(0), Le(1)] = 0.5,
+    colours: tuple[float, float] | float = 1.0,
+    second: Annotated[dict[str, object], OwnKeys(("blur", "colours"))] = {},
+) -> Any:
+    """Two views, of which the second may be another."""
+    return build("views", "plain", size=size, count=2)
 
 
 @register("sampler", "in-order")
@@ -57,6 +69,19 @@ def twig(
 def pull(*, temperature: Annotated[float, Gt(0)] = 0.1) -> Any:
     """Pulls."""
     return build("loss", "nt-xent", temperature=temperature)
+
+
+class Whole:
+    """No loss over pairs."""
+
+    def __call__(self, anchors: Any, references: Any, /) -> Any:
+        return (anchors.z * references.z).sum()
+
+
+@register("loss", "wholesale")
+def wholesale() -> Any:
+    """Looks at no pairs."""
+    return Whole()
 
 
 @register("miner", "sieve")

@@ -13,6 +13,7 @@ from metriclab.recipe import Recipe, RecipeProblems, read_recipe
 from metriclab.recipe.document import LIMIT
 from metriclab.registry import load_plugin_file
 from metriclab.registry.toml import toml_value
+from metriclab.runs.files import digest_of
 
 BASE = Path(__file__).parent / "golden" / "base" / "pairwise.toml"
 
@@ -52,6 +53,19 @@ def test_absent_tables_have_defaults(tmp_path: Path) -> None:
 def test_a_whole_number_is_a_float(base: Path) -> None:
     temperature = read_recipe(base, ["loss.temperature=1"]).components["loss"].params["temperature"]
     assert isinstance(temperature, float)
+
+
+def test_a_table_of_own_keys_is_part_of_the_recipe(base: Path, tmp_path: Path) -> None:
+    options = ["views.name=pair", "views.second.blur=1", "views.second.colours=[0, 1.5]"]
+    recipe = read_recipe(base, options)
+    params = recipe.components["views"].params
+    assert params == {"size": 8, "blur": 0.5, "colours": 1.0, "second": {"blur": 1.0, "colours": (0.0, 1.5)}}
+    assert isinstance(params["second"]["blur"], float)
+    again = rewritten(recipe, tmp_path)
+    assert again == recipe
+    assert again.to_toml() == recipe.to_toml()
+    assert recipe != read_recipe(base, ["views.name=pair"])
+    assert digest_of(recipe.as_dict()) != digest_of(read_recipe(base, options[:2]).as_dict())
 
 
 def test_optional_components(base: Path) -> None:

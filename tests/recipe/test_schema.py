@@ -73,6 +73,7 @@ def rules() -> dict[str, Any]:
         ["head.hidden=4", "evaluate.1.name=spread", "optimizer.groups.head=0.5", "encoder.params.depth=[1, 2]"],
         ["method.name=recalling", "memory.name=ring", "memory.size=3", "miner.name=sieve"],
         ['requires=["packaging>=1"]'],
+        ["views.name=pair", "views.second.blur=0.1", "views.second.colours=[0.1, 0.2]"],
     ],
 )
 def test_good_recipes_fit(options: list[str], rules: dict[str, Any], base: Path) -> None:
@@ -105,6 +106,9 @@ def test_a_recipe_that_extends_another_may_leave_tables_out(rules: dict[str, Any
         ("optimiser", {"name": "walk"}),
         ("requires", "metriclab-circle"),
         ("requires", [3]),
+        ("views", {"name": "pair", "second": 0.1}),
+        ("views", {"name": "pair", "second": {"size": 4}}),
+        ("views", {"name": "pair", "second": {"blur": 1.5}}),
     ],
 )
 def test_mistakes_do_not_fit(table: str, value: Any, rules: dict[str, Any], base: Path) -> None:

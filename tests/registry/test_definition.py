@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from metriclab.core.protocols import Loss, Memory, Miner
 from metriclab.errors import PluginError, RecipeError
-from metriclab.registry import REQUIRED, ComponentEntry, TableOf, build, load_component, register
+from metriclab.registry import REQUIRED, ComponentEntry, OwnKeys, TableOf, build, load_component, register
 from metriclab.registry.definition import define
 from metriclab.registry.toml import toml_value
 
@@ -283,6 +283,37 @@ def test_a_table_of_a_component_that_cannot_be_found_is_refused(table):
     text = refusal_of(mine)
     assert f"parameter 'data' is said to be the table of what is not there: {table!r}" in text
     assert "help: name one of dataset, views," in text
+
+
+def test_a_table_of_own_keys_is_checked_as_they_are():
+    def mine(
+        *,
+        k: Annotated[int, Ge(1)],
+        t: float = 1.0,
+        mode: Literal["a", "b"] = "a",
+        other: Annotated[dict[str, object], OwnKeys(("t", "mode"))] = {},
+    ) -> None: ...
+
+    definition = definition_of(mine)
+    assert definition.parameters[3].type_text == "table of t, mode"
+    values, problems = definition.check({"k": 2, "other": {"t": 3}})
+    assert (values, problems) == ({"k": 2, "t": 1.0, "mode": "a", "other": {"t": 3.0}}, [])
+    assert isinstance(values["other"]["t"], float)  # equal recipes are written alike
+    found = definition.check({"k": 0, "other": {"t": "3", "mode": "a", "k": 4}})[1]
+    assert [(problem.path, problem.message) for problem in found] == [
+        (("k",), "k of loss 'mine' must be int >= 1, not 0"),
+        (("other", "k"), "other of loss 'mine' has no key 'k'"),
+        (("other", "t"), "t of loss 'mine' must be float, not \"3\""),
+    ]
+    assert definition.check({"other": {"t": 2.0}})[1][0].message == "loss 'mine' needs k (int >= 1)"
+
+
+@pytest.mark.parametrize("key", ["tt", "other"])
+def test_own_keys_that_are_not_there_are_refused(key):
+    def mine(*, t: float = 1.0, other: Annotated[dict[str, object], OwnKeys(("t",))] = {}) -> None: ...
+
+    mine.__annotations__["other"] = Annotated[dict[str, object], OwnKeys(("t", key))]
+    assert f"parameter 'other' is said to hold the key '{key}', which is not beside it" in refusal_of(mine)
 
 
 def test_a_class_without_its_own_constructor_is_told_what_to_write():

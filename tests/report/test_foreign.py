@@ -8,11 +8,14 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from metriclab.cli import main
+from metriclab.images.cache_files import alone, cache_folder, save_arrays, without_caching
 from metriclab.report.offline import offline
+from tests.support.pictures import classes
 from tests.support.tiny import run, tiny
 
 
@@ -67,3 +70,39 @@ def test_no_connection_is_opened_within_and_again_after():
                 urllib.request.urlopen(address)
     socket.create_connection(("127.0.0.1", port)).close()
     server.close()
+
+
+def test_a_report_decodes_what_the_cache_lacks_and_keeps_none_of_it(cache, tmp_path, monkeypatch):
+    """Neither decoded images nor a lock, an index or a folder; what is damaged in the cache stays as it is."""
+    pictures = classes(tmp_path / "pictures", red=4, blue=4)
+    given = ("data.name=folder", f"data.root='{pictures}'", "data.val=0.0", "data.test=0.5", "train.steps=0")
+    run(tiny(tmp_path, *given), tmp_path / "run")
+    pages = []
+    for change in ("none", "damaged", "gone"):
+        if change == "damaged":
+            for file in cache.rglob("pixels/*/*"):
+                file.write_bytes(file.read_bytes()[:-1] + b"?")
+        elif change == "gone":
+            shutil.rmtree(cache)
+        before = {path: path.is_file() and (path.read_bytes(), path.stat().st_mtime_ns) for path in tree(tmp_path)}
+        done = CliRunner().invoke(main, ["report", str(tmp_path / "run"), "-o", str(tmp_path / "page.html")])
+        assert done.exit_code == 0, done.output
+        pages.append((tmp_path / "page.html").read_bytes())
+        (tmp_path / "page.html").unlink()
+        assert {
+            path: path.is_file() and (path.read_bytes(), path.stat().st_mtime_ns) for path in tree(tmp_path)
+        } == before
+    assert pages[1:] == pages[:1] * 2
+    assert b"data:image" in pages[0]
+    assert b"not trained" in pages[0]
+    assert b">trained" not in pages[0]
+
+
+def test_whatever_else_would_be_cached_is_not_kept_either(cache):
+    with without_caching():
+        save_arrays(cache_folder("glyphs") / "x.npz", {"x": np.zeros(2)})
+        with alone(cache_folder("glyphs") / "x.lock", waiting=None) as mine:
+            assert mine
+    assert not cache.exists()
+    save_arrays(cache_folder("glyphs") / "x.npz", {"x": np.zeros(2)})
+    assert cache.exists()

@@ -17,6 +17,20 @@ def test_each_sample_has_its_own_gaussian(size, taps):
         torch.testing.assert_close(result, theirs, rtol=0, atol=2e-6)
 
 
+def test_the_kernel_is_the_papers_tenth_of_the_image():
+    # SimCLR's data_util.py and BYOL's augmentations.py: 2 int(size / 10 / 2) + 1 taps, none below 20 pixels.
+    for side in (20, 32, 39, 40, 59, 60, 96, 224):
+        kernels = gaussian_kernels(torch.ones(1), torch.ones(1, dtype=torch.bool), side)
+        assert kernels.shape[1] == 2 * int(side / 10 / 2) + 1
+
+
+@pytest.mark.parametrize("side", [8, 32, 39, 40])
+def test_three_taps_act_as_a_sigma_of_four_fifths_at_most(side):
+    (kernel,) = gaussian_kernels(torch.tensor([2.0]), torch.ones(1, dtype=torch.bool), side).double()
+    offsets = torch.arange(len(kernel)) - len(kernel) // 2
+    assert float((kernel * offsets**2).sum().sqrt()) == pytest.approx(0.8 if side < 40 else 1.29, abs=0.01)
+
+
 def test_samples_that_are_not_chosen_pass_to_the_bit():
     x = torch.rand(3, 1, 90, 90, generator=torch.Generator().manual_seed(0))
     chosen = torch.tensor([False, True, False])

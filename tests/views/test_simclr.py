@@ -8,6 +8,7 @@ import torch
 from metriclab.core.batch import Images
 from metriclab.core.random import RandomKeys
 from metriclab.errors import RecipeError
+from metriclab.testing import check_views
 from metriclab.views.plain import PlainViews
 from metriclab.views.simclr import SimCLRViews
 
@@ -170,3 +171,69 @@ def test_crossed_areas_are_refused():
     assert str(error.value) == (
         "views 'simclr': min_area = 0.5 is above max_area = 0.3\n  help: set min_area to at most 0.3"
     )
+
+
+# BYOL's two views: byol/utils/augmentations.py of google-deepmind/deepmind-research, commit 923ad3c.
+OF_BYOL = {"colour": [0.4, 0.4, 0.2, 0.1], "blur": 1.0}
+SECOND = {"blur": 0.1, "solarize": 0.2}
+
+
+def test_the_second_view_has_settings_of_its_own_and_all_else_of_the_table():
+    some, keys = images(9), random_keys(torch.arange(9))
+    asymmetric = SimCLRViews(count=3, **OF_BYOL, second=SECOND)
+    first, second, third = asymmetric(some, keys)
+    as_first, as_second = (SimCLRViews(count=3, **{**OF_BYOL, **more})(some, keys) for more in ({}, SECOND))
+    assert torch.equal(first, as_first[0])
+    assert torch.equal(second, as_second[1])
+    assert torch.equal(third, as_first[2])
+    assert not torch.equal(second, as_first[1])
+    assert torch.equal(asymmetric.test(some), SimCLRViews().test(some))
+    every = {"min_area": 0.5, "max_area": 0.6, "flip": 1.0, "rotation": 9.0, "colour": 0.0, "grayscale": 1.0}
+    assert torch.equal(SimCLRViews(second=every)(some, keys)[1], SimCLRViews(**every)(some, keys)[1])
+
+
+def test_views_with_settings_of_their_own_keep_what_views_keep():
+    check_views(SimCLRViews(**OF_BYOL, second=SECOND))
+
+
+def test_byols_views_are_solarized_and_blurred_as_often_as_in_its_code():
+    n = 600
+    pixels = images(1, side=8).pixels
+    some, keys = Images(pixels.expand(n, -1, -1, -1), torch.full((n, 2), 8)), random_keys(torch.arange(n))
+    for part, shares in {"blur": (1.0, 0.1), "solarize": (0.0, 0.2)}.items():
+        of_table = {**NOTHING, part: {**OF_BYOL, "solarize": 0.0}[part], "second": {part: SECOND[part]}}
+        for view, share in zip(SimCLRViews(size=8, **of_table)(some, keys), shares, strict=True):
+            changed = ((view - pixels / 255).abs().amax((1, 2, 3)) > 1e-5).float().mean().item()
+            weak = 0.1 * share if part == "blur" else 0.0  # a sigma near its lower bound is too weak to be seen
+            noise = 4 * (share * (1 - share) / n) ** 0.5
+            assert share - weak - noise - 1e-9 <= changed <= share + noise
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "text"),
+    [
+        ({"second": {"blurr": 0.1}}, ValueError, "second of views 'simclr' has no key 'blurr'\n  help: did you mean"),
+        ({"second": {"size": 8}}, ValueError, "second of views 'simclr' has no key 'size'\n  help: leave it out: "),
+        (
+            {"second": {"blur": 2}},
+            ValueError,
+            "blur of views 'simclr' must be float >= 0 and <= 1, not 2\n  help: ",
+        ),
+        ({"colour": [0.4, 0.4, 0.2]}, ValueError, "colour of views 'simclr' must be float >= 0 and <= 2.5 | tuple["),
+        ({"colour": [0.4, 0.4, 0.2, 0.6]}, ValueError, "float >= 0 and <= 0.5], not [0.4, 0.4, 0.2, 0.6]"),
+        (
+            {"second": {"max_area": 0.05}},
+            RecipeError,
+            "views 'simclr': second's min_area = 0.08 is above max_area = 0.05\n  help: set second's min_area",
+        ),
+        (
+            {"count": 1, "second": SECOND},
+            RecipeError,
+            "views 'simclr' make one view of an image, and `second` is about another\n  help: set views.count = 2",
+        ),
+    ],
+)
+def test_what_no_second_view_can_be_is_refused(settings, error, text):
+    with pytest.raises(error) as caught:
+        SimCLRViews(**settings)
+    assert text in str(caught.value)

@@ -38,13 +38,13 @@ def smooth_ap(temperature):
     return loss
 
 
-def sup_ap(temperature, slope, linear_from):
+def sup_ap(temperature, rho, linear_from):
     def above(d):
         if d <= 0:
             return sigmoid(d / temperature)
         if d <= linear_from:
             return sigmoid(d / temperature) + 0.5
-        return slope * (d - linear_from) + 1 / (1 + math.exp(-linear_from / temperature)) + 0.5
+        return rho * (d - linear_from) + 1 / (1 + math.exp(-linear_from / temperature)) + 0.5
 
     def loss(anchors, references):
         costs = []
@@ -95,7 +95,7 @@ CASES = [
     (("smooth-ap", {}), smooth_ap(0.01)),
     (("smooth-ap", {"temperature": 0.3}), smooth_ap(0.3)),
     (("sup-ap", {}), sup_ap(0.01, 100.0, 0.05)),
-    (("sup-ap", {"temperature": 0.2, "slope": 3.0, "linear_from": 0.3}), sup_ap(0.2, 3.0, 0.3)),
+    (("sup-ap", {"temperature": 0.2, "rho": 3.0, "linear_from": 0.3}), sup_ap(0.2, 3.0, 0.3)),
     (("sup-ap", {"temperature": 0.2, "linear_from": 0.0}), sup_ap(0.2, 100.0, 0.0)),
     (("roadmap", {}), roadmap(0.5)),
     (("roadmap", {"calibration": 0.1}), roadmap(0.1)),
@@ -127,7 +127,7 @@ def test_with_steps_as_good_as_sharp_it_is_one_minus_average_precision():
     expected = 1 - (1 + 2 / 3 + 3 / 4) / 3
     assert float(call(build("loss", "smooth-ap", temperature=0.001)).detach()) == pytest.approx(expected, abs=1e-12)
     # A negative that is 0.2 and 0.4 before them counts 1 and 2, and 0.5 + sigmoid each.
-    below = build("loss", "sup-ap", temperature=0.001, slope=5.0, linear_from=0.0)
+    below = build("loss", "sup-ap", temperature=0.001, rho=5.0, linear_from=0.0)
     counts = [5 * 0.2 + 0.5 + 0.5, 5 * 0.4 + 0.5 + 0.5]
     expected = 1 - (1 + 2 / (2 + counts[0]) + 3 / (3 + counts[1])) / 3
     assert float(call(below).detach()) == pytest.approx(expected, abs=1e-12)
@@ -160,7 +160,7 @@ def test_sup_ap_is_never_below_one_minus_average_precision_and_smooth_ap_is():
 
 
 def test_ties_and_a_single_positive():
-    # One positive, and a negative at its cosine: the precision is 1 / (1 + 1/2), with the largest slope there is.
+    # One positive, and a negative at its cosine: the precision is 1 / (1 + 1/2), with the largest gradient there is.
     cosines, call = against(0, [0.4], [0.4])
     value = call(build("loss", "smooth-ap", temperature=0.1))
     (gradient,) = torch.autograd.grad(value, cosines)
@@ -169,7 +169,7 @@ def test_ties_and_a_single_positive():
     # Two positives at one cosine, and a negative far before both: each has one positive and the negative before it.
     cosines, call = against(0, [0.4, 0.4], [0.9])
     assert float(call(build("loss", "sup-ap", linear_from=2.0)).detach()) == pytest.approx(1 - 2 / (2 + 1.5), abs=1e-12)
-    # Far behind, smooth-ap has no slope left, and sup-ap that of its line.
+    # Far behind, smooth-ap has no gradient left, and sup-ap that of its line.
     cosines, call = against(0, [-0.5], [0.9])
     (faded,) = torch.autograd.grad(call(build("loss", "smooth-ap")), cosines)
     cosines, call = against(0, [-0.5], [0.9])

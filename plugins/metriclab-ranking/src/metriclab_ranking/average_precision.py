@@ -1,4 +1,4 @@
-"""Average precision with a slope: Smooth-AP, and SupAP, which is never above the average precision itself."""
+"""Average precision that can be differentiated: Smooth-AP, and SupAP, which is never above the true one."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class SmoothAP(nn.Module):
     anchor is no reference of its own (in the authors' code it is, its own first positive, and its average precision
     is higher for that), and classes may be of any sizes.
 
-    Two references at one cosine count half before each other, and are parted with the largest slope, 1 / (4 t). A
+    Two references at one cosine count half before each other, and are parted with the largest gradient, 1 / (4 t). A
     single positive has the precision 1 / (1 + negatives before it). Differences of cosines of many t have next to no
-    slope: that is the point of `sup-ap`. An anchor without a positive is not counted, one without a negative has a
+    gradient: that is the point of `sup-ap`. An anchor without a positive is not counted, one without a negative has a
     loss of 0.
 
     Memory is that of a few tiles of anchors against references; time is P times that of a loss of pairs, for P
@@ -63,9 +63,9 @@ class SupAP(nn.Module):
     """One minus an average precision that is too low rather than too high; the mean over anchors with a positive.
 
     As `smooth-ap`, with other steps. Positives count as they are: 1 where nearer to the anchor than positive i or as
-    near, 0 elsewhere, without a slope. A negative counts, by d = s_j - s_i, the sigmoid of d / t where d <= 0, and 1/2
-    more where d > 0; beyond `linear_from` it goes on as a straight line, of slope `slope`. So a negative before a
-    positive counts as one or more, and its slope does not fade however far before it is.
+    near, 0 elsewhere, without a gradient. A negative counts, by d = s_j - s_i, the sigmoid of d / t where d <= 0, and
+    1/2 more where d > 0; beyond `linear_from` it goes on as a straight line, of derivative `rho`. So a negative before
+    a positive counts as one or more, and its gradient does not fade however far before it is.
 
     References at one cosine: positives count 1 before each other, a negative 1/2. All of the gradient is of negatives
     against a positive; the order among positives has none, so a single positive has what each of several has. An
@@ -76,7 +76,7 @@ class SupAP(nn.Module):
 
     Args:
         temperature: t, of the sigmoid; the paper takes 0.01.
-        slope: rho, of the line; the paper takes 100.
+        rho: derivative of the line; the paper takes 100.
         linear_from: delta, the difference of cosines where the line begins; the paper takes 0.05.
 
     Example:
@@ -93,15 +93,15 @@ class SupAP(nn.Module):
         self,
         *,
         temperature: Annotated[float, Gt(0)] = 0.01,
-        slope: Annotated[float, Gt(0)] = 100.0,
+        rho: Annotated[float, Gt(0)] = 100.0,
         linear_from: Annotated[float, Ge(0), Le(2)] = 0.05,
     ) -> None:
         super().__init__()
-        self.temperature, self.slope, self.linear_from = temperature, slope, linear_from
+        self.temperature, self.rho, self.linear_from = temperature, rho, linear_from
 
     def terms(self, pairs: Pairs) -> dict[str, Term]:
-        """One minus the average precision, with steps for positives that have no slope."""
-        above = partial(_above, temperature=self.temperature, slope=self.slope, linear_from=self.linear_from)
+        """One minus the average precision, with steps for positives that have no gradient."""
+        above = partial(_above, temperature=self.temperature, rho=self.rho, linear_from=self.linear_from)
         return average_precision_terms(pairs, _at_least, above)
 
 
@@ -123,8 +123,8 @@ def _at_least(nearer: Float[Tensor, "*cells"]) -> Float[Tensor, "*cells"]:
 
 
 def _above(
-    nearer: Float[Tensor, "*cells"], temperature: float, slope: float, linear_from: float
+    nearer: Float[Tensor, "*cells"], temperature: float, rho: float, linear_from: float
 ) -> Float[Tensor, "*cells"]:
     curve = (nearer / temperature).sigmoid()
-    line = slope * (nearer - linear_from) + 1 / (1 + math.exp(-linear_from / temperature))
+    line = rho * (nearer - linear_from) + 1 / (1 + math.exp(-linear_from / temperature))
     return torch.where(nearer > linear_from, line, curve) + 0.5 * (nearer > 0)

@@ -1,4 +1,4 @@
-"""Recall at k with a slope."""
+"""Recall at k that can be differentiated."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class RecallAtK(nn.Module):
     too, and each rank is larger by 1).
 
     A rank of k counts half, so the loss does not reach 0: with a single positive at rank 1 and k = 1 it is 1/2. Two
-    references at one cosine count half before each other and are parted with the largest slope, positives too. Where
+    references at one cosine count half before each other and are parted with the largest gradient, positives too. Where
     more than k are found, that k gives no gradient. An anchor without a positive is not counted. Memory and time are
     those of `smooth-ap`, for all k together.
 

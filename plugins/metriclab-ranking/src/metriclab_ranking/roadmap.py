@@ -31,7 +31,7 @@ class Roadmap(nn.Module):
         calibration: lambda, the share of the contrastive part; the paper takes 0.5.
         positive: alpha, the cosine up to which positives are pulled; the paper takes 0.9.
         negative: beta, the cosine down to which negatives are pushed; the paper takes 0.6.
-        temperature, slope, linear_from: of `sup-ap`.
+        temperature, rho, linear_from: of `sup-ap`.
 
     Example:
         >>> criterion = Roadmap()
@@ -49,13 +49,13 @@ class Roadmap(nn.Module):
         positive: Cosine = 0.9,
         negative: Cosine = 0.6,
         temperature: Annotated[float, Gt(0)] = 0.01,
-        slope: Annotated[float, Gt(0)] = 100.0,
+        rho: Annotated[float, Gt(0)] = 100.0,
         linear_from: Annotated[float, Ge(0), Le(2)] = 0.05,
     ) -> None:
         super().__init__()
         self.calibration, self.positive, self.negative = calibration, positive, negative
-        self.temperature, self.slope, self.linear_from = temperature, slope, linear_from
-        self.sup_ap = SupAP(temperature=temperature, slope=slope, linear_from=linear_from)
+        self.temperature, self.rho, self.linear_from = temperature, rho, linear_from
+        self.sup_ap = SupAP(temperature=temperature, rho=rho, linear_from=linear_from)
         self.contrastive: nn.Module = build(
             "loss", "contrastive", variant="cosine", positive=positive, negative=negative
         )

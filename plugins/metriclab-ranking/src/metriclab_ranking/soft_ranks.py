@@ -1,4 +1,4 @@
-"""The rank of each positive among an anchor's references, counted by steps that have a slope."""
+"""The rank of each positive among an anchor's references, counted by steps that can be differentiated."""
 
 from __future__ import annotations
 

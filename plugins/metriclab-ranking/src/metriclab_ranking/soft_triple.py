@@ -82,7 +82,7 @@ class SoftTriple(nn.Module):
 def distance_terms(pairs: Pairs) -> dict[str, Term]:
     """The Euclidean distance of positive pairs, averaged over them."""
     squared = 2 - 2 * pairs.similarity
-    # Rows that coincide but for rounding have no direction: the slope of the root would be that of the rounding.
+    # Rows that coincide but for rounding have no direction: the gradient of the root would be that of the rounding.
     apart = pairs.positive & ~(squared <= 16 * torch.finfo(squared.dtype).eps)
     distance = torch.where(apart, torch.where(apart, squared, 1).sqrt(), 0)
     return {"distances": Term(distance.sum(1), pairs.positive.sum(1))}
