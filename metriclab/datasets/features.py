@@ -64,10 +64,11 @@ def Features(
     stored = read_arrays(path)
     z = embeddings_of(path, stored.arrays)
     finite_norms(z, path)
-    notes: list[str] = []
+    notes = [f"{path}: its items are not read: each row is a thing of its own"] if "items" in stored.arrays else []
     listed = _listed(path, stored, len(z))
     if labels is not None and is_manifest(Path(labels)):
-        listed, notes = read_manifest(Path(labels))
+        listed, said = read_manifest(Path(labels))
+        notes += said
         _require_one_each("lines", listed, path, len(z))
     elif (given := labels_in(path, stored.arrays) if labels is None else labels_of(Path(labels))) is not None:
         _require_one_each("labels", given, path, len(z))
