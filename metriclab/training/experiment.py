@@ -11,14 +11,13 @@ from torch import Tensor, nn
 
 from metriclab import distributed
 from metriclab.assembly.assemble import Training, assemble, build_evaluators
-from metriclab.assembly.selection import require_selectable
+from metriclab.assembly.selection import require_loss, require_selectable
 from metriclab.assembly.splits import Splits, benchmark, has_labels, load_splits
 from metriclab.core.protocols import Evaluator, Tracker
 from metriclab.errors import RecipeError, StorageError
-from metriclab.evaluation.embed import embed, embedding_settings, evaluating
-from metriclab.evaluation.evaluate import run_evaluators, score_values
 from metriclab.evaluation.result import Pausing, final_result
 from metriclab.recipe import Recipe
+from metriclab.recipe.train import LOSS
 from metriclab.registry import suggest
 from metriclab.runs import checkpoint as checkpoints
 from metriclab.runs.folder import RunFolder, releasing
@@ -30,6 +29,7 @@ from metriclab.training.features import with_features
 from metriclab.training.fit import StepResult, fit
 from metriclab.training.notices import notices
 from metriclab.training.status import RunNumbers, RunStatus
+from metriclab.training.validation import ValLoss, val_metrics
 
 T = TypeVar("T")
 
@@ -98,6 +98,7 @@ def _begin(recipe: Recipe, folder: RunFolder, *, resume: bool) -> Generator[RunS
     training = assemble(recipe, splits.train, initial=saved is None)
     evaluators = distributed.on_every_rank(lambda: build_evaluators(recipe))
     distributed.on_every_rank(lambda: require_selectable(recipe, evaluators))
+    distributed.on_every_rank(lambda: require_loss(recipe, splits, training.method))
     fingerprint = benchmark(recipe, splits, evaluators)
     now = manifest_of(recipe, data=splits.fingerprints(), classes=splits.classes(), benchmark=fingerprint)
     run = _Run(recipe, folder, training, splits, evaluators, fingerprint)
@@ -147,7 +148,7 @@ class _Run:
         self.evaluators, self.benchmark = evaluators, benchmark
         self.settings = recipe.train
         self.trackers: list[Tracker] = []
-        self.drift = drift_of(training, splits.val)
+        self.drift, self.loss = drift_of(training, splits.val), ValLoss(recipe, training, splits)
         self.numbers = RunNumbers()
         self.start = 0
         self.saved_step = -1
@@ -200,7 +201,7 @@ class _Run:
 
     def _is_measured(self, done: int) -> bool:
         every = self.settings.evaluate_every
-        return has_labels(self.splits.val) and (
+        return (has_labels(self.splits.val) or self.loss.reason is None) and (
             done == self.training.steps or (every is not None and is_due(done, every * self._epoch()))
         )
 
@@ -218,21 +219,20 @@ class _Run:
             self._save(step.done)
 
     def _evaluate(self, done: int) -> None:
-        with evaluating(self.training.method) as encode:
-            embedded = embed(encode, self.splits.val, embedding_settings(self.training))
-        rows = getattr(embedded, self.settings.output)
-        # What is chosen by these numbers has to be chosen alike on every rank.
-        numbers = distributed.broadcast_object(score_values(run_evaluators(self.evaluators, rows, rows)))
-        flat = {f"val.{name}.{metric}": value for name, part in numbers.items() for metric, value in part.items()}
+        by_loss = self.settings.select == LOSS
+        metrics = val_metrics(self.evaluators, self.training, self.splits.val)
+        flat = {**metrics, **self.loss.measure()}
         flat = dict(sorted(flat.items(), key=lambda part: part[0] != f"val.{self.settings.select}"))  # it comes first
         self._log(done, flat)
         if f"val.{self.settings.select}" not in flat:
+            if by_loss or not metrics:
+                return  # and the last step is measured
             names = [name.removeprefix("val.") for name in flat]
             raise RecipeError(
                 f"train.select = '{self.settings.select}' is no metric of this recipe",
                 help=suggest(self.settings.select, names) or f"choose one of {', '.join(names)}",
             )
-        value = flat[f"val.{self.settings.select}"]
+        value = flat[f"val.{self.settings.select}"] * (-1 if by_loss else 1)
         if value > self.numbers.best_value:
             self.numbers.best_step, self.numbers.best_value = done, value
 
