@@ -13,7 +13,7 @@ from torch import nn
 
 from metriclab.assembly.assemble import build_method, classes_of
 from metriclab.assembly.learning_rates import build_optimizer
-from metriclab.assembly.selection import require_selectable
+from metriclab.assembly.selection import require_loss, require_selectable
 from metriclab.assembly.splits import Splits, load_splits
 from metriclab.assembly.trial import require_finite, try_one_image
 from metriclab.core.protocols import Evaluator, Views
@@ -61,6 +61,8 @@ def rehearse(recipe: Recipe, *, tell_data: bool = True) -> Rehearsal:
     _attempt(found, lambda: require_selectable(recipe, evaluators))
     if method is None:
         return found
+    if splits is not None:
+        _attempt(found, lambda: require_loss(recipe, splits, method))
     encoder = method.get_submodule("network.encoder")
     note = getattr(encoder, "note", None)
     found.notes.extend([] if note is None else [note])

@@ -75,7 +75,7 @@ def describe_baselines(names: Iterable[str]) -> str:
 def metric_label(metric: str) -> str:
     """Of "evaluator.metric" the metric, with the evaluator where that is not retrieval."""
     evaluator, _, name = metric.partition(".")
-    return label(name) if evaluator == "retrieval" else f"{evaluator} {label(name)}"
+    return label(name or evaluator) if evaluator == "retrieval" or not name else f"{evaluator} {label(name)}"
 
 
 def format_number(value: Any) -> Cell:

@@ -21,8 +21,8 @@ from metriclab.heads import LinearHead
 from metriclab.optimizers import LARS, SGD, AdamW
 from metriclab.registry import load_component
 from metriclab.testing import Share, on_ranks, two_ranks
-from metriclab.training.experiment import Interrupted
 from metriclab.training.fit import fit
+from metriclab.training.interruption import Interrupted
 from tests.support.tiny import outcome, run, tiny
 
 

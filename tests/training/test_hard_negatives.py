@@ -17,8 +17,8 @@ from metriclab.runs.checkpoint import read_checkpoint
 from metriclab.samplers import HardNegatives
 from metriclab.testing import Share, on_ranks
 from metriclab.training.batches import batches
-from metriclab.training.experiment import Interrupted
 from metriclab.training.fit import fit
+from metriclab.training.interruption import Interrupted
 from metriclab.training.sampler_embeddings import use_source
 from metriclab.vectors.aligned import unit_rows_for
 from tests.support.tiny import outcome, run, tiny
