@@ -124,6 +124,14 @@ def test_unknown_labels_stay_in_train(tmp_path):
     assert (data.with_split("test").labels >= 0).all()
 
 
+def test_groups_lie_beside_the_rows(tmp_path):
+    cameras = np.arange(len(NAMES)) % 3
+    np.savez(tmp_path / "all.npz", embeddings=embeddings(), labels=NAMES, groups=cameras)
+    data = build("dataset", "features", "train", root=str(tmp_path / "all.npz"))
+    rows = [int(Path(name).name) for name in data.names]
+    assert data.groups.tolist() == cameras[rows].tolist()
+
+
 def test_items_are_told_that_they_do_not_count(tmp_path):
     np.savez(tmp_path / "all.npz", embeddings=embeddings(), labels=NAMES, items=np.arange(len(NAMES)) // 2)
     data = build("dataset", "features", "train", root=str(tmp_path / "all.npz"))
