@@ -23,10 +23,10 @@ class Proxies(nn.Module):
 
     Nothing is ever pushed into it; its rows are parameters and learn by the gradient of the loss. They are the group
     `memory` of the optimizer, and usually learn much faster than the network: optimizer.groups = {memory = 100.0}.
-    They are read with norm 1 and begin in random directions, as rows of standard normal numbers, or each in the mean of
-    its class's images (`imprint`). The latter needs features that already say something of the classes, and then saves
-    the steps in which random directions are learned, hundreds for hundreds of classes, while they pull a pretrained
-    encoder apart.
+    They are read with norm 1 and begin in random directions, as rows of standard normal numbers, or each where the mean
+    of its class's images lies from the mean of all (`imprint`). The latter needs features that already say something of
+    the classes. It saves the steps in which random directions are learned, hundreds for hundreds of classes, while they
+    pull a pretrained encoder apart.
 
     Paper: Movshovitz-Attias et al., No Fuss Distance Metric Learning using Proxies, ICCV 2017; for their start in the
         mean, Qi et al., Low-Shot Learning with Imprinted Weights, CVPR 2018.
@@ -36,7 +36,7 @@ class Proxies(nn.Module):
         classes: sorted training labels; by hand also a list or numpy array of them.
         per_class: rows a class; several for classes of several looks. What they mean is up to the loss.
         start: where they begin: in the mean of their class, as the network embeds it before the first step ("means"),
-            or in a "random" direction. By default in the mean where the encoder has loaded weights.
+            or in a "random" direction; by default in the mean where the encoder has loaded weights.
 
     Raises:
         RecipeError: where there is no class.
@@ -79,22 +79,26 @@ class Proxies(nn.Module):
 
     @torch.no_grad()
     def imprint(self, images: Rows, /) -> None:
-        """Puts each proxy into the mean of embedded images of its class; those of classes without any stay.
+        """Puts each proxy into the mean of embedded images of its class, seen from the mean of all these means.
 
-        Several proxies of a class share its images out among them, one image each where it has too few.
+        What all images share would else make every proxy a neighbour of every image. Several proxies of a class share
+        its images out among them, one image each where it has too few; proxies of a class without images stay.
         """
         order = images.labels.argsort(stable=True)
         labels = images.labels[order]
         starts, stops = (torch.searchsorted(labels, self.labels, right=right).tolist() for right in (False, True))
+        means: dict[int, Tensor] = {}
         for place, (start, stop) in enumerate(zip(starts, stops, strict=True)):
-            if start == stop:
-                continue
             first = place % self.per_class
-            mine = order[start + first : stop : self.per_class]
-            if not len(mine):
-                mine = order[start + first % (stop - start)][None]
-            mean = normalize(images.z[mine].mean(0, keepdim=True))[0]
-            self.directions[place] = len(mean) ** 0.5 * mean  # as long as random ones, so that they learn as fast
+            if start < stop:
+                mine = order[start + first : stop : self.per_class]
+                means[place] = images.z[mine if len(mine) else order[start + first % (stop - start)][None]].mean(0)
+        if means:
+            apart = torch.stack(list(means.values()))
+            unit = normalize(apart - apart.mean(0))
+            far = unit.isfinite().all(1) & (unit != 0).any(1)  # those of equal images lie in no direction
+            places = torch.tensor(list(means), device=far.device)
+            self.directions[places[far]] = self.directions.shape[1] ** 0.5 * unit[far]  # as long as random ones
 
     def push(self, rows: Rows, /) -> None:
         """Does nothing: proxies learn and do not remember."""

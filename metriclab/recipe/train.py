@@ -143,6 +143,6 @@ def parameters(model: type[BaseModel] = Train) -> list[Parameter]:
     """The keys of `[train]`, or of what another model describes."""
     hints = get_type_hints(model, include_extras=True)
     return [
-        Parameter(name, hints[name], field.default, field.description or "")
+        Parameter(name, hints[name], field.default, " ".join((field.description or "").split()))
         for name, field in model.model_fields.items()
     ]

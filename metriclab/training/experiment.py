@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from metriclab import distributed
 from metriclab.assembly.assemble import Training, assemble, build_evaluators
+from metriclab.assembly.selection import require_selectable
 from metriclab.assembly.splits import Splits, benchmark, has_labels, load_splits, require_columns, sides_of
 from metriclab.core.protocols import Evaluator, Tracker
 from metriclab.errors import RecipeError, StorageError
@@ -31,7 +32,7 @@ from metriclab.training.fit import StepResult, fit
 from metriclab.training.imprint import imprint_proxies
 from metriclab.training.notices import notices
 from metriclab.training.sampler_embeddings import use_source
-from metriclab.training.status import RunNumbers, RunStatus
+from metriclab.training.status import RunNumbers, RunStatus, is_due
 
 T = TypeVar("T")
 
@@ -98,12 +99,12 @@ def _begin(recipe: Recipe, folder: RunFolder, *, resume: bool) -> Generator[RunS
     at_start = {"data": splits.fingerprints(), "checkpoint": saved and saved.step}
     require_same(at_start, help="let all ranks read the same files: the data, and the run folder where one is resumed")
     training = assemble(recipe, splits.train, initial=saved is None)
-    if saved is None and training.steps > 0:
-        imprint_proxies(recipe, training)
     if saved is None:
+        imprint_proxies(recipe, training)
         use_source(recipe, training)
     evaluators = distributed.on_every_rank(lambda: build_evaluators(recipe))
     require_columns(training.method, evaluators, splits)
+    distributed.on_every_rank(lambda: require_selectable(recipe, evaluators))
     fingerprint = benchmark(recipe, splits, evaluators)
     now = manifest_of(recipe, data=splits.fingerprints(), classes=splits.classes(), benchmark=fingerprint)
     run = _Run(recipe, folder, training, splits, evaluators, fingerprint)
@@ -269,8 +270,7 @@ class _Run:
 
     def _modules(self) -> dict[str, nn.Module]:
         parts = {"method": self.training.method, "drift": self.drift, "sampler": self.training.sampler}
-        modules = {name: module for name, module in parts.items() if isinstance(module, nn.Module)}
-        return {**modules, **self.average.modules()}
+        return {name: part for name, part in parts.items() if isinstance(part, nn.Module)} | self.average.modules()
 
     def load_best(self) -> Iterator[RunStatus]:
         """Puts the best checkpoint's weights into the method; where there is no whole one, the last step's stay."""
@@ -299,8 +299,3 @@ class _Run:
             seconds=self.numbers.seconds,
             warned=self.numbers.warned,
         )
-
-
-def is_due(done: int, every: int | None) -> bool:
-    """Whether something that happens every so many steps happens now."""
-    return every is not None and done % every == 0

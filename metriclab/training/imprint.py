@@ -22,7 +22,7 @@ def imprint_proxies(recipe: Recipe, training: Training) -> None:
     same means.
     """
     memory: Any = getattr(training.method, "memory", None)
-    if not hasattr(memory, "imprint"):
+    if training.steps == 0 or not hasattr(memory, "imprint"):
         return
     if (memory.start or ("means" if has_loaded_weights(recipe) else "random")) == "means":
         with evaluating(training.method) as encode:

@@ -43,3 +43,8 @@ class RunNumbers:
     def restored(cls, stored: Mapping[str, Any]) -> RunNumbers:
         best = stored["best_value"]
         return cls(stored["best_step"], -math.inf if best is None else best, stored["seconds"], list(stored["warned"]))
+
+
+def is_due(done: int, every: int | None) -> bool:
+    """Whether something that happens every so many steps happens now."""
+    return every is not None and done % every == 0

@@ -128,15 +128,16 @@ def images_of(labels: list[int], dim: int = 5):
     return rows(torch.randn(len(labels), dim, generator=torch.Generator().manual_seed(0)), labels)
 
 
-def test_imprinted_they_are_the_means_of_their_classes():
+def test_imprinted_they_are_where_the_means_of_their_classes_lie_from_the_mean_of_all():
     """Against loops; a class without images keeps its random direction, and images without a class have no part."""
     images = images_of([4, 1, 4, -1, 1, 4])
     memory = Proxies(5, CLASSES)
     before = memory.directions.detach().clone()
     memory.imprint(images)
-    for place, label in enumerate((1, 4)):
-        mean = sum(row for row, own in zip(images.z, images.labels, strict=True) if own == label)
-        torch.testing.assert_close(memory.rows().z[place], mean / mean.norm())
+    ones, fours = images.z[[1, 4]].mean(0), images.z[[0, 2, 5]].mean(0)
+    for place, mean in enumerate((ones, fours)):
+        apart = mean - (ones + fours) / 2
+        torch.testing.assert_close(memory.rows().z[place], apart / apart.norm())
         assert memory.directions[place].norm().item() == pytest.approx(5**0.5)
     assert torch.equal(memory.directions[2], before[2])
 
@@ -146,8 +147,17 @@ def test_several_proxies_of_a_class_share_its_images():
     memory = Proxies(5, CLASSES, per_class=2)
     memory.imprint(images)
     held = memory.rows().z.detach()
-    for place, mean in enumerate((images.z[[0, 2]].mean(0), images.z[[1, 3]].mean(0), images.z[4], images.z[4])):
-        torch.testing.assert_close(held[place], mean / mean.norm())
+    means = torch.stack([images.z[[0, 2]].mean(0), images.z[[1, 3]].mean(0), images.z[4], images.z[4]])
+    for place, apart in enumerate(means - means.mean(0)):
+        torch.testing.assert_close(held[place], apart / apart.norm())
+
+
+@pytest.mark.parametrize("labels", [[], [-1, -1], [1, 1, 1]])
+def test_without_two_classes_they_stay_where_they_are(labels):
+    memory = Proxies(5, CLASSES)
+    before = memory.directions.detach().clone()
+    memory.imprint(images_of(labels))
+    assert torch.equal(memory.directions, before)
 
 
 @pytest.mark.parametrize(
