@@ -28,7 +28,7 @@ from metriclab.core.settings import keep_settings, repr_settings, show_settings
 from metriclab.distributed import average_gradients, gather, process_group
 from metriclab.errors import DataError, DivergedError, MetriclabError, PluginError, RecipeError, StorageError
 from metriclab.images.datasets import ArrayDataset, FileDataset, LabelledFile
-from metriclab.registry import RunStep, TableOf, build, register
+from metriclab.registry import OwnKeys, RunStep, TableOf, TrueWith, build, register
 from metriclab.registry.api_version import API_VERSION
 
 __all__ = [
@@ -55,6 +55,7 @@ __all__ = [
     "Miner",
     "Network",
     "Objective",
+    "OwnKeys",
     "PairLoss",
     "Pairs",
     "PluginError",
@@ -69,6 +70,7 @@ __all__ = [
     "TableOf",
     "Term",
     "Tracker",
+    "TrueWith",
     "Views",
     "all_pairs",
     "apply_loss",

@@ -25,7 +25,7 @@ _PART = 2**16  # rows that are added to the centres at a time
 
 @register("sampler", "hard-negatives")
 class HardNegatives(nn.Module):
-    """Batches of classes that lie near each other: some drawn as `balanced` draws them, each with those nearest to it.
+    """Batches of classes that lie near each other: each that is drawn with those nearest to it.
 
     Of the P classes of a batch, P / (near + 1) are drawn so that a class comes the more often, the more groups of
     `per_class` items it has. Each brings along the `near` classes nearest to it that the batch does not have yet. An

@@ -10,7 +10,7 @@ from metriclab.evaluators import Robustness, Transfer
 from metriclab.losses import NTXent
 from metriclab.registry import entries, load_component
 from metriclab.registry.entry import is_builtin
-from metriclab.samplers import Balanced, Shuffled
+from metriclab.samplers import Balanced, HardNegatives, Shuffled
 from metriclab.trackers import Console, JsonLines
 from metriclab.views import MultiCropViews, PlainViews, SimCLRViews
 
@@ -27,6 +27,7 @@ TEXTS = {
     MultiCropViews: "MultiCropViews(count=3, size=32, min_area=0.14, max_area=1.0, small_count=4, small_size=16, "
     "small_min_area=0.05, small_max_area=0.14, flip=0.5, rotation=0.0, colour=1.0, grayscale=0.2, blur=0.5, "
     "solarize=0.0, fit='crop')",
+    HardNegatives: "HardNegatives(classes_per_batch=2, per_class=2, near=1, every=1, source=None, small='skip')",
     Robustness: "Robustness(evaluator='retrieval', metric='map_at_r', parameters={}, corruptions=('contrast',), "
     "severities=(1, 5))",
     Transfer: f"Transfer(data={DATA!r}, evaluator='retrieval', parameters={{}})",
@@ -37,6 +38,7 @@ TEXTS = {
 def components(tmp_path):
     views = [kind(count=3) for kind in (PlainViews, SimCLRViews, MultiCropViews)]
     samplers = [Shuffled(LABELS, batch_size=4), Balanced(LABELS, classes_per_batch=2, per_class=2)]
+    samplers.append(HardNegatives(LABELS, classes_per_batch=2, per_class=2, every=1))
     evaluators = [Robustness(corruptions=("contrast",), severities=(1, 5)), Transfer(data=DATA)]
     return [*views, *samplers, *evaluators, Console(tmp_path), JsonLines(tmp_path)]
 

@@ -64,14 +64,15 @@ def test_list_of_one_kind(monkeypatch):
     lines = run("list", "sampler").stdout.splitlines()
     assert lines == [
         "sampler  [sampler]",
-        "  balanced  Batches of so many classes with so many items each; an item at most once an epoch.",
-        "  shuffled  Every item once an epoch, in random order.",
+        "  balanced        Batches of so many classes with so many items each; an item at most once an epoch.",
+        "  hard-negatives  Batches of classes that lie near each other: each that is drawn with those nearest to it.",
+        "  shuffled        Every item once an epoch, in random order.",
     ]
 
 
 def test_list_is_cut_to_the_terminal(monkeypatch):
     monkeypatch.setenv("COLUMNS", "40")
-    assert run("list", "sampler").stdout.splitlines()[1] == "  balanced  Batches of so many classe..."
+    assert run("list", "sampler").stdout.splitlines()[1] == "  balanced        Batches of so many ..."
     assert all(len(line) <= 40 for line in run("list").stdout.splitlines())
 
 
