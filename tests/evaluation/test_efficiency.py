@@ -130,7 +130,7 @@ def test_evaluators_of_one_name_are_told_apart(finished):
 def test_evaluators_that_want_the_encoder_are_left_out_on_val(finished):
     lines = [json.loads(line) for line in finished.metrics_file.read_text().splitlines()]
     measured = {key.split(".")[1] for line in lines for key in line if key.startswith("val.")}
-    assert measured == {"retrieval", "linear-probe", "few-labels"}
+    assert measured == {"loss", "retrieval", "linear-probe", "few-labels"}
 
 
 def test_robustness_and_transfer_are_measured_for_every_baseline(finished):

@@ -131,7 +131,7 @@ def test_other_arguments_are_refused():
 
 
 def test_printing_shows_the_settings():
-    assert repr(Retrieval(k=(1,))) == "Retrieval(k=(1,), mrr_k=(), whole_ranking=True)"
+    assert repr(Retrieval(k=(1,))) == "Retrieval(k=(1,), mrr_k=(), exclude='own-item', whole_ranking=True)"
     assert repr(Clustering()) == "Clustering()"
 
 

@@ -166,7 +166,7 @@ def test_without_groups_no_run_begins(root, tmp_path):
         "data.size=12",
     ]
     recipe = tiny(tmp_path, *settings, "sampler.batch_size=4", "evaluate.0.exclude=same-group")
-    with pytest.raises(DataError, match="'retrieval' goes by groups, and the test split has none groups"):
+    with pytest.raises(DataError, match="'retrieval' goes by groups, and the test split has none"):
         run(recipe, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
