@@ -79,7 +79,7 @@ def test_every_recipe_is_fine(path):
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes" / "suites").glob("*.toml")), ids=lambda path: path.name)
 def test_every_suite_is_fine(path):
     suite = read_suite(path)
-    assert len(suite.seeds) == 3
+    assert len(suite.seeds) >= 3
     evaluators = {chosen.label for chosen in suite.entries[0].recipe.evaluators}
     for metric in (suite.metric, *(suite.also or ())):
         assert metric.partition(".")[0].removesuffix("-h").removesuffix("-z") in evaluators
