@@ -18,7 +18,8 @@ from typing import Any
 from metriclab import api
 from metriclab.core import protocols
 from metriclab.recipe.check import DEFAULTS, REQUIRED, TAKEN_BY_METHODS
-from metriclab.recipe.train import parameters as train_parameters
+from metriclab.recipe.losses import LossOptions
+from metriclab.recipe.train import parameters
 from metriclab.registry import KINDS, Definition, Kind, Parameter, entries, load_component
 from metriclab.registry.entry import is_builtin
 from metriclab.registry.toml import toml_value
@@ -60,7 +61,8 @@ def recipes_page() -> str:
         defaults=_listed(texts),
         asked=_listed([f"`{KINDS[kind].header}`" for kind in TAKEN_BY_METHODS]),
     )
-    return "\n".join([_filled(head), *(_kind(kind) for kind in KINDS.values()), _train()])
+    kinds = [text for kind in KINDS.values() for text in (_kind(kind), *([_several()] if kind.name == "loss" else []))]
+    return "\n".join([_filled(head), *kinds, _train()])
 
 
 KINDS_BY_TABLE = {kind.table: kind for kind in KINDS.values()}
@@ -99,9 +101,47 @@ def _component(definition: Definition) -> str:
     return f"{text}\n{_table(definition.parameters)}" if definition.parameters else text
 
 
+SEVERAL = """\
+## Several losses `[[loss]]`
+
+Losses add up. Each table of a list names one, with its own parameters and the keys below; a key that the loss has too
+is the loss's. In place of `[miner]` each loss may have a `miner` of its own, and a second table of one name is called
+something else by `as`. All else is as with one loss: memories, `train.chunk`, any number of ranks, resuming.
+
+A run logs each loss by its name, with the length of its prefix where `dims` is a list: `loss.NAME` is what it would log
+with that loss alone, and `gradient_norm.NAME` the norm of that loss's gradient with respect to the embeddings z, along
+the sphere. Both are taken before the weight.
+
+```toml
+[[loss]]                        # images whose class is known, on each prefix of the embedding
+name = "supcon"
+dims = [8, 16, 32]
+
+[[loss]]                        # all images: two views of one are alike, whatever their class
+name = "nt-xent"
+weight = 0.5
+labels = "item"
+
+[[loss]]
+name = "contrastive"
+as = "hard"
+miner = { name = "semihard-pairs" }
+```
+
+With a method that goes by classes, such as `supervised` or `xbm`, `labels = "item"` brings in images of unknown class,
+and [views] makes two or more of each. Where `supervised` has a memory of class centres, such a loss is held against the
+batch by `against = "batch"`. The evaluator `prefixes` measures an embedding's leading dimensions;
+`recipes/matryoshka.toml` is a whole recipe. In Python it is `metriclab.losses.Composite`, `Part` and `matryoshka`.
+"""
+
+
+def _several() -> str:
+    return f"{SEVERAL}\n{_table(parameters(LossOptions))}"
+
+
 def _train() -> str:
     text = "## Train `[train]`\n\nThe settings of the loop. Either `steps` or `epochs` is given."
-    return f"{text}\n\n{_table(train_parameters())}"
+    return f"{text}\n\n{_table(parameters())}"
 
 
 def _table(parameters: Any) -> str:

@@ -59,6 +59,15 @@ def test_recipes_are_documented_as_the_code_has_them(generate):
     assert generate.recipes_page() == (DOCS / "recipes.md").read_text("utf-8"), "run: python docs/generate.py"
 
 
+def test_the_losses_of_the_example_go_together(tmp_path):
+    (losses,) = re.findall(r"```toml\n(.*?)```", (DOCS / "recipes.md").read_text("utf-8"), re.DOTALL)
+    path = tmp_path / "recipe.toml"
+    path.write_text(TINY.replace('[loss]\nname = "nt-xent"\n', losses))
+    recipe = read_recipe(path, ["method.name=supervised", "head.embedding_dim=32"])
+    criterion = recipe.losses.build(32, torch.arange(3))
+    assert criterion.names == ("supcon-8", "supcon-16", "supcon-32", "nt-xent", "hard")
+
+
 def test_every_kind_is_documented_with_the_signature_the_code_has(generate):
     assert set(KINDS) | set(generate.PARTS) == set(generate.documented(TEXT))
     for kind in KINDS:

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from metriclab import distributed
 from metriclab.assembly.devices import choose_device, set_up_torch
+from metriclab.assembly.fitting import check_fitting
 from metriclab.assembly.learning_rates import build_optimizer
 from metriclab.assembly.trial import require_finite, try_one_image
 from metriclab.assembly.weights import build_encoder
@@ -107,6 +108,7 @@ def build_method(
     built: dict[str, Any] = {**parts, "loss": recipe.losses} if recipe.losses else {**parts}
     encoder = build_encoder(parts["encoder"], initial=initial)
     network = Network(encoder, parts["head"].build(encoder.out_features))
+    check_fitting(recipe, network, classes)
     chosen = parts["method"].definition
     remembered = encoder if getattr(chosen.factory, "remembers", "z") == "h" else network.head
     given = {"loss": (network.head.out_features, classes), "memory": (remembered.out_features, classes)}

@@ -46,8 +46,9 @@ def build_optimizer(recipe: Recipe, method: nn.Module, batch_size: int) -> Optim
 def start_step(method: nn.Module, optimizer: Optimizer, schedule: Schedule, step: int) -> None:
     """Sets what depends on the step alone: the learning rates, and what of the encoder trains."""
     _start_encoder(method, step)
+    factor = schedule(step)
     for group in optimizer.param_groups:
-        group["lr"] = group["initial_lr"] * schedule(step)
+        group["lr"] = group["initial_lr"] * factor
 
 
 def _part_later_ones(optimizer: Optimizer) -> None:

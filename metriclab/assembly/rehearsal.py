@@ -13,9 +13,10 @@ from torch import nn
 
 from metriclab.assembly.assemble import build_method, classes_of
 from metriclab.assembly.learning_rates import build_optimizer
+from metriclab.assembly.selection import require_loss, require_selectable
 from metriclab.assembly.splits import Splits, load_splits
 from metriclab.assembly.trial import require_finite, try_one_image
-from metriclab.core.protocols import Views
+from metriclab.core.protocols import Evaluator, Views
 from metriclab.errors import DataError, MetriclabError
 from metriclab.images.datasets import ArrayDataset, without_decoding
 from metriclab.recipe import ComponentSpec, Recipe
@@ -35,15 +36,19 @@ class Rehearsal(NamedTuple):
     notes: list[str]
 
 
-def rehearse(recipe: Recipe) -> Rehearsal:
+def rehearse(recipe: Recipe, *, tell_data: bool = True) -> Rehearsal:
     """Builds what the recipe names, by the code that a run builds it by, and sends one image through.
 
     Data are listed where they are, and neither fetched nor decoded; without them the sampler is not built. Weights are
     read from files, but not fetched. All is on the CPU, whatever the recipe's device.
+
+    Args:
+        recipe: a checked recipe.
+        tell_data: False where the data are looked at by themselves, and what is wrong with them is told there.
     """
     found = Rehearsal([], [])
     chosen = recipe.components
-    splits = _data(chosen["dataset"], recipe, found)
+    splits = _data(chosen["dataset"], recipe, found if tell_data else Rehearsal([], []))
     labels = splits.train.labels if splits else np.arange(2)
     if splits and recipe.train.steps != 0:
         _attempt(found, lambda: chosen["sampler"].build(labels))
@@ -51,10 +56,13 @@ def rehearse(recipe: Recipe) -> Rehearsal:
     method: nn.Module | None = _attempt(found, lambda: build_method(local, classes_of(labels)))
     views: Views | None = _attempt(found, chosen["views"].build)
     _attempt(found, lambda: chosen["schedule"].build(1))
-    for evaluator in recipe.evaluators:
-        _attempt(found, evaluator.build)
+    built = {one.label: _attempt(found, one.build) for one in recipe.evaluators}
+    evaluators: dict[str, Evaluator] = {label: one for label, one in built.items() if one is not None}
+    _attempt(found, lambda: require_selectable(recipe, evaluators))
     if method is None:
         return found
+    if splits is not None:
+        _attempt(found, lambda: require_loss(recipe, splits, method))
     encoder = method.get_submodule("network.encoder")
     note = getattr(encoder, "note", None)
     found.notes.extend([] if note is None else [note])

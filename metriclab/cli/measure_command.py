@@ -17,13 +17,15 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from metriclab.cli.options import json_option, plugin_option
+from metriclab.cli.per_class_text import per_class_json, per_class_tables
 from metriclab.core.protocols import Evaluator, Score
 from metriclab.core.rows import Rows
 from metriclab.errors import DataError, RecipeError
 from metriclab.evaluation.evaluate import score_definitions, score_values, steps_of, wants_encoder
+from metriclab.evaluation.per_class import per_class
 from metriclab.registry import load_component
 from metriclab.runs.files import to_json
-from metriclab.vectors.rows import Source, read_rows
+from metriclab.vectors.rows import Source, read_named_rows
 
 _FILE = click.Path(path_type=Path)
 _COUNTS = ("queries_without_matches",)
@@ -59,6 +61,9 @@ _COUNTS = ("queries_without_matches",)
     metavar="[NAME.]KEY=VALUE",
     help="A parameter of an evaluator, such as k=[1,10]; with several, retrieval.k=[1,10]. Repeatable.",
 )
+@click.option(
+    "--per-class", "by_class", is_flag=True, help="Also R@1 and MAP@R of each class, and which are taken for which."
+)
 @click.option("-q", "--quiet", is_flag=True, help="No progress bar, and no definitions.")
 @json_option
 @plugin_option
@@ -75,6 +80,7 @@ def measure(
     by_folder: bool,
     names: tuple[str, ...],
     options: tuple[str, ...],
+    by_class: bool,
     quiet: bool,
     as_json: bool,
 ) -> None:
@@ -85,6 +91,9 @@ def measure(
     or names. With --by-folder they are as in a run: the first folder below the one that has all images, after
     train, val or test. Files of .npy and .safetensors are mapped into memory, and no copy of a large gallery is
     made there: 10,000 queries against 1,000,000 rows need little more than the file.
+
+    With --per-class the classes stand below, the worst first, and the pairs of classes of which one has queries whose
+    nearest row is of the other; 20 of each, and all with --json.
     """
     if by_folder and (labels or gallery_labels):
         raise RecipeError("--by-folder and a file of labels exclude each other", help="keep one of them")
@@ -97,15 +106,23 @@ def measure(
     excluded = (f"retrieval.exclude={exclude}",) if exclude is not None else ()
     evaluators = _evaluators(names, (*options, *excluded))
     other = None if gallery is None else Source(gallery, gallery_labels, gallery_items, gallery_groups, by_folder)
-    sides = read_rows(Source(embeddings, labels, items, groups, by_folder), other)
+    queries, among, called = read_named_rows(Source(embeddings, labels, items, groups, by_folder), other)
+    sides = queries, among
     scores = _measured(evaluators, *sides, Console(stderr=True, quiet=quiet))
+    classes = per_class(*sides, scores.get("retrieval")) if by_class else None
+
+    def name(label: int) -> str | int:
+        return label if called is None else str(called[label])
+
     if as_json:
-        click.echo(
-            to_json({**_what(*sides), "metrics": score_values(scores), "definitions": score_definitions(scores)}),
-            nl=False,
-        )
-    else:
-        _show(scores, *sides, quiet)
+        found = {} if classes is None else {"per_class": per_class_json(classes, name)}
+        numbers = {"metrics": score_values(scores), "definitions": score_definitions(scores)}
+        click.echo(to_json({**_what(*sides), **numbers, **found}), nl=False)
+        return
+    _show(scores, *sides, quiet)
+    if classes is not None:
+        for title, table in per_class_tables(classes, name):
+            Console().print(title, table, sep="\n", highlight=False)
 
 
 def _evaluators(names: Sequence[str], options: Sequence[str]) -> dict[str, Evaluator]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from metriclab.cli.options import json_option, plugin_option
-from metriclab.errors import RecipeError
+from metriclab.errors import MetriclabError, RecipeError
 from metriclab.recipe import Recipe, read_recipe
 from metriclab.recipe.run_length import without_effect
 
@@ -33,32 +33,38 @@ def check(recipe: Path, overrides: tuple[str, ...], with_data: bool, as_json: bo
     if as_json and not with_data:
         raise RecipeError("--json is for what is found in data", help="add --data")
     checked = read_recipe(recipe, overrides)
-    if not with_data:
-        _rehearse(checked)
-    if not as_json:
+    problem = _rehearse(checked, tell_data=not with_data)
+    if problem is not None and not with_data:
+        raise problem
+    if problem is not None:
+        click.echo(str(problem), err=True)
+    elif not as_json:
         click.echo(f"recipe is fine: {summary(checked)}")
     for text in without_effect(checked, checked.train.steps, checked.train.epochs):
         click.echo(f"warning: {text}", err=True)
     if with_data:
-        _check_data(checked, as_json)
+        fine = _check_data(checked, as_json)
+        if problem is not None or not fine:
+            sys.exit(1 if problem is None else problem.exit_code)
 
 
-def _rehearse(recipe: Recipe) -> None:
+def _rehearse(recipe: Recipe, *, tell_data: bool) -> MetriclabError | None:
+    """What would stop a run before its first step."""
     # Imported here, as it imports torch, which a recipe with a mistake can do without.
     from metriclab.assembly.rehearsal import rehearse
 
-    problems, notes = rehearse(recipe)
+    problems, notes = rehearse(recipe, tell_data=tell_data)
     for note in notes:
         click.echo(f"note: {note}", err=True)
-    if len(problems) == 1:
-        raise problems[0]
-    if problems:
-        raise RecipeError(
-            "\n".join([f"{len(problems)} things would stop the run before its first step:", *map(str, problems)])
-        )
+    if len(problems) <= 1:
+        return problems[0] if problems else None
+    return RecipeError(
+        "\n".join([f"{len(problems)} things would stop the run before its first step:", *map(str, problems)])
+    )
 
 
-def _check_data(recipe: Recipe, as_json: bool) -> None:
+def _check_data(recipe: Recipe, as_json: bool) -> bool:
+    """Prints what is found in the data, and says whether they are fine."""
     # Imported here, as they import torch, which the check of a recipe alone can do without.
     from metriclab.audit.check import check_data
     from metriclab.cli.data_text import data_text
@@ -66,8 +72,7 @@ def _check_data(recipe: Recipe, as_json: bool) -> None:
 
     report = check_data(recipe)
     click.echo(to_json(report.to_dict()) if as_json else data_text(report), nl=False)
-    if not report.fine:
-        sys.exit(1)
+    return report.fine
 
 
 @click.command()

@@ -31,7 +31,8 @@ from metriclab.evaluation.shortfall import shortfall
 from metriclab.recipe import read_recipe
 from metriclab.report.labels import describe_baselines, label, own_column
 from metriclab.runs.folder import RunFolder
-from metriclab.training.experiment import Interrupted, experiment
+from metriclab.training.experiment import experiment
+from metriclab.training.interruption import Interrupted
 from metriclab.vectors.export import find_images, writer_for
 
 INTERRUPTED = 130

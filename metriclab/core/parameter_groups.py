@@ -83,9 +83,9 @@ def _scales(modules: Mapping[str, nn.Module], layer_decay: float) -> dict[nn.Par
         blocks: Any = getattr(module, "parameter_blocks", list)
         for distance, block in enumerate(reversed(blocks())):
             scales |= dict.fromkeys(block, layer_decay**distance)
-    if not scales:
+    if not any(parameter.requires_grad for parameter in scales):
         raise RecipeError(
-            f"optimizer.layer_decay = {layer_decay} needs an encoder that tells its blocks, and this one does not",
+            f"optimizer.layer_decay = {layer_decay} needs an encoder that trains and tells its blocks",
             help="leave it out, or set optimizer.groups = {encoder = 0.1}",
         )
     return scales

@@ -18,7 +18,8 @@ from torch.optim import Optimizer
 from metriclab.core.batch import Images
 from metriclab.core.pairs import Pairs, all_pairs
 from metriclab.core.protocols import Objective, Score
-from metriclab.core.rows import Rows, rows
+from metriclab.core.rows import Rows
+from metriclab.core.samples import SomeEncoder, some_rows
 from metriclab.errors import MetriclabError, PluginError
 
 
@@ -250,13 +251,6 @@ def _schedule(schedule: Any, total_steps: int, /) -> None:
         check_factor(schedule(step), step, total_steps)
 
 
-def some_rows() -> Rows:
-    """A few rows in which every label but one comes again."""
-    z = torch.randn(12, 5, generator=torch.Generator().manual_seed(0))
-    place = torch.arange(12)
-    return rows(z, place % 5, place, place)
-
-
 def _known_value(component: Any, key: str, values: tuple[str, ...]) -> None:
     value = getattr(component, key, values[0])
     ask(value in values, f"{type(component).__name__}.{key} is {value!r}, expected {' or '.join(map(repr, values))}")
@@ -264,13 +258,13 @@ def _known_value(component: Any, key: str, values: tuple[str, ...]) -> None:
 
 def _evaluator(evaluator: Any) -> None:
     _known_value(evaluator, "wants", ("rows", "encoder"))
-    if getattr(evaluator, "wants", "rows") == "rows":
-        some = some_rows()
-        try:
-            scores = evaluator(some, some)
-        except Exception:  # it may need more rows than these; what it raises on its own is told there
-            return
-        check_scores(type(evaluator).__name__, scores, len(some))
+    some = some_rows()
+    given = (some, some) if getattr(evaluator, "wants", "rows") == "rows" else (SomeEncoder(some, some),)
+    try:
+        scores = evaluator(*given)
+    except Exception:  # it may need more rows than these; what it raises on its own is told there
+        return
+    check_scores(type(evaluator).__name__, scores, len(some))
 
 
 def _miner(miner: Any) -> None:

@@ -80,6 +80,7 @@ class Method(Protocol):
     its features of the test view, says so by an attribute `trains_on = "features"` (default "images"): the run computes
     them once, and batches have `features` in place of `views`. A class whose parameter `features = "cached"` shall give
     what it gives without says so by an attribute `plain_features = True`: a recipe's views must not be random then.
+    One whose loss tells classes apart says so by an attribute `by_class = True`: without any label it is refused.
     Outputs are a `Rows`, or the method's own NamedTuple of `Rows` and of tensors with a leading row axis.
 
     A module anywhere in it (a loss, a memory) that has numbers of its own to log, as a temperature that is learned, has
@@ -229,6 +230,9 @@ class Evaluator(Protocol):
 
     One that needs the encoder itself says so by an attribute `wants = "encoder"` (default "rows"): it is called with
     a `EvaluatedEncoder` in place of both, and at the end of a run alone, not on val.
+
+    One of prefixes of the embedding, whose parameter `dims` lists their lengths, says so by an attribute
+    `of_prefixes = True`: a recipe's dims are held against the embedding.
 
     One that takes long may also say how far it is, by a method `steps(queries, gallery)`: a generator that yields the
     share done and returns what a call returns.

@@ -19,7 +19,7 @@ from metriclab.images.listing import is_manifest
 from metriclab.images.manifest import read_manifest
 from metriclab.images.tree import folder_places, names_below
 from metriclab.registry import register
-from metriclab.vectors.arrays import Labels, embeddings_of, labels_in, labels_of
+from metriclab.vectors.arrays import Labels, embeddings_of, groups_in, labels_in, labels_of
 from metriclab.vectors.formats import Array, Arrays, read_arrays
 from metriclab.vectors.rows import finite_norms
 
@@ -39,10 +39,10 @@ def Features(
     """Features of images, or of anything, in a file: a head is trained on them and measured, and no image is read.
 
     It goes with `encoder.name = "features"`, which hands them on, and the views `plain`. What augments, changes or
-    shows images is refused, or left out. Labels and splits are arrays or columns `labels` and `splits` of the same
-    file, or files of their own, a row each; else what the paths say that `metriclab embed` wrote, by the rules of the
-    data set `folder`. A split that is not there is carved out of train as `folder` does it, by the paths of the rows or
-    else their numbers.
+    shows images is refused, or left out. Labels, splits and groups are arrays or columns of these names in the same
+    file, or the first two files of their own, a row each; else what the paths say that `metriclab embed` wrote, by the
+    rules of the data set `folder`. A split that is not there is carved out of train as `folder` does it, by the paths
+    of the rows or else their numbers.
 
     Args:
         split: train, val or test.
@@ -64,14 +64,18 @@ def Features(
     stored = read_arrays(path)
     z = embeddings_of(path, stored.arrays)
     finite_norms(z, path)
-    notes: list[str] = []
+    notes = [f"{path}: its items are not read: each row is a thing of its own"] if "items" in stored.arrays else []
     listed = _listed(path, stored, len(z))
     if labels is not None and is_manifest(Path(labels)):
-        listed, notes = read_manifest(Path(labels))
+        listed, said = read_manifest(Path(labels))
+        notes += said
         _require_one_each("lines", listed, path, len(z))
     elif (given := labels_in(path, stored.arrays) if labels is None else labels_of(Path(labels))) is not None:
         _require_one_each("labels", given, path, len(z))
         listed = [row._replace(label=name) for row, name in zip(listed, _names(given), strict=True)]
+    if (groups := groups_in(path, stored.arrays, None)) is not None:
+        _require_one_each("groups", groups, path, len(z))
+        listed = [row._replace(group=name) for row, name in zip(listed, _names(groups), strict=True)]
     of_rows = stored.arrays.get("splits") if splits is None else labels_of(Path(splits), "splits")
     if of_rows is not None:
         _require_one_each("splits", of_rows, path, len(z))

@@ -30,9 +30,15 @@ class Features(nn.Module):
 
     def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n features"]:
         features = images.flatten(1)
-        if features.shape[1] != self.out_features:
+        if features.shape[1] == self.out_features:
+            return features
+        height, width = images.shape[2:]
+        if (height, width) != (1, 1):
             raise RecipeError(
-                f"encoder 'features' takes rows of {self.out_features} numbers, not of {features.shape[1]}",
-                help=f"set encoder.out_features = {features.shape[1]}; it is for the data set 'features'",
+                f"encoder 'features' takes rows of {self.out_features} numbers, not images of {height} x {width}",
+                help='give it rows by data.name = "features", or name an encoder of images',
             )
-        return features
+        raise RecipeError(
+            f"encoder 'features' takes rows of {self.out_features} numbers, not of {features.shape[1]}",
+            help=f"set encoder.out_features = {features.shape[1]}",
+        )

@@ -79,9 +79,8 @@ class TimmEncoder(nn.Module):
         frozen_mode: how blocks behave of which none is trained: "eval" stay in evaluation mode, so that equal images
             always give equal features; "train" keep dropout and BatchNorm as in training, so that running statistics
             adapt.
-        freeze_batch_norm: whether BatchNorm layers keep their statistics, and, but for "norms", their scale and shift,
-            whatever else trains; by default where the encoder starts from trained weights, as small batches and few
-            classes spoil those statistics, and random weights have none yet.
+        freeze_batch_norm: whether BatchNorm layers keep their statistics, and, but for "norms", their scale and shift;
+            by default where it starts from trained weights, as small batches of few classes spoil those statistics.
 
     Raises:
         RecipeError: for a name or a setting that timm does not know or that do not go together.
@@ -118,6 +117,8 @@ class TimmEncoder(nn.Module):
         trained = pretrained or weights is not None
         self.name, self.in_chans = model, in_chans
         sizes = {"img_size": image_size, **({"dynamic_img_size": True} if dynamic_image_size else {})}
+        if pretrained:
+            _check_before_fetching(model, trainable, unfreeze_at, gradient_checkpointing)
         rates = {"drop_rate": drop_rate, "drop_path_rate": drop_path_rate}
         self.model = _create(model, pretrained, {"in_chans": in_chans, "global_pool": global_pool, **sizes, **rates})
         self.recomputes = gradient_checkpointing
@@ -240,6 +241,18 @@ def _create(model: str, pretrained: bool, settings: dict[str, Any]) -> Any:
             f"timm cannot build '{model}' with {given.replace('img_size', 'image_size')}: {error}",
             help="leave out global_pool and image_size to take the model's own",
         ) from error
+
+
+def _check_before_fetching(model: str, trainable: str, unfreeze_at: int | None, gradient_checkpointing: bool) -> None:
+    """Tells what a model cannot do, by one without values, before its weights are fetched."""
+    try:
+        with torch.device("meta"):
+            sketch = _create(model, False, {})
+    except RecipeError:  # what cannot be built is told when it is
+        return
+    Freezing(sketch, model, trainable=trainable, unfreeze_at=unfreeze_at, frozen_mode="eval", batch_norm=False)
+    if gradient_checkpointing:
+        _checkpoint_gradients(sketch, model)
 
 
 def _checkpoint_gradients(network: Any, name: str) -> None:

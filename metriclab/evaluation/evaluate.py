@@ -11,6 +11,7 @@ from torch import Tensor
 
 from metriclab.assembly.splits import sides_of
 from metriclab.core.progress import ProgressGenerator
+from metriclab.core.promises import check_scores
 from metriclab.core.protocols import Change, Dataset, EvaluatedEncoder, Evaluator, Score
 from metriclab.core.rows import Rows
 from metriclab.evaluation.embed import (
@@ -84,12 +85,15 @@ class TestProtocol:
 def run_evaluators(
     evaluators: Mapping[str, Evaluator], queries: Rows, gallery: Rows, encoder: EvaluatedEncoder | None = None
 ) -> Scores:
-    """Every evaluator on the same rows.
+    """Every evaluator on the same rows, held to what its protocol asks of scores.
 
     Args:
         evaluators: by name.
         queries, gallery: the same object for leave-one-out.
         encoder: for the evaluators that want it; without it they are left out.
+
+    Raises:
+        PluginError: where one gives anything but scores of these queries.
     """
     scores: dict[str, Mapping[str, Score]] = {}
     for name, evaluator in evaluators.items():
@@ -97,6 +101,8 @@ def run_evaluators(
             scores[name] = evaluator(queries, gallery)
         elif encoder is not None:
             scores[name] = evaluator(encoder)  # type: ignore[call-arg, arg-type]  # what it says it wants
+    for name, found in scores.items():
+        check_scores(f"evaluator '{name}'", found, len(queries))
     return scores
 
 

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from metriclab.evaluators.clustering import Clustering as Clustering
     from metriclab.evaluators.health import Health as Health
     from metriclab.evaluators.knn import KNN as KNN
+    from metriclab.evaluators.prefixes import Prefixes as Prefixes
     from metriclab.evaluators.probes.linear import LinearProbe as LinearProbe
     from metriclab.evaluators.probes.mlp import MLPProbe as MLPProbe
     from metriclab.evaluators.retrieval import Retrieval as Retrieval
@@ -21,6 +22,7 @@ else:
         KNN="knn",
         LinearProbe="probes.linear",
         MLPProbe="probes.mlp",
+        Prefixes="prefixes",
         Retrieval="retrieval",
         Robustness="robustness",
         Transfer="transfer",

@@ -28,8 +28,7 @@ class NTXent(nn.Module):
     An anchor's other positives are in no denominator, so any number of views and repeated items are handled. Exact
     down to t = 2e-4 in float32. At t = 1 it is the N-pair loss (Sohn 2016) on unit rows.
 
-    Memory is O(N D): batches of 65,536 rows fit a laptop. Up to 64 rows a label take a closed form; more, or a miner,
-    take the generic streamed path, with the same result.
+    Memory is O(N D): 65,536 rows fit a laptop. Up to 64 rows a label take a closed form; more, or a miner, tiles.
 
     Paper: Chen et al., A Simple Framework for Contrastive Learning of Visual Representations, ICML 2020, equation 1;
     van den Oord et al., Representation Learning with Contrastive Predictive Coding, 2018.
@@ -51,6 +50,7 @@ class NTXent(nn.Module):
     pairwise = True
     __call__ = call_pair_loss
     extra_repr = show_settings
+    logged_values = logged_temperature
 
     def __init__(self, *, temperature: Annotated[float, Gt(0)] = 0.1, learnable_temperature: bool = False) -> None:
         super().__init__()
@@ -61,10 +61,6 @@ class NTXent(nn.Module):
         closed = miner is None and self.log_scale is None
         loss = closed_form(anchors, references, self.temperature) if closed else None
         return stream_terms(self, anchors, references, miner=miner) if loss is None else loss
-
-    def logged_values(self) -> dict[str, Tensor]:
-        """The temperature, where it is learned."""
-        return logged_temperature(self.log_scale)
 
     def terms(self, pairs: Pairs) -> dict[str, Term]:
         """-log e^(s_ap / t) / (e^(s_ap / t) + sum over negatives n of e^(s_an / t)), averaged over positive pairs."""

@@ -51,6 +51,7 @@ class SupCon(nn.Module):
     pairwise = True
     __call__ = call_pair_loss
     extra_repr = show_settings
+    logged_values = logged_temperature
 
     def __init__(self, *, temperature: Annotated[float, Gt(0)] = 0.1, learnable_temperature: bool = False) -> None:
         super().__init__()
@@ -61,10 +62,6 @@ class SupCon(nn.Module):
         closed = miner is None and self.log_scale is None
         loss = closed_form(anchors, references, self.temperature) if closed else None
         return stream_terms(self, anchors, references, miner=miner) if loss is None else loss
-
-    def logged_values(self) -> dict[str, Tensor]:
-        """The temperature, where it is learned."""
-        return logged_temperature(self.log_scale)
 
     def terms(self, pairs: Pairs) -> dict[str, Term]:
         """-log e^(s_ap / t) / (sum over all others of e^(s_ao / t)), averaged over an anchor's positives."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -31,9 +32,12 @@ def learned_scale(temperature: float) -> nn.Parameter:
     return nn.Parameter(torch.tensor(-math.log(temperature)))
 
 
-def logged_temperature(log_scale: nn.Parameter | None) -> dict[str, Tensor]:
-    """A learned temperature, as a loss has it logged; nothing for a fixed one."""
-    return {} if log_scale is None else {"temperature": (-log_scale.detach().clamp(0, math.log(LARGEST_SCALE))).exp()}
+def logged_temperature(self: nn.Module) -> dict[str, Tensor]:
+    """The `logged_values` of a loss with a `log_scale`: the temperature, where it is learned."""
+    if self.log_scale is None:
+        return {}
+    log_scale: Any = self.log_scale
+    return {"temperature": (-log_scale.detach().clamp(0, math.log(LARGEST_SCALE))).exp()}
 
 
 def scaled(

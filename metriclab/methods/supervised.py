@@ -42,7 +42,7 @@ class Supervised(nn.Module):
             an encoder that trains.
     """
 
-    plain_features = True
+    by_class = plain_features = True
 
     def __init__(
         self,

@@ -77,6 +77,7 @@ class SXBM(nn.Module):
             takes none.
     """
 
+    by_class = True
     remembers = "h"
 
     def __init__(

@@ -27,10 +27,10 @@ class XBM(nn.Module):
     slowly enough for old ones to be true. Logged are `memory_filled`, the share of its rows that are of known class,
     and `memory_weight`, the factor of its part of the loss, which is 0 before `start_step`.
 
-    A small memory has alike rows for few anchors, or for none: a loss that is a mean over those still counts in full
-    where `weighting` is constant. The code for the paper (msight-tech/research-xbm, commit 82f603a) does neither: it
-    sums over pairs and divides by the number of anchors, which is `mean_over = "anchors"` of the loss contrastive, and
-    it puts the batch into the memory first, which is `batch_in_memory`.
+    A small memory has rows alike to few anchors, or to none. A loss that is a mean over those counts in full all the
+    same, unless `weighting` says otherwise. In the code for the paper (msight-tech/research-xbm, commit 82f603a) it
+    does not, as that sums over pairs and divides by the number of anchors: `mean_over = "anchors"` of the loss
+    contrastive. That code also puts the batch into the memory before the loss: `batch_in_memory`.
 
     Paper: Wang et al., Cross-Batch Memory for Embedding Learning, CVPR 2020, arXiv 1912.06798, algorithm 1.
 
@@ -56,7 +56,7 @@ class XBM(nn.Module):
             cached features of an encoder that trains.
     """
 
-    plain_features = True
+    by_class = plain_features = True
     done: Tensor
 
     def __init__(

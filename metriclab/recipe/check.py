@@ -10,6 +10,7 @@ from typing import Any
 from metriclab.recipe.check_component import ComponentChecker
 from metriclab.recipe.check_losses import check_losses
 from metriclab.recipe.document import Document
+from metriclab.recipe.losses import wrong_dims
 from metriclab.recipe.problems import Problem, RecipeProblems, in_order, show
 from metriclab.recipe.recipe import REQUIRES, Recipe
 from metriclab.recipe.spec import LABEL, ComponentSpec
@@ -49,6 +50,7 @@ def check(document: Document, path: Path, problems: Sequence[Problem] = ()) -> R
     evaluators, trackers = (checker.several(KINDS[name]) for name in ("evaluator", "tracker"))
     on_val = [chosen.label for chosen in evaluators if getattr(chosen.definition.factory, "wants", "rows") == "rows"]
     train, train_problems = check_train(document, on_val)
+    checker.dims(evaluators, single["head"])
     required, missing_packages = check_requires(document)
     found = [*problems, *missing_packages, *checker.components.problems, *train_problems]
     if found:
@@ -152,6 +154,17 @@ class _Checker:
         elif views.params.get("count", 1) != 1:
             message = "features are computed once (cached), of one view of an image"
             self.report(self.document.value("views", "count"), message, "leave count out")
+
+    def dims(self, evaluators: Sequence[ComponentSpec], head: ComponentSpec | None) -> None:
+        """Prefixes that are to be measured, as far as the recipe says how long the embedding is."""
+        train = self.document.values.get("train")
+        of_head = isinstance(train, dict) and train.get("output") == "z" and head is not None
+        limit = head.params.get("embedding_dim") if of_head and head is not None else None
+        for index, evaluator in enumerate(evaluators):
+            dims = evaluator.params.get("dims")
+            if getattr(evaluator.definition.factory, "of_prefixes", False) and isinstance(dims, list):
+                for message, help in wrong_dims(dims, limit):
+                    self.report(self.document.value("evaluate", index, "dims"), message, help)
 
 
 def _header(parameter: ComponentParameter) -> str:

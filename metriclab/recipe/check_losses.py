@@ -7,8 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from metriclab.recipe.check_component import ComponentChecker
-from metriclab.recipe.losses import LossEntry, LossList, LossOptions, too_many
-from metriclab.recipe.problems import show
+from metriclab.recipe.losses import LossEntry, LossList, LossOptions, wrong_dims
 from metriclab.recipe.spec import LABEL, ComponentSpec
 from metriclab.recipe.train import parameters
 from metriclab.registry import KINDS
@@ -89,7 +88,9 @@ def _names(checker: ComponentChecker, entries: list[tuple[int, LossEntry]]) -> N
 def _misfits(entry: LossEntry, others: Mapping[str, ComponentSpec | None]) -> Said:
     """What of a table does not go together with itself or with the rest of the recipe."""
     options, factory = entry.options, entry.spec.definition.factory
-    yield from _wrong_dims(entry, others.get("head"))
+    head, dims = others.get("head"), options.dims
+    limit = None if head is None else head.params.get("embedding_dim")
+    yield from (("dims", *said) for said in wrong_dims(dims if isinstance(dims, list) else [dims], limit))
     loss, memory = f"loss '{entry.spec.name}'", others.get("memory")
     for_classes = getattr(factory, "needs_memory", False)
     if entry.miner is not None and inspect.isclass(factory) and not _takes_miner(factory):
@@ -105,16 +106,6 @@ def _misfits(entry: LossEntry, others: Mapping[str, ComponentSpec | None]) -> Sa
         yield "against", 'against = "batch" has no effect: there is no memory, and so it is', "leave it out"
     if options.labels == "item":
         yield from _wrong_items(loss, for_classes or bool(entry.spec.definition.given), memory, others.get("views"))
-
-
-def _wrong_dims(entry: LossEntry, head: ComponentSpec | None) -> Said:
-    dims = entry.options.dims
-    many = dims if isinstance(dims, list) else [] if dims is None else [dims]
-    if len(set(many)) < len(many):
-        yield "dims", f"dims = {show(dims)} has a number twice", "keep one of them"
-    embedding_dim = None if head is None else head.params.get("embedding_dim")
-    if isinstance(embedding_dim, int):
-        yield from (("dims", *too_many(one, embedding_dim)) for one in sorted(set(many)) if one > embedding_dim)
 
 
 def _wrong_items(loss: str, by_class: bool, memory: ComponentSpec | None, views: ComponentSpec | None) -> Said:

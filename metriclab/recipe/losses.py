@@ -10,7 +10,7 @@ from annotated_types import Ge, Gt, MinLen
 from pydantic import BaseModel, ConfigDict
 
 from metriclab.errors import RecipeError
-from metriclab.recipe.problems import Place, RecipeProblems
+from metriclab.recipe.problems import Place, RecipeProblems, show
 from metriclab.recipe.spec import ComponentSpec
 from metriclab.registry.marks import TableOf
 from metriclab.registry.params import suggest
@@ -124,6 +124,21 @@ def option_help(key: str, *, several: bool) -> str | None:
 def too_many(dims: int, embedding_dim: int) -> tuple[str, str]:
     """What is said of dimensions that an embedding does not have, and the repair."""
     return f"dims = {dims} is above the {embedding_dim} dimensions of the embedding", "lower it, or widen the head"
+
+
+def wrong_dims(dims: list[Any], limit: Any) -> Iterator[tuple[str, str]]:
+    """What is wrong with lengths of prefixes, and the repair.
+
+    Args:
+        dims: the lengths; nothing is said where one is no number.
+        limit: dimensions of the embedding, or anything but a number where they are not known yet.
+    """
+    if not all(isinstance(one, int) for one in dims):
+        return
+    if len(set(dims)) < len(dims):
+        yield f"dims = {show(dims)} has a number twice", "keep one of them"
+    if isinstance(limit, int):
+        yield from (too_many(one, limit) for one in sorted(set(dims)) if one > limit)
 
 
 def _without_none(table: dict[str, Any]) -> dict[str, Any]:

@@ -89,11 +89,14 @@ class Train(BaseModel):
     """Only deterministic algorithms, which may be slower."""
 
     select: str = "retrieval.map_at_r"
-    """The evaluator.metric on val that chooses the best checkpoint."""
+    """The evaluator.metric on val that chooses the best checkpoint; or "loss", the lowest loss on val."""
 
     evaluation_batch_size: Count = 512
     """Images embedded at a time."""
 
+
+LOSS = "loss"
+"""What chooses by the run's own loss on val."""
 
 _ACCUMULATION = ("accumulate", "accumulate_grad_batches", "gradient_accumulation", "gradient_accumulation_steps")
 
@@ -131,7 +134,7 @@ def _length(document: Document, values: dict[str, Any]) -> Iterator[Problem]:
 def _selection(document: Document, values: dict[str, Any], evaluators: Sequence[str]) -> Iterator[Problem]:
     """The best checkpoint is chosen by an evaluator that must be there, unless nothing is trained or measured."""
     select = values.get("select", Train.model_fields["select"].default)
-    if not isinstance(select, str) or values.get("steps") == 0 or not evaluators:
+    if not isinstance(select, str) or select == LOSS or values.get("steps") == 0 or not evaluators:
         return
     if not any(select.startswith(f"{name}.") for name in evaluators):
         place = document.value("train", "select") if "select" in values else document.key("evaluate")
@@ -143,6 +146,6 @@ def parameters(model: type[BaseModel] = Train) -> list[Parameter]:
     """The keys of `[train]`, or of what another model describes."""
     hints = get_type_hints(model, include_extras=True)
     return [
-        Parameter(name, hints[name], field.default, field.description or "")
+        Parameter(name, hints[name], field.default, " ".join((field.description or "").split()))
         for name, field in model.model_fields.items()
     ]

@@ -9,6 +9,7 @@ from typing import Any
 from metriclab.report.blocks import Cell, Number
 
 _AT = re.compile(r"^(r|p|map|mrr)_at_(\w+)$")
+_PREFIX = re.compile(r"^dim_(\d+)_(.+)$")
 _NAMES = {
     "r_precision": "R-precision",
     "map": "mAP",
@@ -56,6 +57,8 @@ def own_column(result: Mapping[str, Any]) -> str:
 
 def label(name: str) -> str:
     """map_at_r is MAP@R, and what has no better name is written with spaces."""
+    if prefix := _PREFIX.match(name):
+        return f"{label(prefix[2])}, {prefix[1]} dimensions"
     found = _AT.match(name)
     if found:
         kind, depth = found.groups()
@@ -72,7 +75,7 @@ def describe_baselines(names: Iterable[str]) -> str:
 def metric_label(metric: str) -> str:
     """Of "evaluator.metric" the metric, with the evaluator where that is not retrieval."""
     evaluator, _, name = metric.partition(".")
-    return label(name) if evaluator == "retrieval" else f"{evaluator} {label(name)}"
+    return label(name or evaluator) if evaluator == "retrieval" or not name else f"{evaluator} {label(name)}"
 
 
 def format_number(value: Any) -> Cell:

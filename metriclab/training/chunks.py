@@ -43,7 +43,7 @@ def step_in_chunks(
     parts = list(_parts(rank_batch, chunk))
     with torch.no_grad():
         cached = [forward(*part) for part in parts]
-    local = distributed.map_tensors(_leaf, _joined(cached))
+    local = distributed.map_tensors(_leaf, joined(cached))
     reseed()
     world = distributed.gather(local)
     objective = differentiate(method, local, world)
@@ -108,11 +108,11 @@ def _leaf(tensor: Tensor) -> Tensor:
     return tensor.detach().requires_grad_(tensor.is_floating_point())
 
 
-def _joined(outputs: list[Any]) -> Any:
+def joined(outputs: list[Any]) -> Any:
     """The outputs of all chunks as those of one batch."""
     columns = zip(*(list(_tensors(one)) for one in outputs), strict=True)
-    joined = iter([torch.cat(column) for column in columns])
-    return distributed.map_tensors(lambda _: next(joined), outputs[0])
+    columns_joined = iter([torch.cat(column) for column in columns])
+    return distributed.map_tensors(lambda _: next(columns_joined), outputs[0])
 
 
 def _tensors(tree: Any) -> Iterator[Tensor]:

@@ -5,19 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from torch import Tensor, nn
 
 from metriclab import distributed
 from metriclab.assembly.assemble import Training, assemble, build_evaluators
-from metriclab.assembly.splits import Splits, benchmark, has_labels, load_splits, require_columns, sides_of
+from metriclab.assembly.selection import require_loss, require_selectable
+from metriclab.assembly.splits import Splits, benchmark, has_labels, load_splits, require_columns
 from metriclab.core.protocols import Evaluator, Tracker
 from metriclab.errors import RecipeError, StorageError
-from metriclab.evaluation.embed import embed_splits, embedding_settings, evaluating
-from metriclab.evaluation.evaluate import run_evaluators, score_values
 from metriclab.evaluation.result import Pausing, final_result
 from metriclab.recipe import Recipe
+from metriclab.recipe.train import LOSS
 from metriclab.registry import suggest
 from metriclab.runs import checkpoint as checkpoints
 from metriclab.runs.folder import RunFolder, releasing
@@ -29,15 +29,11 @@ from metriclab.training.drift import drift_of, embed_followed
 from metriclab.training.features import with_features
 from metriclab.training.fit import StepResult, fit
 from metriclab.training.imprint import imprint_proxies
+from metriclab.training.interruption import Interrupted, unless_stopped
 from metriclab.training.notices import notices
 from metriclab.training.sampler_embeddings import use_source
 from metriclab.training.status import RunNumbers, RunStatus, is_due
-
-T = TypeVar("T")
-
-
-class Interrupted(Exception):
-    """The run was asked to stop; everything is saved and `--resume` continues it."""
+from metriclab.training.validation import ValLoss, val_metrics
 
 
 @releasing
@@ -78,7 +74,7 @@ def experiment(
         yield from run.train(stop)
         yield RunStatus("evaluate", total, total)
         yield from run.load_best()
-        result, scores = _unless_stopped(run.measure(), stop)
+        result, scores = unless_stopped(run.measure(), stop)
         for name, reason in result["missing"].items():
             yield RunStatus("evaluate", total, total, message=f"{name} is missing from the result: {reason}")
         distributed.on_first_rank(lambda: folder.finish(result, scores))
@@ -103,6 +99,8 @@ def _begin(recipe: Recipe, folder: RunFolder, *, resume: bool) -> Generator[RunS
         use_source(recipe, training)
     evaluators = distributed.on_every_rank(lambda: build_evaluators(recipe))
     require_columns(training.method, evaluators, splits)
+    distributed.on_every_rank(lambda: require_selectable(recipe, evaluators))
+    distributed.on_every_rank(lambda: require_loss(recipe, splits, training.method))
     fingerprint = benchmark(recipe, splits, evaluators)
     now = manifest_of(recipe, data=splits.fingerprints(), classes=splits.classes(), benchmark=fingerprint)
     run = _Run(recipe, folder, training, splits, evaluators, fingerprint)
@@ -120,16 +118,6 @@ def _begin(recipe: Recipe, folder: RunFolder, *, resume: bool) -> Generator[RunS
     if resume:
         distributed.on_first_rank(lambda: folder.cut_metrics(run.start))
     return run
-
-
-def _unless_stopped(parts: Pausing[T], stop: Callable[[], bool]) -> T:
-    """What the work gives, unless it is to stop between two of its parts; all that it needs is saved."""
-    while not stop():
-        try:
-            next(parts)
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]  # of the generator that was given
-    raise Interrupted
 
 
 def _trackers(recipe: Recipe, folder: RunFolder, quiet: bool) -> list[Tracker]:
@@ -152,7 +140,7 @@ class _Run:
         self.evaluators, self.benchmark = evaluators, benchmark
         self.settings = recipe.train
         self.trackers: list[Tracker] = []
-        self.drift = drift_of(training, splits.val)
+        self.drift, self.loss = drift_of(training, splits.val), ValLoss(recipe, training, splits)
         self.average = WeightAverage(training)
         self.numbers = RunNumbers()
         self.start = 0
@@ -208,7 +196,7 @@ class _Run:
 
     def _is_measured(self, done: int) -> bool:
         every = self.settings.evaluate_every
-        return has_labels(self.splits.val) and (
+        return (has_labels(self.splits.val) or self.loss.reason is None) and (
             done == self.training.steps or (every is not None and is_due(done, every * self._epoch()))
         )
 
@@ -226,21 +214,21 @@ class _Run:
             self._save(step.done)
 
     def _evaluate(self, done: int) -> None:
-        with self.average.swapped(), evaluating(self.training.method) as encode:
-            embedded = embed_splits(encode, *sides_of(self.splits.val), embedding_settings(self.training))
-        rows = embedded.rows(self.settings.output)
-        # What is chosen by these numbers has to be chosen alike on every rank.
-        numbers = distributed.broadcast_object(score_values(run_evaluators(self.evaluators, *rows)))
-        flat = {f"val.{name}.{metric}": value for name, part in numbers.items() for metric, value in part.items()}
+        by_loss = self.settings.select == LOSS
+        with self.average.swapped():
+            metrics = val_metrics(self.evaluators, self.training, self.splits.val)
+            flat = {**metrics, **self.loss.measure()}
         flat = dict(sorted(flat.items(), key=lambda part: part[0] != f"val.{self.settings.select}"))  # it comes first
         self._log(done, flat)
         if f"val.{self.settings.select}" not in flat:
+            if by_loss or not metrics:
+                return  # and the last step is measured
             names = [name.removeprefix("val.") for name in flat]
             raise RecipeError(
                 f"train.select = '{self.settings.select}' is no metric of this recipe",
                 help=suggest(self.settings.select, names) or f"choose one of {', '.join(names)}",
             )
-        value = flat[f"val.{self.settings.select}"]
+        value = flat[f"val.{self.settings.select}"] * (-1 if by_loss else 1)
         if value > self.numbers.best_value:
             self.numbers.best_step, self.numbers.best_value = done, value
 

@@ -65,12 +65,18 @@ class _Side(NamedTuple):
 
 
 def read_rows(queries: Source, gallery: Source | None = None) -> tuple[Rows, Rows]:
-    """Queries and gallery; the queries again without a gallery, for leave-one-out.
+    """Queries and gallery, as `read_named_rows` reads them; what classes are called is left out."""
+    return read_named_rows(queries, gallery)[:2]
+
+
+def read_named_rows(queries: Source, gallery: Source | None = None) -> tuple[Rows, Rows, np.ndarray | None]:
+    """Queries and gallery, the queries again without a gallery for leave-one-out; and the name of each label.
 
     Items mean the same on both sides; rows of a side without any are nobody else's.
 
     Rows of unit norm in float32 are read where they lie. Others are normalised into a copy, which lies in an unnamed
-    temporary file where it is large. Labels are numbers or names; of a side without any all are unknown.
+    temporary file where it is large. Labels are numbers or names; of a side without any all are unknown. Numbers have
+    no names, which are None then.
 
     Raises:
         DataError: where a file cannot be read, or its content cannot be measured; it names the file.
@@ -88,7 +94,7 @@ def read_rows(queries: Source, gallery: Source | None = None) -> tuple[Rows, Row
             f"{first.source.embeddings} has {first.z.shape[1]} dimensions, {last.source.embeddings} {last.z.shape[1]}",
             help="embed queries and gallery by the same network",
         )
-    codes, groups = _coded(sides, "labels"), _coded(sides, "groups")
+    (codes, names), (groups, _) = _coded(sides, "labels"), _coded(sides, "groups")
     made = [_unit_rows(*parts) for parts in zip(sides, codes, _numbered(sides), groups, strict=True)]
     if is_copy(made[0], made[-1]):
         raise DataError(
@@ -97,7 +103,7 @@ def read_rows(queries: Source, gallery: Source | None = None) -> tuple[Rows, Row
         )
     if any(side.labels is not None for side in sides):
         _require_matches(sides, made)
-    return made[0], made[-1]
+    return made[0], made[-1], names
 
 
 def _unit_rows(side: _Side, labels: Int64[Tensor, "n"], items: Int64[Tensor, "n"], groups: Int64[Tensor, "n"]) -> Rows:
@@ -225,8 +231,10 @@ def _on_disk(parts: Sequence[Tensor], shape: Sequence[int]) -> Float32[Tensor, "
         ) from error
 
 
-def _coded(sides: Sequence[_Side], what: Literal["labels", "groups"]) -> list[Int64[Tensor, "_"]]:
-    """Labels as integers that mean the same on all sides; -1 for an unknown one, which as a name is empty."""
+def _coded(
+    sides: Sequence[_Side], what: Literal["labels", "groups"]
+) -> tuple[list[Int64[Tensor, "_"]], np.ndarray | None]:
+    """Labels as integers that mean the same on all sides, and their names; -1 for an unknown one, as an empty name."""
     given: list[Labels | None] = [getattr(side, what) for side in sides]
     known = [labels for labels in given if labels is not None]
     if len({labels.dtype.kind for labels in known}) > 1:
@@ -237,13 +245,12 @@ def _coded(sides: Sequence[_Side], what: Literal["labels", "groups"]) -> list[In
         )
     unknown = [torch.full((len(side.z),), -1) for side in sides]
     if not known or known[0].dtype.kind == "i":
-        return [rest if of is None else torch.from_numpy(of) for of, rest in zip(given, unknown, strict=True)]
+        return [rest if of is None else torch.from_numpy(of) for of, rest in zip(given, unknown, strict=True)], None
     names, codes = np.unique(np.concatenate(known), return_inverse=True)
     codes = np.where(names[codes] == "", -1, codes).astype(np.int64)
     parts = iter(np.split(codes, np.cumsum([len(labels) for labels in known])[:-1]))
-    return [
-        rest if of is None else torch.from_numpy(next(parts).copy()) for of, rest in zip(given, unknown, strict=True)
-    ]
+    both = zip(given, unknown, strict=True)
+    return [rest if of is None else torch.from_numpy(next(parts).copy()) for of, rest in both], names
 
 
 def _require_matches(sides: Sequence[_Side], made: Sequence[Rows]) -> None:

@@ -17,6 +17,7 @@ from PIL import Image
 
 from metriclab.api import DataError, RecipeError, StorageError, load
 from metriclab.cli.run_commands import embed
+from metriclab.encoders import TimmEncoder
 from metriclab.vectors.export import find_images, writer_for
 from metriclab.vectors.formats import read_arrays
 from tests.support.pictures import classes, fill, picture
@@ -55,6 +56,19 @@ def test_loading_gives_the_encoder_that_was_measured(folder):
     first, second = load(folder), load(folder, step=best)
     for name, value in first.state_dict().items():
         assert torch.equal(value, second.state_dict()[name]), name
+
+
+def test_an_encoder_with_adapters_is_asked_to_merge_them_once_all_is_restored(folder, monkeypatch):
+    merged = []
+    monkeypatch.setattr(
+        TimmEncoder, "merge", lambda self: merged.append({k: v.clone() for k, v in self.state_dict().items()}), False
+    )
+    load(folder)
+    monkeypatch.undo()
+    (state,) = merged
+    expected = load(folder).network.encoder.state_dict()
+    assert state.keys() == expected.keys()
+    assert all(torch.equal(state[key], value) for key, value in expected.items())
 
 
 def test_images_come_out_in_their_order_whatever_the_batches(folder, pictures):

@@ -15,7 +15,7 @@ from metriclab.assembly.assemble import build_method
 from metriclab.assembly.embedder import load
 from metriclab.errors import RecipeError, StorageError
 from metriclab.runs import checkpoint as checkpoints
-from metriclab.training.experiment import Interrupted
+from metriclab.training.interruption import Interrupted
 from tests.support.tiny import run, tiny
 from tests.training.test_features import sxbm
 

@@ -58,7 +58,8 @@ def sound(tmp_path: Path) -> Path:
 def recipe_of(root: Path, **keys: str) -> Path:
     path = root.parent / "recipe.toml"
     more = "".join(f"{key} = {json.dumps(value)}\n" for key, value in keys.items())
-    path.write_text(TINY.replace('name = "synthetic"\nsize = 12\n', f'name = "folder"\nroot = "{root}"\n{more}'))
+    text = TINY.replace("batch_size = 16", "batch_size = 6")
+    path.write_text(text.replace('name = "synthetic"\nsize = 12\n', f'name = "folder"\nroot = "{root}"\n{more}'))
     return path
 
 
@@ -270,6 +271,19 @@ def test_a_wrong_recipe_is_told_before_its_data_are_read(sound):
     result = command("check", recipe_of(sound), "--data", "--set", "loss.temprature=1")
     assert result.exit_code == 2
     assert "did you mean 'temperature'?" in result.output
+
+
+def test_what_would_stop_a_run_is_told_beside_what_is_wrong_with_its_data(sound):
+    photo(11).save(sound / "val/cedar/copy.png")
+    options = ["--set", "sampler.batch_size=99", "--set", "train.select=retrieval.map_at_q"]
+    for more in ([], ["--json"]):
+        result = CliRunner().invoke(main, ["check", str(recipe_of(sound)), "--data", *options, *more])
+        assert result.exit_code == 2
+        assert "2 things would stop the run before its first step" in result.stderr
+        assert "sampler.batch_size = 99 is larger than the data set" in result.stderr
+        assert "recipe is fine" not in result.stdout
+        assert more or "a copy in val" in result.stdout or "a copy in test" in result.stdout
+    assert json.loads(result.stdout)["fine"] is False
 
 
 class Failing(ArrayDataset):

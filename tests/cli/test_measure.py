@@ -515,3 +515,83 @@ def test_a_bar_is_drawn_on_terminals(folder):
     assert "retrieval" in Path("bar.txt").read_text()
     with pytest.raises(DataError):
         read_rows(Source(Path("x.npz")), Source(Path("x.npz")))
+
+
+def by_loops(z: np.ndarray, labels: np.ndarray) -> tuple[dict, dict]:
+    """R@1 and MAP@R by class, and the shares of queries whose nearest row is of another class, row by row."""
+    unit = z.astype(np.float64) / np.linalg.norm(z.astype(np.float64), axis=1, keepdims=True)
+    found, confused = {}, {}
+    for query, label in enumerate(labels):
+        others = [row for row in range(len(z)) if row != query]
+        near = sorted(others, key=lambda row: -float(unit[query] @ unit[row]))
+        relevant = sum(labels[row] == label for row in others)
+        if label < 0 or not relevant:
+            continue
+        hits = [labels[row] == label for row in near[:relevant]]
+        average = sum(sum(hits[: at + 1]) / (at + 1) for at, hit in enumerate(hits) if hit) / relevant
+        found.setdefault(int(label), []).append((float(hits[0]), average))
+        if not hits[0] and labels[near[0]] >= 0:
+            pair = tuple(sorted((int(label), int(labels[near[0]]))))
+            confused[pair] = confused.get(pair, 0) + 1
+    return {label: (len(rows), *np.mean(rows, 0)) for label, rows in found.items()}, confused
+
+
+def test_classes_are_measured_one_by_one_worst_first(folder):
+    z, labels = drawn()
+    labels = np.where(np.arange(N) % 13 == 5, -1, labels)
+    labels[7] = 9  # a class of one row
+    np.savez("both.npz", embeddings=z, labels=labels)
+    found = measured("both.npz", "--per-class")
+    wanted, confused = by_loops(z, labels)
+    classes = found["per_class"]["classes"]
+    assert {one["class"]: (one["queries"], one["r_at_1"], one["map_at_r"]) for one in classes if one["queries"]} == {
+        label: pytest.approx(values, abs=1e-6) for label, values in wanted.items()
+    }
+    assert classes[-1] == {"class": 9, "queries": 0, "r_at_1": None, "map_at_r": None}
+    assert [one["map_at_r"] for one in classes[:-1]] == sorted(one["map_at_r"] for one in classes[:-1])
+    pairs = found["per_class"]["confused"]
+    assert {tuple(one["classes"]): one["wrong"] for one in pairs} == confused
+    assert [one["wrong"] for one in pairs] == sorted((one["wrong"] for one in pairs), reverse=True)
+    sizes = {label: values[0] for label, values in wanted.items()}
+    assert all(one["queries"] == sum(sizes.get(label, 0) for label in one["classes"]) for one in pairs)
+    total = sum(one["queries"] * one["map_at_r"] for one in classes[:-1]) / sum(sizes.values())
+    assert total == pytest.approx(found["metrics"]["retrieval"]["map_at_r"])
+    assert "per_class" not in measured("both.npz")
+
+
+def test_rows_equally_near_share_a_confusion_and_classes_have_their_names(folder):
+    eye = np.eye(3, dtype=np.float32)
+    np.save("z.npy", eye[[0, 0, 0, 1, 1, 2]])
+    Path("labels.txt").write_text("[red]\n[red]\nblue\nblue\nblue\n[red]\n")
+    found = measured("z.npy", "--labels", "labels.txt", "--per-class", "--evaluator", "knn")["per_class"]
+    # Row 2 is as near to 0 and 1, of red; 0 and 1 are as near to each other as to 2; 5 is as near to all.
+    wrong = pytest.approx(1 + 2 / 2 + 3 / 5)
+    assert found["confused"] == [{"classes": ["[red]", "blue"], "wrong": wrong, "queries": 6}]
+    done = CliRunner().invoke(
+        main, ["measure", "z.npy", "--labels", "labels.txt", "--per-class"], env={"COLUMNS": "99"}
+    )
+    assert "classes, the worst by MAP@R first" in done.stdout
+    assert "[red] and blue" in done.stdout
+
+
+def test_the_tables_have_20_classes_and_say_so(folder):
+    generator = np.random.default_rng(0)
+    np.savez("many.npz", embeddings=generator.normal(size=(60, 4)), labels=np.arange(60) % 30)
+    done = CliRunner().invoke(main, ["measure", "many.npz", "--per-class"], env={"COLUMNS": "99"})
+    assert "(20 of 30; --json has all)" in done.stdout
+    worst = measured("many.npz", "--per-class")["per_class"]["classes"]
+    table = done.stdout.partition("class ")[2]
+    shown = [line.split()[0] for line in table.splitlines()[1:21]]
+    assert shown == [str(one["class"]) for one in worst[:20]]
+
+
+def test_per_class_of_queries_against_a_gallery(folder):
+    (z, labels), (other, theirs) = drawn(), drawn(40)
+    np.savez("queries.npz", embeddings=z, labels=labels)
+    np.savez("gallery.npz", embeddings=other, labels=np.where(theirs == 4, 77, theirs))
+    found = measured("queries.npz", "--gallery", "gallery.npz", "--per-class")
+    classes = {one["class"]: one for one in found["per_class"]["classes"]}
+    assert set(classes) == {0, 1, 2, 3, 4}
+    assert (classes[4]["queries"], classes[4]["r_at_1"]) == (0, None)
+    total = sum(one["queries"] * (one["r_at_1"] or 0) for one in classes.values()) / 48
+    assert total == pytest.approx(found["metrics"]["retrieval"]["r_at_1"])

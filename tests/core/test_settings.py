@@ -23,7 +23,7 @@ TEXTS = {
     JsonLines: "JsonLines()",
     PlainViews: "PlainViews(size=32, count=3, fit='crop')",
     SimCLRViews: "SimCLRViews(count=3, size=32, min_area=0.08, max_area=1.0, flip=0.5, rotation=0.0, colour=1.0, "
-    "grayscale=0.2, blur=0.5, solarize=0.0, fit='crop')",
+    "grayscale=0.2, blur=0.5, solarize=0.0, second={}, fit='crop')",
     MultiCropViews: "MultiCropViews(count=3, size=32, min_area=0.14, max_area=1.0, small_count=4, small_size=16, "
     "small_min_area=0.05, small_max_area=0.14, flip=0.5, rotation=0.0, colour=1.0, grayscale=0.2, blur=0.5, "
     "solarize=0.0, fit='crop')",

@@ -124,6 +124,20 @@ def test_unknown_labels_stay_in_train(tmp_path):
     assert (data.with_split("test").labels >= 0).all()
 
 
+def test_groups_lie_beside_the_rows(tmp_path):
+    cameras = np.arange(len(NAMES)) % 3
+    np.savez(tmp_path / "all.npz", embeddings=embeddings(), labels=NAMES, groups=cameras)
+    data = build("dataset", "features", "train", root=str(tmp_path / "all.npz"))
+    rows = [int(Path(name).name) for name in data.names]
+    assert data.groups.tolist() == cameras[rows].tolist()
+
+
+def test_items_are_told_that_they_do_not_count(tmp_path):
+    np.savez(tmp_path / "all.npz", embeddings=embeddings(), labels=NAMES, items=np.arange(len(NAMES)) // 2)
+    data = build("dataset", "features", "train", root=str(tmp_path / "all.npz"))
+    assert data.notes[0] == f"{tmp_path}/all.npz: its items are not read: each row is a thing of its own"
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
@@ -187,13 +201,19 @@ def test_what_needs_images_is_refused_before_the_first_step(written):
         "leave out its other keys"
     )
     assert refusal(head_on(written, "encoder={name='features', out_features=15}")) == (
-        "encoder 'features' takes rows of 15 numbers, not of 16\n"
-        "  help: set encoder.out_features = 16; it is for the data set 'features'"
+        "encoder 'features' takes rows of 15 numbers, not of 16\n  help: set encoder.out_features = 16"
     )
     robustness = head_on(written, "evaluate=[{name='retrieval'}, {name='robustness'}]")
     assert refusal(robustness) == f"evaluator 'robustness' measures by images, and {has}leave it out"
     with pytest.raises(RecipeError, match=r"'transfer' embeds images, and data set 'features' has features in place"):
         build("evaluator", "transfer", data={"name": "features", "root": str(written)})
+
+
+def test_images_are_no_rows(tmp_path):
+    message = r"'features' takes rows of 16 numbers, not images of 8 x 8\n.*data.name = \"features\", or name"
+    recipe = tiny(tmp_path, "encoder={name='features', out_features=16}", "views={name='plain', size=8}")
+    with pytest.raises(RecipeError, match=message):
+        assemble(recipe, load_splits(recipe).train)
 
 
 def test_the_recipe_runs_and_is_held_against_the_features(written, tmp_path):

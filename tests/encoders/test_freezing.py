@@ -21,8 +21,8 @@ from metriclab.heads import LinearHead
 from metriclab.optimizers import LARS, SGD, AdamW
 from metriclab.registry import load_component
 from metriclab.testing import Share, on_ranks, two_ranks
-from metriclab.training.experiment import Interrupted
 from metriclab.training.fit import fit
+from metriclab.training.interruption import Interrupted
 from tests.support.tiny import outcome, run, tiny
 
 
@@ -143,6 +143,20 @@ def test_what_a_model_cannot_train_is_told_by_its_key(settings, text: str):
     with pytest.raises(RecipeError) as caught:
         TimmEncoder(**settings)
     assert str(caught.value) == text
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"model": "resnet18", "trainable": "last:99"},
+        {"model": "resnet18", "unfreeze_at": 9},
+        {"model": "vgg11", "gradient_checkpointing": True},
+    ],
+)
+def test_it_is_told_before_weights_are_fetched(settings, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", lambda *_, **__: pytest.fail("it fetches"))
+    with pytest.raises(RecipeError, match=r"has 9 blocks|has nothing to unfreeze|has no gradient_checkpointing"):
+        TimmEncoder(pretrained=True, **settings)
 
 
 @pytest.mark.parametrize("value", ["last:0", "last:", "last:2x", "last", "first:2", "last:-1"])
@@ -358,7 +372,12 @@ def test_rates_of_frozen_blocks_are_left_out():
     [
         (
             lambda: nn.Linear(2, 2),
-            "optimizer.layer_decay = 0.7 needs an encoder that tells its blocks, and this one does not\n"
+            "optimizer.layer_decay = 0.7 needs an encoder that trains and tells its blocks\n"
+            "  help: leave it out, or set optimizer.groups = {encoder = 0.1}",
+        ),
+        (
+            lambda: TimmEncoder(model="test_resnet", trainable="none"),
+            "optimizer.layer_decay = 0.7 needs an encoder that trains and tells its blocks\n"
             "  help: leave it out, or set optimizer.groups = {encoder = 0.1}",
         ),
         (

@@ -18,7 +18,7 @@ from metriclab.recipe import read_recipe
 from metriclab.registry import register
 from metriclab.report.summary import costs_section
 from metriclab.runs.folder import RunFolder
-from metriclab.training.experiment import Interrupted
+from metriclab.training.interruption import Interrupted
 from metriclab.views import PlainViews
 from tests.support.tiny import TINY, outcome, run, tiny
 

@@ -16,7 +16,7 @@ from metriclab.methods.xbm import XBM
 from metriclab.recipe import Recipe, read_recipe
 from metriclab.registry import build
 from metriclab.testing import check_method, two_ranks
-from metriclab.training.experiment import Interrupted
+from metriclab.training.interruption import Interrupted
 from tests.support.small_methods import labelled, network
 from tests.support.tiny import TINY, outcome, run
 

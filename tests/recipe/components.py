@@ -131,7 +131,8 @@ def flat(total_steps: int, /) -> Any:
 @register("evaluator", "nearest")
 def nearest(*, k: list[Annotated[int, Ge(1)]] = [1, 10]) -> Any:
     """Looks at neighbours."""
-    return build("evaluator", "retrieval", k=k)
+    retrieval = build("evaluator", "retrieval", k=k)
+    return lambda queries, gallery: {"recall": retrieval(queries, gallery)["r_precision"]}
 
 
 @register("evaluator", "spread")

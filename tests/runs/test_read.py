@@ -19,7 +19,7 @@ from metriclab.runs import checkpoint as checkpoints
 from metriclab.runs.files import digest, digest_of, parse_json, read_json, write_json
 from metriclab.runs.folder import RunFolder
 from metriclab.runs.shapes import Line, Shape
-from metriclab.training.experiment import Interrupted
+from metriclab.training.interruption import Interrupted
 from tests.support.tiny import outcome, run, tiny
 
 

@@ -24,6 +24,7 @@ PARAMETERS = {
     ("sampler", "hard-negatives"): {"classes_per_batch": 4, "per_class": 3, "every": 1},
     ("encoder", "timm"): {"model": "test_resnet"},
     ("evaluator", "mlp-probe"): {"rounds": 1, "hidden": 8},
+    ("evaluator", "prefixes"): {"dims": [2, 4]},
     ("evaluator", "robustness"): {"severities": [5], "corruptions": ["contrast", "noise"]},
     ("evaluator", "transfer"): {"data": {"name": "synthetic", "size": 8, "classes": 3, "per_class": 4}},
     ("encoder", "features"): {"out_features": 3 * 32 * 32},

@@ -11,7 +11,18 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD
 
-from metriclab.api import Images, Loss, Network, Pairs, RandomKeys, Rows, register, rows
+from metriclab.api import (
+    EvaluatedEncoder,
+    Images,
+    Loss,
+    Network,
+    Pairs,
+    RandomKeys,
+    Rows,
+    Score,
+    register,
+    rows,
+)
 
 
 @register("dataset", "good")
@@ -156,6 +167,31 @@ class Numbers:
 
     def __call__(self, queries: Rows, gallery: Rows, /) -> dict[str, float]:
         return {"hit": 0.5}
+
+
+@register("evaluator", "asks-encoder")
+class AsksEncoder(Numbers):
+    wants = "encoder"
+
+    def __call__(self, encoder: EvaluatedEncoder, /) -> dict[str, float]:
+        changed = encoder.embed_changed(lambda images, items: images, torch.arange(2))
+        return {"hit": float(len(changed) + len(encoder.embed_other(None, None)))}
+
+
+@register("evaluator", "late")
+class Late(Numbers):
+    """Keeps to its protocol on a few rows alone."""
+
+    def __call__(self, queries: Rows, gallery: Rows, /) -> dict[str, Score]:
+        return {"hit": Score(1.0, torch.zeros(12), "hits (late/1)")}
+
+
+@register("evaluator", "needs-many")
+class NeedsMany(Numbers):
+    def __call__(self, queries: Rows, gallery: Rows, /) -> dict[str, Score]:
+        if len(queries) < 20:
+            raise ValueError("more rows")
+        return {"one": Score(1.0, torch.empty(0), "one (needs-many/1)")}
 
 
 @register("tracker", "endless")

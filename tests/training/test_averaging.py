@@ -18,8 +18,9 @@ from metriclab.runs import checkpoint as checkpoints
 from metriclab.runs.folder import RunFolder
 from metriclab.testing import Share, two_ranks
 from metriclab.training.averaging import WeightAverage
-from metriclab.training.experiment import Interrupted, experiment
+from metriclab.training.experiment import experiment
 from metriclab.training.fit import fit
+from metriclab.training.interruption import Interrupted
 from tests.support.tiny import outcome, run, tiny
 
 EMA = ("train.ema=0.6", "train.steps=5")

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from metriclab.errors import PluginError
+from metriclab.assembly.rehearsal import rehearse
+from metriclab.errors import PluginError, RecipeError
 from metriclab.recipe import read_recipe
 from metriclab.registry import load_plugin_file, registry
 from tests.support.tiny import run, tiny
@@ -44,6 +45,7 @@ CASES = {
     "optimizer.name=nameless": "a group of SGD has no 'name', from which the run sets lr = initial_lr x schedule",
     "schedule.name=negative": "the schedule gives -1.0 in step 0 of 7, expected a number, 0 or more",
     "evaluate.name=numbers": "'hit' of Numbers is a float, not a Score",
+    "evaluate.name=asks-encoder": "'hit' of AsksEncoder is a float, not a Score",
     "track.name=endless": "Endless has no function `close`, which a run calls",
 }
 """What the recipe names -> what is said of it."""
@@ -64,6 +66,25 @@ def test_it_is_told_by_name(override, tmp_path):
     kind = {"data": "dataset", "evaluate": "evaluator", "track": "tracker"}.get(table, table)
     assert caught.value.message == f"{kind} '{name}' of broken_plugin.py file: {CASES[override]}"
     assert caught.value.help == "its author must mend that; `metriclab check-plugin broken_plugin.py` tests all of it"
+
+
+def test_an_evaluator_that_breaks_its_promise_on_many_rows_alone(tmp_path):
+    tiny(tmp_path)
+    with (tmp_path / "tiny.toml").open("a") as file:
+        file.write('[[evaluate]]\nname = "late"\n')
+    with pytest.raises(PluginError, match=r"'hit' of evaluator 'late' has per_query of shape \(12,\) for \d+ queries"):
+        run(read_recipe(tmp_path / "tiny.toml", ["train.steps=1"]), tmp_path / "run")
+
+
+def test_a_select_of_an_evaluator_that_cannot_be_tried_on_a_few_rows_is_left_to_the_run(tmp_path):
+    tiny(tmp_path)
+    with (tmp_path / "tiny.toml").open("a") as file:
+        file.write('[[evaluate]]\nname = "needs-many"\n')
+    for metric in ("one", "two"):
+        recipe = read_recipe(tmp_path / "tiny.toml", [f"train.select=needs-many.{metric}", "train.steps=1"])
+        assert rehearse(recipe).problems == []
+    with pytest.raises(RecipeError, match=r"train\.select = 'needs-many\.two' is no metric of this recipe"):
+        run(recipe, tmp_path / "run")
 
 
 def test_a_memory_and_a_miner(tmp_path):

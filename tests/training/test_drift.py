@@ -21,7 +21,8 @@ from metriclab.runs import checkpoint as checkpoints
 from metriclab.runs.folder import RunFolder
 from metriclab.testing import Share, on_ranks
 from metriclab.training.drift import Drift, drift_of, embed_followed
-from metriclab.training.experiment import Interrupted, experiment
+from metriclab.training.experiment import experiment
+from metriclab.training.interruption import Interrupted
 from tests.support.tiny import outcome, run, tiny
 
 FOLLOWED = ("train.keep_checkpoints=true", "train.steps=14", "train.drift_images=9", "train.drift_every=2")

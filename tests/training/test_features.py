@@ -20,8 +20,8 @@ from metriclab.recipe import Recipe, RecipeProblems, read_recipe
 from metriclab.registry import build
 from metriclab.testing import on_ranks
 from metriclab.training.batches import batches
-from metriclab.training.experiment import Interrupted
 from metriclab.training.features import with_features
+from metriclab.training.interruption import Interrupted
 from tests.support.tiny import outcome, run, tiny
 
 SXBM = """

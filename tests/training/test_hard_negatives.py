@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from itertools import islice
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -12,8 +15,10 @@ from metriclab.errors import DataError, StorageError
 from metriclab.recipe import Recipe
 from metriclab.runs.checkpoint import read_checkpoint
 from metriclab.samplers import HardNegatives
+from metriclab.testing import Share, on_ranks
 from metriclab.training.batches import batches
-from metriclab.training.experiment import Interrupted
+from metriclab.training.fit import fit
+from metriclab.training.interruption import Interrupted
 from metriclab.training.sampler_embeddings import use_source
 from metriclab.vectors.aligned import unit_rows_for
 from tests.support.tiny import outcome, run, tiny
@@ -60,6 +65,22 @@ def test_embeddings_are_taken_where_an_epoch_that_needs_them_begins(tmp_path, mo
         taken.append(batch.batch.step)
     assert taken == list(range(9))
     assert at == [0, 4, 8]
+
+
+def near_on_rank(share: Share, folder: Path) -> list[list[int]]:
+    """What is near after an epoch and a half of this rank's training."""
+    recipe = hard(folder / str(share.rank), "sampler.every=1")
+    training = assemble(recipe, load_splits(recipe).train)
+    for _ in islice(fit(training), 3):
+        pass
+    return training.sampler.neighbours.tolist()
+
+
+def test_the_same_is_near_on_every_rank(tmp_path):
+    one, other = on_ranks(near_on_rank, 2, tmp_path)
+    assert one == other
+    recipe = hard(tmp_path, "sampler.every=1")
+    assert one != recipe.components["sampler"].build(load_splits(recipe).train.labels).neighbours.tolist()
 
 
 def test_a_file_says_what_is_near_at_the_start(tmp_path):

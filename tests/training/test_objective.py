@@ -17,8 +17,8 @@ from metriclab.methods import XBM, Supervised
 from metriclab.recipe import Recipe, read_recipe
 from metriclab.testing import two_ranks
 from metriclab.training.batches import batches
-from metriclab.training.experiment import Interrupted
 from metriclab.training.fit import backward
+from metriclab.training.interruption import Interrupted
 from metriclab.training.objective import differentiate
 from tests.support.small_methods import labelled, network
 from tests.support.tiny import TINY, outcome, run

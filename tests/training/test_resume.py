@@ -17,7 +17,8 @@ from metriclab.errors import DataError, RecipeError, StorageError
 from metriclab.images.datasets import ArrayDataset
 from metriclab.runs import checkpoint as checkpoints
 from metriclab.runs.folder import RunFolder
-from metriclab.training.experiment import Interrupted, experiment
+from metriclab.training.experiment import experiment
+from metriclab.training.interruption import Interrupted
 from tests.support.tiny import TINY, outcome, run, tiny
 
 

@@ -9,8 +9,6 @@ from typing import Annotated, Any
 import torch
 from annotated_types import Ge, Gt, Lt, MinLen
 from jaxtyping import Float, UInt8
-from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from metriclab.api import RecipeError, TableOf, build, keep_settings, register, show_settings
@@ -65,6 +63,8 @@ class TimmLoRA(nn.Module):
     ) -> None:
         super().__init__()
         keep_settings(self, locals())
+        from peft import LoraConfig, inject_adapter_in_model  # not for those who only list what there is: it takes long
+
         params = dict(base)
         frozen: Any = build("encoder", str(params.pop("name", "")), **params)
         frozen.requires_grad_(False)
@@ -105,6 +105,8 @@ class TimmLoRA(nn.Module):
         self.merged = True
 
     def _adapted(self) -> dict[str, Any]:
+        from peft.tuners.lora import LoraLayer
+
         return {name: layer for name, layer in self.base.named_modules() if isinstance(layer, LoraLayer)}
 
 
