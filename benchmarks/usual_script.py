@@ -66,9 +66,8 @@ def train(folder: Path, seed: int, steps: int, train_batch_norm: bool) -> dict[s
     if not train_batch_norm:
         for layer in norms:
             layer.requires_grad_(False)
-    sampler = MPerClassSampler(
-        data.targets, PER_CLASS, batch_size=CLASSES * PER_CLASS, length_before_new_iter=len(data)
-    )
+    batch = CLASSES * PER_CLASS
+    sampler = MPerClassSampler(data.targets, PER_CLASS, batch_size=batch, length_before_new_iter=len(data))
     loader = torch.utils.data.DataLoader(data, batch, sampler=sampler, drop_last=True)
     trained = [parameter for parameter in trunk.parameters() if parameter.requires_grad]
     groups = [{"params": trained, "lr": RATE}, {"params": head.parameters(), "lr": RATE * HEAD_FACTOR}]

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "docs" / "fine-tuning.md").read_text("utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", TEXT, re.DOTALL)
 RECIPES = [text for language, text in BLOCKS if language == "toml"]
-SMALL = ["encoder.model=test_convnext", "encoder.pretrained=false", "views.size=32", "train.epochs=1"]
+SMALL = ["encoder.model=test_resnet", "encoder.pretrained=false", "views.size=16", "train.epochs=1"]
 
 
 def small(path: Path, root: Path, *more: str):

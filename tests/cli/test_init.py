@@ -15,7 +15,7 @@ from metriclab.cli.first_recipe.text import balanced_batch, recipe_text, view_si
 from metriclab.recipe import read_recipe
 from tests.support.pictures import classes, fill
 
-SMALL = ["encoder.model=test_convnext", "encoder.pretrained=false", "views.size=32"]
+SMALL = ["encoder.model=test_resnet", "encoder.pretrained=false", "views.size=16"]
 """In place of the pretrained encoder, which no test can fetch."""
 
 

@@ -10,9 +10,11 @@ from click.testing import CliRunner
 from metriclab.assembly.assemble import assemble
 from metriclab.assembly.splits import load_splits
 from metriclab.cli import main
+from metriclab.comparison.finished import find_runs
 from metriclab.evaluation.baselines import baselines
 from metriclab.evaluation.embed import embed_splits, embedding_settings
 from metriclab.evaluation.shortfall import shortfall
+from metriclab.report.contents import OneRun
 from metriclab.runs.folder import RunFolder
 from tests.support.tiny import TINY, run, tiny
 
@@ -106,6 +108,10 @@ def test_a_run_that_ends_below_the_frozen_encoder_says_so(start, tmp_path, monke
         f"that of the frozen encoder {frozen:.4f}"
     )
     assert f"warning: {text}\n" in done.stdout
+    (finished,), _ = find_runs([tmp_path / "run"])
+    notices = OneRun(finished, metric=None, images=False).opening().notices
+    assert "The run gave warnings: below the frozen encoder." in notices
+    assert f"{text[:1].upper()}{text[1:]}." in notices
 
 
 @pytest.mark.parametrize(
