@@ -47,7 +47,7 @@ def test_every_command_and_option_exists():
         assert all(word in told.output for word in words if word.startswith("-"))
 
 
-@pytest.mark.parametrize("number", range(len(RECIPES)))
+@pytest.mark.parametrize("number", [0, *(pytest.param(at, marks=pytest.mark.slow) for at in range(1, len(RECIPES)))])
 def test_a_recipe_of_the_page_trains(number, photos, tmp_path):
     shutil.copy(ROOT / "recipes" / "finetune.toml", tmp_path)
     (tmp_path / "recipe.toml").write_text(RECIPES[number])
@@ -61,6 +61,7 @@ def test_the_recipe_without_labels_trains(tmp_path):
     assert RunFolder(tmp_path / "run").result()["steps"] > 0
 
 
+@pytest.mark.slow
 def test_it_names_the_columns_that_a_run_has(photos, tmp_path):
     run(small(ROOT / "recipes" / "finetune.toml", photos), tmp_path / "first")
     run(small(ROOT / "recipes" / "finetune.toml", photos, f"encoder.weights={tmp_path / 'first'}"), tmp_path / "run")
