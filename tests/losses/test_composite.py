@@ -145,7 +145,7 @@ def methods(memory: str | None, method: str, *, batch_norm: bool = True):
         ("supervised", None),
         ("supervised", "proxies"),
         pytest.param("supervised", "ring", marks=pytest.mark.slow),
-        ("xbm", "ring"),
+        pytest.param("xbm", "ring", marks=pytest.mark.slow),
         pytest.param("simclr", None, marks=pytest.mark.slow),
         pytest.param("simclr", "ring", marks=pytest.mark.slow),
     ],

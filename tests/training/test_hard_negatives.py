@@ -38,7 +38,9 @@ def found_by(recipe: Recipe, z: torch.Tensor) -> torch.Tensor:
     return sampler.neighbours
 
 
-@pytest.mark.parametrize("stopped_after", [3, 4])  # within an epoch, and where one ends
+@pytest.mark.parametrize(
+    "stopped_after", [pytest.param(3, marks=pytest.mark.slow), 4]
+)  # within an epoch, and where one ends
 def test_a_resumed_run_goes_on_with_what_was_near(tmp_path, stopped_after):
     recipe = hard(tmp_path, "sampler.every=1", "train.keep_checkpoints=true")
     run(recipe, tmp_path / "whole")

@@ -126,7 +126,9 @@ def test_in_chunks_it_is_the_same(tmp_path, method):
         torch.testing.assert_close(of_cut[name], gradient, rtol=1e-3, atol=1e-4 * float(gradient.abs().max() + 1))
 
 
-@pytest.mark.parametrize("method", [SUPERVISED, XBM_RING], ids=["supervised", "xbm"])
+@pytest.mark.parametrize(
+    "method", [pytest.param(SUPERVISED, marks=pytest.mark.slow), XBM_RING], ids=["supervised", "xbm"]
+)
 def test_a_run_that_was_stopped_ends_with_the_same_bytes(tmp_path, method):
     recipe, whole, stopped = several(tmp_path, *method), tmp_path / "whole", tmp_path / "stopped"
     run(recipe, whole)
