@@ -149,7 +149,7 @@ WAYS = {
 OFTEN = ("supervised", "chunks")
 
 
-@pytest.mark.parametrize("way", [way if way in OFTEN else pytest.param(way, marks=pytest.mark.slow) for way in WAYS])
+@pytest.mark.parametrize("way", [pytest.param(way, marks=() if way in OFTEN else pytest.mark.slow) for way in WAYS])
 def test_cached_and_online_end_with_the_same_bits_where_views_are_plain(tmp_path, way):
     ends = []
     for features in ("online", "cached"):
