@@ -208,6 +208,9 @@ def outline(of: type[Any]) -> str:
             arguments = re.sub(r"(?<=[\w\]])=(?=\S)", " = ", ast.unparse(node.args))
             line = f"    def {node.name}({arguments}) -> {ast.unparse(node.returns)}: ..."
             wrapped = f"    def {node.name}(\n        {arguments}\n    ) -> {ast.unparse(node.returns)}: ..."
+            if len(arguments) > 112:  # then one a line, as the formatter has it
+                each = "".join(f"        {one},\n" for one in re.split(r", (?![^\[]*\])", arguments))
+                wrapped = f"    def {node.name}(\n{each}    ) -> {ast.unparse(node.returns)}: ..."
             lines.append(line if len(line) <= 120 else wrapped)
     return "\n".join(lines).replace("'", '"')
 
