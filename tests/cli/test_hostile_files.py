@@ -131,7 +131,7 @@ def test_a_tree_is_the_same_to_all_that_read_it(tree, trained, tmp_path):
         where = f'name = "folder"\nroot = "{root}"\nval = 0.0\n'
         recipe.write_text(TINY.replace('name = "synthetic"\nsize = 12\n', where))
         checked = CliRunner().invoke(main, ["check", str(recipe), "--data", "--json"])
-        assert checked.exit_code in (0, 1, 3), checked.output
+        assert checked.exit_code in (0, 1, 2, 3), checked.output  # 2: too few images for the recipe's batch
         assert everything(root) == before
         assert {path.name for path in Path(place).iterdir()} <= {"root", "store", "out", "recipe.toml"}
         try:
