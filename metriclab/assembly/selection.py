@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from metriclab.assembly.splits import Splits
+from metriclab.core.call_loss import parts_of
 from metriclab.core.protocols import Evaluator
 from metriclab.core.rows import Rows
 from metriclab.core.samples import some_rows
@@ -64,9 +65,15 @@ def why_no_loss(recipe: Recipe, splits: Splits, method: nn.Module) -> str | None
         return "the val split has no image"
     if hasattr(method, "prepare"):
         return "the method knows what it aims at for the images of train alone"
-    loss = recipe.components.get("loss")
-    if class_rows(method) is None and not (loss and loss.definition.given):
+    loss: Any = getattr(method, "loss", None)
+    parts = [part.loss for part in parts_of(loss).values()] or [loss]
+    given = {
+        chosen.definition.factory: bool(chosen.definition.given) for chosen in recipe.specs() if chosen.kind == "loss"
+    }
+    of_classes = any(getattr(one, "by_class", given.get(type(one), False)) for one in parts)
+    if class_rows(method) is None and not of_classes:
         return None
+    val = val[val >= 0]
     unseen = int((~np.isin(val, train[train >= 0])).sum())
     if not unseen:
         return None

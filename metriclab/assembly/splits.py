@@ -144,16 +144,20 @@ def groups_of(data: Dataset) -> tuple[Groups, Groups]:
 
 def require_columns(method: object, evaluators: Mapping[str, Evaluator], splits: Splits) -> None:
     """Raises a DataError where a component goes by groups or categories that the splits it sees do not have."""
-    training = {"the method": method, "the miner": getattr(method, "miner", None)}
+    parts = getattr(getattr(method, "loss", None), "parts", ())
+    miners = [getattr(one, "miner", None) for one in (method, *parts)]
+    training = {"the method": method, **{f"miner {type(miner).__name__}": miner for miner in miners}}
     measuring = {f"evaluator '{name}'": evaluator for name, evaluator in evaluators.items()}
+    measured = {"val": sides_of(splits.val), "test": sides_of(splits.test, splits.train)}
     for who, component in {**training, **measuring}.items():
+        seen = {"train": (splits.train,)} if who in training else measured
         for column in getattr(component, "needs", ()):
-            for split in ("train",) if who in training else ("val", "test"):
-                data = getattr(splits, split)
+            for split, data in [(split, side) for split, sides in seen.items() for side in sides]:
                 values = getattr(data, column, None)
                 if has_labels(data) and (values is None or values.max() < 0):
+                    place = "the train split" if data is splits.train else f"the {split} split"
                     raise DataError(
-                        f"{who} goes by {column}, and the {split} split has none",
+                        f"{who} goes by {column}, and {place} has none",
                         help=f"give the data {column}, as a column {_COLUMN[column]!r} of a table does, or leave that "
                         "setting away",
                     )

@@ -19,7 +19,7 @@ from metriclab.images.listing import is_manifest
 from metriclab.images.manifest import read_manifest
 from metriclab.images.tree import folder_places, names_below
 from metriclab.registry import register
-from metriclab.vectors.arrays import Labels, embeddings_of, groups_in, labels_in, labels_of
+from metriclab.vectors.arrays import Labels, embeddings_of, groups_in, labels_in, labels_of, require_order
 from metriclab.vectors.formats import Array, Arrays, read_arrays
 from metriclab.vectors.rows import finite_norms
 
@@ -70,6 +70,7 @@ def Features(
         listed, said = read_manifest(Path(labels))
         notes += said
         _require_one_each("lines", listed, path, len(z))
+        require_order(Path(labels), [str(entry.path) for entry in listed], path, stored.paths)
     elif (given := labels_in(path, stored.arrays) if labels is None else labels_of(Path(labels))) is not None:
         _require_one_each("labels", given, path, len(z))
         listed = [row._replace(label=name) for row, name in zip(listed, _names(given), strict=True)]

@@ -119,7 +119,12 @@ def _carved(
         moved = _carve_whole(train, "class" if disjoint is True else str(disjoint), fractions, root)
     else:
         moved = _carve_images(labelled or train, fractions, root)
-    return [entry._replace(split=moved.get(entry.key, entry.split)) for entry in listed]
+    return [_moved(entry, moved.get(entry.key, "train")) if entry.split == "train" else entry for entry in listed]
+
+
+def _moved(entry: LabelledFile, split: str) -> LabelledFile:
+    """In a split that nobody made, no image is marked as query or gallery: there each is held against all others."""
+    return entry if split == entry.split else entry._replace(split=split, query=False, gallery=False)
 
 
 def _carve_whole(train: list[LabelledFile], what: str, fractions: dict[str, float], root: str) -> dict[str, str]:

@@ -41,7 +41,11 @@ def open_folders(
         for name, part in zip(folders, ("train", "query", "gallery"), strict=True)
         for entry in _named(published, folder, name, part)
     ]
-    return benchmark_split(published, split, listed, folder, size=size, val=val)
+    # VeRi-776 has its queries twice: they are images of the gallery.
+    twice = {entry.path.name for entry in listed if entry.query} & {e.path.name for e in listed if e.gallery}
+    kept = [entry for entry in listed if not (entry.query and entry.path.name in twice)]
+    marked = [entry._replace(query=entry.query or entry.path.name in twice) for entry in kept]
+    return benchmark_split(published, split, marked, folder, size=size, val=val)
 
 
 def _named(published: Benchmark, folder: Path, name: str, part: str) -> Iterator[LabelledFile]:

@@ -180,5 +180,7 @@ class Projected:
         return EmbeddedSplits(queries, queries if alone else self._rows(embedded.gallery))
 
     def _rows(self, embedded: Embeddings) -> Embeddings:
-        projected = rows(self.project(embedded.h.z), embedded.h.labels, embedded.h.items)
+        own = embedded.h
+        z = self.project(own.z)
+        projected = rows(z, own.labels, own.items, groups=own.groups, categories=own.categories)
         return Embeddings(projected, projected)

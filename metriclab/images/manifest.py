@@ -22,7 +22,8 @@ COLUMNS = ("path", "label", "split", "query", "gallery", "group", "category")
 _ALSO = {"is_query": "query", "is_gallery": "gallery"}
 """Names that open-metric-learning has for the same."""
 
-_FLAGS = {"": False, "0": False, "false": False, "no": False, "1": True, "true": True, "yes": True}
+_NO, _YES = ("", "0", "0.0", "false", "no"), ("1", "1.0", "true", "yes")
+_FLAGS = dict.fromkeys(_NO, False) | dict.fromkeys(_YES, True)
 _SHOWN = 20
 """Problems told at once."""
 
@@ -223,6 +224,7 @@ def _json_lines(path: Path) -> tuple[list[str], list[Line]]:
     for number, line in enumerate(read_text(path).split("\n"), start=1):
         try:
             value = json.loads(line) if line.strip() else {}
+            json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is no text: a ValueError
         except ValueError as error:
             value = error
         if not isinstance(value, dict) or any(isinstance(cell, dict | list) for cell in value.values()):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 from torch import nn
 
 from metriclab.core.batch import Batch
-from metriclab.core.call_loss import apply_loss, check_miner_fits, check_parts_fit_classes
+from metriclab.core.call_loss import apply_loss, check_miner_fits, check_parts_fit_classes, parts_of
 from metriclab.core.network import Network
 from metriclab.core.protocols import Loss, Memory, Miner, Objective
 from metriclab.core.rows import Rows, count_positives
@@ -75,7 +76,13 @@ class Supervised(nn.Module):
 
     def objective(self, local: Rows, world: Rows) -> Objective:
         if self.memory is None:
-            return Objective(apply_loss(self.loss, local, world, miner=self.miner), {})
+            loss = apply_loss(self.loss, local, world, miner=self.miner)
+            if not any(part.labels == "item" for part in parts_of(self.loss).values()):
+                return Objective(loss, {})
+            by_item = replace(world, labels=world.items, groups=None)
+            return Objective(
+                loss, {"anchors_without_positives": (count_positives(by_item, by_item) == 0).float().mean()}
+            )
         references = self.memory.rows()
         # In place of those that are alone of their class in the batch.
         without = (count_positives(world, references) == 0).float().mean()

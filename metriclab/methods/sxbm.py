@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from metriclab import distributed
 from metriclab.core.batch import Batch
-from metriclab.core.call_loss import apply_loss, check_miner_fits
+from metriclab.core.call_loss import apply_loss, check_miner_fits, parts_of
 from metriclab.core.network import Embedded, Network
 from metriclab.core.pair_loss import PairLoss, Term
 from metriclab.core.pairs import Pairs
@@ -168,6 +168,11 @@ def _check(network: Network, loss: Loss | None, miner: Miner | None) -> None:
         raise RecipeError(
             "method 'sxbm' compresses the features of a frozen encoder, and this one trains",
             help='set encoder.trainable = "none", and encoder.weights to a finished run, or encoder.pretrained = true',
+        )
+    if loss is not None and any(part.labels == "item" for part in parts_of(loss).values()):
+        raise RecipeError(
+            "method 'sxbm' has one view of each image, so a loss that takes each image for a class has no positives",
+            help='leave out labels = "item"',
         )
     if loss is not None:
         check_miner_fits(loss, miner)

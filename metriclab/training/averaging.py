@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 from timm.utils.model_ema import ModelEmaV3
-from torch import nn
+from torch import Tensor, nn
 
 from metriclab.assembly.assemble import Training
 
@@ -37,20 +37,27 @@ class WeightAverage:
         """What a checkpoint saves besides the method, with the weights swapped."""
         return {} if self.average is None else {"trained": self.average.module}
 
+    @torch.no_grad()
     def update(self, step: int) -> None:
         """Takes in the weights after a step, counted from 1."""
         if self.average is not None:
-            self.average.update(self.network, step)
+            weight = 1 - self.average.get_decay(step)
+            for own, kept in self._pairs(self.average.module):
+                kept.lerp_(own, weight) if kept.is_floating_point() else kept.copy_(own)
 
     @torch.no_grad()
     def swap(self) -> None:
         """Exchanges the network's weights and their average."""
         if self.average is not None:
-            other = self.average.module.state_dict()
-            for name, own in self.network.state_dict().items():
+            for own, other in self._pairs(self.average.module):
                 kept = own.clone()
-                own.copy_(other[name])
-                other[name].copy_(kept)
+                own.copy_(other)
+                other.copy_(kept)
+
+    def _pairs(self, average: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every tensor and its average, once, also where layers share it."""
+        sides = ([*net.parameters(), *net.buffers()] for net in (self.network, average))
+        return zip(*sides, strict=True)
 
     @contextmanager
     def swapped(self) -> Iterator[None]:

@@ -16,7 +16,7 @@ from metriclab.assembly.assemble import Training
 from metriclab.assembly.devices import precision
 from metriclab.assembly.selection import class_rows, why_no_loss
 from metriclab.assembly.splits import Splits, has_labels, sides_of
-from metriclab.core.call_loss import apply_loss
+from metriclab.core.call_loss import apply_loss, parts_of
 from metriclab.core.protocols import Dataset, Evaluator, Sampler
 from metriclab.core.rows import Rows, concatenate, count_positives
 from metriclab.errors import DataError
@@ -75,7 +75,7 @@ def val_loss(training: Training, val: Dataset) -> float:
     The images are seen by the views of training, with the same random draws each time. A loss over pairs holds all of
     val against itself, tile by tile, or against the learned rows of classes; a memory of earlier embeddings has no
     part, as it would change the loss while it fills. Any other loss, and a method whose outputs are more than rows, is
-    averaged over batches of the training's size, of whole classes as far as they fit.
+    averaged over batches of the training's size, of several images of as many classes as fit.
 
     Raises:
         DataError: where no image has a positive.
@@ -90,7 +90,11 @@ def val_loss(training: Training, val: Dataset) -> float:
                 collected.append(local)
                 continue
             seed_step(training.settings.seed, rank_batch.batch.step)
-            value = method.objective(local, distributed.gather(local)).loss
+            world = distributed.gather(local)
+            if isinstance(local, Rows) and loss is not None:
+                value = apply_loss(loss, local, world, class_rows(method), miner=getattr(method, "miner", None))
+            else:
+                value = method.objective(local, world).loss
             count = distributed.total(torch.tensor(float(len(rank_batch))))
             total += float(distributed.mean(value)) * float(count) / len(val.labels)
         return total if not collected else _of_rows(method, concatenate(collected))
@@ -100,7 +104,8 @@ def _of_rows(method: Any, local: Rows) -> float:
     world = distributed.gather(local)
     centres = class_rows(method)
     references = world if centres is None else centres
-    if not bool((count_positives(world, references) > 0).any()):
+    by_item = any(part.labels == "item" for part in parts_of(method.loss).values())
+    if not by_item and not bool((count_positives(world, references) > 0).any()):
         raise DataError("no image of val has another one that is alike to it")
     miner = getattr(method, "miner", None)
     return float(distributed.mean(apply_loss(method.loss, local, world, references, miner=miner)))
@@ -116,7 +121,7 @@ def _batches(training: Training, val: Dataset) -> Iterator[RankBatch]:
 
 
 class _InOrder:
-    """All items once, those of a class one after the other, the classes in random order."""
+    """All items once: some of each class, the classes in random order, then some more of each."""
 
     def __init__(self, labels: Int64[np.ndarray, "n"], of_training: Sampler, seed: int) -> None:
         count, ranks = len(labels), distributed.world_size()
@@ -125,7 +130,12 @@ class _InOrder:
         self.batch_size = -(-count // self.steps)
         random = np.random.default_rng(seed)
         _, place = np.unique(labels, return_inverse=True)
-        self._order = np.lexsort((random.random(count), random.permutation(place.max() + 1)[place]))
+        classes = int(place.max()) + 1
+        by_class = np.lexsort((random.random(count), place))
+        nth = np.empty(count, dtype=np.int64)
+        nth[by_class] = np.arange(count) - np.searchsorted(place[by_class], place[by_class])
+        in_a_row = max(2, self.batch_size // classes)  # of a class
+        self._order = np.lexsort((nth, random.permutation(classes)[place], nth // in_a_row))
 
     def epoch(self, seed: int, /) -> list[np.ndarray]:
         return np.array_split(self._order, self.steps)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from metriclab.errors import DataError
 from metriclab.images.files import say_once
 from metriclab.images.manifest import FORMATS as TABLES
 from metriclab.images.manifest import read_manifest
+from metriclab.images.tree import names_below
 from metriclab.vectors.formats import HOW_TO_SAVE, Array, read_arrays
 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")  # as many digits as int64 has in any case
@@ -53,8 +54,20 @@ def groups_in(path: Path, arrays: Mapping[str, Array], labels: Path | None) -> L
     """The groups beside embeddings, or beside labels in a table; None where there are none. Raises as `labels_of`."""
     if "groups" in arrays:
         return _labels(path, arrays["groups"])
-    groups = labels_of(labels, "groups") if labels is not None and labels.suffix in TABLES else None
+    groups = labels_of(labels, "groups") if labels is not None and labels.suffix.lower() in TABLES else None
     return groups if groups is not None and (groups != "").any() else None
+
+
+def require_order(table: Path, names: Sequence[str], embeddings: Path, paths: Sequence[str] | None) -> None:
+    """Raises a DataError where a table lists other images than those of the embeddings, or in another order."""
+    if paths is None or len(names) != len(paths):
+        return
+    for row, (name, path) in enumerate(zip(names_below(names), names_below(paths), strict=True)):
+        if name != path:
+            raise DataError(
+                f"{table}: its image {row + 1} is {name!r}, and that of row {row} of {embeddings} is {path!r}",
+                help="list the images in the order of the rows, or embed the table itself",
+            )
 
 
 def labels_of(path: Path, name: str = "labels") -> Labels:
@@ -66,7 +79,7 @@ def labels_of(path: Path, name: str = "labels") -> Labels:
     Raises:
         DataError: where they are no list of whole numbers or names.
     """
-    if path.suffix in TABLES:
+    if path.suffix.lower() in TABLES:
         files, notes = read_manifest(path)
         for note in notes:
             say_once(note)

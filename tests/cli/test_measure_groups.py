@@ -86,3 +86,15 @@ def test_what_is_lacking_is_told(folder):
     assert "there are 9 groups for the 40 embeddings of z.npy" in refused(*plain, "--groups", "few.npy")
     assert "--gallery-groups needs a --gallery" in refused(*plain, "--gallery-groups", "cameras.npy")
     assert "--exclude is of retrieval" in refused(*plain, "--evaluator", "knn", "--exclude", "same-group")
+
+
+def test_a_table_in_another_order_than_the_embeddings_is_refused(folder):
+    fill(folder, N)
+    names = [f"{n:03}.png" for n in range(N)]
+    (folder / "z.paths.txt").write_text("\n".join(str(folder / name) for name in names) + "\n")
+    lines = [f"{name},{label}" for name, label in zip(names, LABELS, strict=True)]
+    (folder / "right.CSV").write_text("\n".join(["path,label", *lines]) + "\n")
+    (folder / "turned.csv").write_text("\n".join(["path,label", *lines[::-1]]) + "\n")
+    assert measured("z.npy", "--labels", "right.CSV")["queries"] == N
+    told = refused("z.npy", "--labels", "turned.csv")
+    assert "turned.csv: its image 1 is '039.png', and that of row 0 of z.npy is '000.png'" in told

@@ -11,8 +11,9 @@ from metriclab.assembly.assemble import assemble
 from metriclab.assembly.splits import load_splits
 from metriclab.cli import main
 from metriclab.comparison.finished import find_runs
-from metriclab.evaluation.baselines import baselines
-from metriclab.evaluation.embed import embed_splits, embedding_settings
+from metriclab.core.rows import rows as make_rows
+from metriclab.evaluation.baselines import Projected, baselines
+from metriclab.evaluation.embed import EmbeddedSplits, Embeddings, embed_splits, embedding_settings
 from metriclab.evaluation.shortfall import shortfall
 from metriclab.report.contents import OneRun
 from metriclab.runs.folder import RunFolder
@@ -134,3 +135,12 @@ def test_what_is_below(frozen, text):
     }
     assert shortfall(result, "knn.accuracy") == text
     assert shortfall(result, "retrieval.map_at_r") is None
+
+
+def test_a_projection_keeps_what_is_known_of_its_rows():
+    z = torch.randn(6, 4)
+    known = make_rows(z, [0, 0, 1, 1, 2, 2], groups=torch.arange(6), categories=torch.zeros(6, dtype=torch.int64))
+    embedded = Embeddings(known, known)
+    made = Projected(lambda images: None, lambda h: h[:, :2]).splits(EmbeddedSplits(embedded, embedded))
+    assert torch.equal(made.queries.z.groups, known.groups)
+    assert torch.equal(made.queries.z.categories, known.categories)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from metriclab.assembly.splits import sides_of
+from metriclab.assembly.splits import Splits, require_columns, sides_of
 from metriclab.audit.findings import shared_groups
 from metriclab.datasets.folder import Folder
 from metriclab.errors import DataError
-from metriclab.images.datasets import FileDataset
+from metriclab.evaluators.retrieval import Retrieval
+from metriclab.images.datasets import ArrayDataset, FileDataset
+from metriclab.miners import SameCategory
 from tests.support.pictures import fill
 from tests.support.tiny import run, tiny
 
@@ -218,3 +221,52 @@ def test_what_leaks_through_a_group_is_found(root):
     assert len(leak.items) == 6
     told = "1 class of test is of a single group, outside of which there is no match"
     assert (lone.wrong, lone.message, lone.items) == (False, told, [{"class": "a"}])
+
+
+def test_what_is_in_a_given_split_stays_there_and_carved_splits_have_no_marks(root):
+    fill(root, 40)
+    rows = [
+        [f"{n:03}.png", "ab"[n % 2], "test" if n >= 30 else "train", "1" if n == 0 else "", "1" if n else ""]
+        for n in range(40)
+    ]
+    rows[31][3] = "1"
+    table = written(root, ".csv", rows, ["path", "label", "split", "query", "gallery"])
+    train = Folder("train", root=str(table), val=0.3)
+    val, test = train.with_split("val"), train.with_split("test")
+    assert (len(test.labels), len(train.labels) + len(val.labels)) == (10, 30)
+    assert (val.is_query, test.is_query.sum()) == (None, 1)
+
+
+def test_flags_as_programs_write_them(root):
+    rows = [[f"{n:03}.png", "ab"[n % 2], "test", "1.0" if n else "0.0", "1"] for n in range(4)]
+    table = written(
+        root, ".csv", [*rows, ["004.png", "a", "train", "", ""]], ["path", "label", "split", "is_query", "is_gallery"]
+    )
+    assert opened(table, "test").is_query.tolist() == [False, True, True, True]
+
+
+def test_half_a_letter_is_no_text(root):
+    (root / "all.jsonl").write_text('{"path": "000.png", "label": "\\ud800"}\n')
+    assert refusal(root / "all.jsonl").startswith("TABLE:1: this line is no JSON object of plain values")
+
+
+def test_what_goes_by_groups_is_asked_of_the_sides_that_are_measured():
+    evaluators = {"retrieval": Retrieval(exclude="same-group")}
+    names = ["train", "val", "test"]
+
+    def split(labels):
+        return ArrayDataset(
+            np.zeros((len(labels), 1, 8, 8), np.uint8),
+            np.array(labels),
+            ["a", "b"],
+            [str(n) for n in range(len(labels))],
+        )
+
+    splits = Splits(*(split([0, 1]) for _ in names))
+    splits.test.groups = splits.val.groups = np.array([0, 1])
+    with pytest.raises(DataError, match="evaluator 'retrieval' goes by groups, and the train split has none"):
+        require_columns(object(), evaluators, splits)
+    part = SimpleNamespace(miner=SameCategory())
+    method = SimpleNamespace(loss=SimpleNamespace(parts=[part]))
+    with pytest.raises(DataError, match="miner SameCategory goes by categories, and the train split has none"):
+        require_columns(method, {}, splits)

@@ -130,11 +130,13 @@ def write_in_shop(folder: Path) -> None:
     (folder / "Eval" / "list_eval_partition.txt").write_text("\n".join(head + rows) + "\n")
 
 
-def _photographs(folder: Path, folders: tuple[str, str, str], named: str) -> None:
+def _photographs(folder: Path, folders: tuple[str, str, str], named: str, *, twice: bool = False) -> None:
+    """With `twice`, queries are images of the gallery as well."""
+    where = dict(zip(("train", "query", "gallery"), folders, strict=True))
     for image, identity in numbered():
         part = "train" if identity <= CLASSES else ("query", "gallery")[image % 2]
-        where = dict(zip(("train", "query", "gallery"), folders, strict=True))[part]
-        save(folder / where / named.format(identity=identity, camera=1 + image % 3, image=image), image)
+        for place in {where[part], where["gallery"] if twice and part == "query" else where[part]}:
+            save(folder / place / named.format(identity=identity, camera=1 + image % 3, image=image), image)
 
 
 def write_market1501(folder: Path) -> None:
@@ -145,7 +147,9 @@ def write_market1501(folder: Path) -> None:
 
 
 def write_veri776(folder: Path) -> None:
-    _photographs(folder, ("image_train", "image_query", "image_test"), "{identity:04}_c{camera:03}_{image:08}_0.jpg")
+    _photographs(
+        folder, ("image_train", "image_query", "image_test"), "{identity:04}_c{camera:03}_{image:08}_0.jpg", twice=True
+    )
 
 
 def write_msmt17(folder: Path) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from timm.utils.model_ema import ModelEmaV3
+from torch import Tensor, nn
 
 from metriclab.assembly.assemble import Training, assemble
 from metriclab.assembly.embedder import load
@@ -147,3 +148,17 @@ def test_every_rank_has_the_average_of_one_process(tmp_path: Path):
 def test_nothing_to_average_is_no_fault(options: list[str], tmp_path: Path):
     recipe = tiny(tmp_path, "train.ema=0.9", "loss.learnable_temperature=true", *options)
     assert run(recipe, tmp_path / "run")[-1].stage == "finished"
+
+
+def test_a_layer_under_two_names_is_averaged_and_swapped_once():
+    layer = nn.Linear(2, 2)
+    average = WeightAverage.__new__(WeightAverage)
+    average.network = nn.Sequential(layer, layer)
+    average.average = ModelEmaV3(average.network, decay=0.999, use_warmup=True)
+    before = layer.weight.detach().clone()
+    with torch.no_grad():
+        layer.weight += 1
+    average.update(8)  # 1 - 8^(-2/3) is 3/4
+    with average.swapped():
+        torch.testing.assert_close(layer.weight.detach(), before + 0.25)
+    torch.testing.assert_close(layer.weight.detach(), before + 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -15,9 +16,10 @@ from metriclab.core.rows import concatenate
 from metriclab.errors import RecipeError
 from metriclab.recipe import read_recipe
 from metriclab.runs.folder import RunFolder
+from metriclab.samplers import Shuffled
 from metriclab.testing.ranks import on_ranks
 from metriclab.training import validation
-from metriclab.training.validation import val_loss
+from metriclab.training.validation import _InOrder, val_loss
 from tests.support.pictures import fill
 from tests.support.tiny import run, tiny
 
@@ -130,3 +132,11 @@ def test_what_fails_on_val_is_told_once_and_costs_no_run(tmp_path, monkeypatch, 
     told = [text for text in caplog.messages if "val.loss" in text]
     assert told == ["val.loss cannot be had: ValueError: not in evaluation"]
     assert RunFolder(tmp_path / "run").result()["best_step"] == 16
+
+
+def test_batches_of_val_hold_several_images_of_as_many_classes_as_fit():
+    labels = np.repeat(np.arange(20), 60)
+    order = _InOrder(labels, Shuffled(labels, batch_size=64), 0).epoch(0)
+    assert sorted(np.concatenate(order)) == list(range(1200))
+    assert all(np.unique(labels[items], return_counts=True)[1].min() >= 2 for items in order)
+    assert min(len(np.unique(labels[items])) for items in order) >= 18
