@@ -66,7 +66,7 @@ def why_no_loss(recipe: Recipe, splits: Splits, method: nn.Module) -> str | None
     if hasattr(method, "prepare"):
         return "the method knows what it aims at for the images of train alone"
     loss: Any = getattr(method, "loss", None)
-    parts = [part.loss for part in parts_of(loss).values()] or [loss]
+    parts = [] if loss is None else [part.loss for part in parts_of(loss).values()] or [loss]
     given = {
         chosen.definition.factory: bool(chosen.definition.given) for chosen in recipe.specs() if chosen.kind == "loss"
     }
