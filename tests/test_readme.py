@@ -112,3 +112,16 @@ def test_every_figure_of_its_tables_is_one_of_the_results():
     figures = re.findall(r"\d\.\d{4}|\d{1,3}(?:,\d{3})+", tables)
     assert len(figures) > 50
     assert [figure for figure in figures if figure not in results] == []
+
+
+def test_every_recipe_that_a_text_names_is_there():
+    texts = [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("recipes/**/*.toml"), *ROOT.glob("benchmarks/*")]
+    texts += ROOT.glob("plugins/**/recipes/*.toml")
+    named = {
+        name
+        for path in texts
+        if path.is_file()
+        for name in re.findall(r"(?<![\w./-])(?:plugins/[\w-]+/)?recipes/[\w/-]+\.toml", path.read_text("utf-8"))
+    }
+    assert len(named) > 20
+    assert [name for name in sorted(named) if not (ROOT / name).is_file()] == []
