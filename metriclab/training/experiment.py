@@ -94,13 +94,13 @@ def _begin(recipe: Recipe, folder: RunFolder, *, resume: bool) -> Generator[RunS
     at_start = {"data": splits.fingerprints(), "checkpoint": saved and saved.step}
     require_same(at_start, help="let all ranks read the same files: the data, and the run folder where one is resumed")
     training = assemble(recipe, splits.train, initial=saved is None)
-    if saved is None:
-        imprint_proxies(recipe, training)
-        use_source(recipe, training)
     evaluators = distributed.on_every_rank(lambda: build_evaluators(recipe))
     require_columns(training.method, evaluators, splits)
     distributed.on_every_rank(lambda: require_selectable(recipe, evaluators))
     distributed.on_every_rank(lambda: require_loss(recipe, splits, training.method))
+    if saved is None:  # after what refuses a recipe, as these embed images
+        imprint_proxies(recipe, training)
+        use_source(recipe, training)
     fingerprint = benchmark(recipe, splits, evaluators)
     now = manifest_of(recipe, data=splits.fingerprints(), classes=splits.classes(), benchmark=fingerprint)
     run = _Run(recipe, folder, training, splits, evaluators, fingerprint)
