@@ -37,7 +37,7 @@ class Pixels:
 def subject(n: int = 48, classes: int = 4, closed: bool = False) -> Pixels:
     labels = torch.arange(n) % classes
     images = (torch.rand(classes, 3, 8, 8)[labels] + 2 * torch.rand(n, 3, 8, 8)) / 3
-    queries = rows(images.flatten(1), labels)
+    queries = rows(images.flatten(1), labels, torch.arange(n))
     gallery = rows(torch.rand(n, 192), labels) if closed else queries
     return Pixels(images, queries, gallery)
 
