@@ -5,8 +5,8 @@
 SimCLR on synthetic images: the global batch stays the same, so each rank has a share of it. All ranks are gloo
 processes of this machine with one thread each. Bytes are those that one rank sends, from the sizes of the tensors of
 each collective, by the usual ring: an all-reduce of b bytes over W ranks sends 2 (W - 1) / W b, an all-gather in which
-each rank brings b bytes sends (W - 1) b. Seconds are medians over steps, and say something only where each rank has a
-core of its own.
+each rank brings b bytes sends (W - 1) b, and so does a reduce-scatter that leaves each rank b bytes. Seconds are
+medians over steps, and say something only where each rank has a core of its own.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Traffic:
     def counting(self) -> Iterator[None]:
         """Counts what passes torch.distributed for as long as the `with` lasts."""
         world = dist.get_world_size() if dist.is_initialized() else 1
-        real = dist.all_reduce, dist.all_gather
+        real = dist.all_reduce, dist.all_gather, dist.reduce_scatter
 
         def all_reduce(tensor: Any, *arguments: Any, **options: Any) -> Any:
             self.count(2 * (world - 1) / world, tensor)
@@ -87,11 +87,15 @@ class Traffic:
             self.count(world - 1, tensor)
             return real[1](parts, tensor, *arguments, **options)
 
-        dist.all_reduce, dist.all_gather = all_reduce, all_gather
+        def reduce_scatter(own: Any, parts: Any, *arguments: Any, **options: Any) -> Any:
+            self.count(world - 1, own)
+            return real[2](own, parts, *arguments, **options)
+
+        dist.all_reduce, dist.all_gather, dist.reduce_scatter = all_reduce, all_gather, reduce_scatter
         try:
             yield
         finally:
-            dist.all_reduce, dist.all_gather = real
+            dist.all_reduce, dist.all_gather, dist.reduce_scatter = real
 
 
 def purpose() -> str:
@@ -99,9 +103,9 @@ def purpose() -> str:
     frame: Any = sys._getframe(1)
     while frame is not None:
         code = frame.f_code
-        if code.co_name == "average_gradients":
+        if code.co_name == "_average":
             return "gradients"
-        if code.co_name == "_gather_tensor":
+        if code.co_qualname == "_Gather.forward":
             return "gather"
         if code.co_qualname == "_Gather.backward":
             return "gather, backward"

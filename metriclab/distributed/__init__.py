@@ -9,15 +9,14 @@ from metriclab.distributed.collectives import (
     barrier,
     broadcast_module,
     broadcast_object,
-    gather,
     gather_objects,
-    map_tensors,
     mean,
     on_every_rank,
     on_first_rank,
     total,
     total_with_gradient,
 )
+from metriclab.distributed.gathering import gather, map_tensors
 from metriclab.distributed.group import local_group, meeting_place, process_group, rank, rank_slice, world_size
 
 __all__ = [

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from metriclab.distributed.collectives import total, total_with_gradient
+from metriclab.distributed.collectives import total_with_gradient
 
 
 class SynchronizedBatchNorm(nn.Module):
@@ -34,8 +34,11 @@ class SynchronizedBatchNorm(nn.Module):
         self.train(layer.training)
 
     def forward(self, x: Float[Tensor, "n c ..."]) -> Float[Tensor, "n c ..."]:
-        if self.training or self.running_mean is None:
+        if self.training:
             mean, variance = self._batch_statistics(x)
+        elif self.running_mean is None:  # of these rows alone: ranks may evaluate different numbers of batches
+            rows = _rows(x)
+            mean, variance = rows.mean(1), rows.var(1, correction=0)
         else:
             assert self.running_var is not None
             mean, variance = self.running_mean, self.running_var
@@ -48,12 +51,12 @@ class SynchronizedBatchNorm(nn.Module):
 
     def _batch_statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
         # Two passes, as a one-pass variance loses all digits where the mean is large. Half precision sums in float32.
-        rows = x.transpose(0, 1).flatten(1)
-        rows = rows if rows.dtype == torch.float64 else rows.float()
-        count = total(rows.new_tensor(float(rows.shape[1])))
-        mean = total_with_gradient(rows.sum(1)) / count
+        rows = _rows(x)
+        sums = total_with_gradient(torch.cat([rows.sum(1), rows.new_tensor([float(rows.shape[1])])]))
+        count = sums[-1].detach()
+        mean = sums[:-1] / count
         variance = total_with_gradient((rows - mean[:, None]).square().sum(1)) / count
-        if self.training and self.running_mean is not None:
+        if self.running_mean is not None:
             self._update(mean.detach(), variance.detach() * count / (count - 1).clamp(min=1))
         return mean, variance
 
@@ -66,6 +69,12 @@ class SynchronizedBatchNorm(nn.Module):
         momentum = 1.0 / self.num_batches_tracked if self.momentum is None else self.momentum
         self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
         self.running_var.lerp_(variance.to(self.running_var.dtype), momentum)
+
+
+def _rows(x: Float[Tensor, "n c ..."]) -> Float[Tensor, "c m"]:
+    """All numbers of each channel; half precision becomes float32."""
+    rows = x.transpose(0, 1).flatten(1)
+    return rows if rows.dtype == torch.float64 else rows.float()
 
 
 def synchronize_batch_norm(module: nn.Module) -> nn.Module:

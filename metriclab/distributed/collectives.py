@@ -8,14 +8,13 @@ identity and costs nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from metriclab.distributed.group import rank, world_size
+from metriclab.distributed.group import meeting, rank, world_size
 from metriclab.errors import MetriclabError
 
 T = TypeVar("T")
@@ -24,7 +23,8 @@ T = TypeVar("T")
 def barrier() -> None:
     """Waits for all ranks."""
     if world_size() > 1:
-        dist.barrier()
+        with meeting():
+            dist.barrier()
 
 
 def broadcast_object(value: T) -> T:
@@ -32,7 +32,8 @@ def broadcast_object(value: T) -> T:
     if world_size() == 1:
         return value
     box: list[Any] = [value]
-    dist.broadcast_object_list(box, src=0)
+    with meeting():
+        dist.broadcast_object_list(box, src=0)
     return box[0]  # type: ignore[no-any-return]  # the list is untyped
 
 
@@ -82,18 +83,9 @@ def gather_objects(value: T) -> list[T]:
     if world_size() == 1:
         return [value]
     values: list[Any] = [None] * world_size()
-    dist.all_gather_object(values, value)
+    with meeting():
+        dist.all_gather_object(values, value)
     return values
-
-
-def gather(tree: T) -> T:
-    """The rows of all ranks, in rank order, on every rank.
-
-    Every tensor in the tree (a tensor, a `Rows`, or a tuple, list or dict of such) is joined along its first axis;
-    ranks may bring different numbers of rows. The backward sums what all ranks ask of a row and gives it to the rank
-    that owns the row, so with gradients averaged over ranks the result equals one process that saw all rows.
-    """
-    return tree if world_size() == 1 else _map(_gather_tensor, tree)
 
 
 def total(value: Tensor) -> Tensor:
@@ -101,7 +93,8 @@ def total(value: Tensor) -> Tensor:
     if world_size() == 1:
         return value.detach()
     value = value.detach().clone()
-    dist.all_reduce(value)
+    with meeting():
+        dist.all_reduce(value)
     return value
 
 
@@ -118,74 +111,46 @@ def mean(value: Tensor) -> Tensor:
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Replaces every gradient by its mean over ranks. All ranks must have gradients for the same parameters."""
+    """Replaces every gradient by its mean over ranks; a rank that has none for a parameter counts as zeros.
+
+    A parameter that has none on any rank keeps none, so that an optimizer leaves it alone. Parameters without
+    `requires_grad`, which must be the same ones on all ranks, are left out.
+    """
     if world_size() == 1:
         return
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    by_kind: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
-    for gradient in gradients:
-        by_kind.setdefault((gradient.dtype, gradient.device), []).append(gradient)
+    by_kind: dict[tuple[torch.dtype, torch.device], list[nn.Parameter]] = {}
+    for parameter in parameters:
+        if parameter.requires_grad:
+            by_kind.setdefault((parameter.dtype, parameter.device), []).append(parameter)
     for group in by_kind.values():
-        flat = torch.cat([gradient.reshape(-1) for gradient in group])
+        _average(group)
+
+
+def _average(parameters: list[nn.Parameter]) -> None:
+    gradients = [torch.zeros_like(one) if one.grad is None else one.grad for one in parameters]
+    missing = [place for place, one in enumerate(parameters) if one.grad is None]
+    has = gradients[0].new_ones(len(parameters))
+    for place in missing:
+        has[place] = 0
+    flat = torch.cat([*(gradient.reshape(-1) for gradient in gradients), has])
+    with meeting():
         dist.all_reduce(flat)
-        flat /= world_size()
-        for gradient, averaged in zip(group, torch.split(flat, [g.numel() for g in group]), strict=True):
-            gradient.copy_(averaged.view_as(gradient))
+    sizes = [*(gradient.numel() for gradient in gradients), len(parameters)]
+    *averages, has = torch.split(flat / world_size(), sizes)
+    # Only a rank that misses some has to look, and to wait for a GPU, to learn whether another has them.
+    wanted = has.tolist() if missing else [1.0] * len(parameters)
+    for parameter, gradient, average, anywhere in zip(parameters, gradients, averages, wanted, strict=True):
+        if anywhere:
+            parameter.grad = gradient.copy_(average.view_as(gradient))
 
 
 @torch.no_grad()
 def broadcast_module(module: nn.Module) -> None:
     """Gives every rank the first rank's parameters and buffers."""
     if world_size() > 1:
-        for tensor in (*module.parameters(), *module.buffers()):
-            dist.broadcast(tensor, src=0)
-
-
-def _map(function: Any, tree: Any) -> Any:
-    if tree is None:  # a column that no row has, on no rank
-        return None
-    if isinstance(tree, Tensor):
-        return function(tree)
-    if is_dataclass(tree) and not isinstance(tree, type):
-        return type(tree)(**{f.name: _map(function, getattr(tree, f.name)) for f in fields(tree)})
-    if isinstance(tree, dict):
-        return {key: _map(function, value) for key, value in tree.items()}
-    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
-        return type(tree)(*(_map(function, value) for value in tree))
-    if isinstance(tree, list | tuple):
-        return type(tree)(_map(function, value) for value in tree)
-    raise TypeError(f"gather takes tensors, Rows, and tuples, lists and dicts of them, not {type(tree).__name__}")
-
-
-def map_tensors(function: Any, tree: T) -> T:
-    """The tree with `function` applied to each of its tensors."""
-    return _map(function, tree)  # type: ignore[no-any-return]  # the shape of the tree is kept
-
-
-def _gather_tensor(tensor: Tensor) -> Tensor:
-    counts = torch.zeros(world_size(), dtype=torch.int64, device=tensor.device)
-    counts[rank()] = tensor.shape[0]
-    dist.all_reduce(counts)
-    return _Gather.apply(tensor, counts.tolist())  # type: ignore[no-any-return]  # autograd functions are untyped
-
-
-class _Gather(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, tensor: Tensor, counts: list[int]) -> Tensor:
-        ctx.start, ctx.count = sum(counts[: rank()]), tensor.shape[0]
-        largest = max(counts)
-        padded = tensor.new_zeros((largest, *tensor.shape[1:]))
-        padded[: tensor.shape[0]] = tensor
-        parts = [torch.empty_like(padded) for _ in counts]
-        dist.all_gather(parts, padded)
-        return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        # gloo has no reduce-scatter: every rank sums all and keeps its own rows.
-        gradient = gradient.contiguous().clone()
-        dist.all_reduce(gradient)
-        return gradient.narrow(0, ctx.start, ctx.count), None
+        with meeting():
+            for tensor in (*module.parameters(), *module.buffers()):
+                dist.broadcast(tensor, src=0)
 
 
 class _Total(torch.autograd.Function):

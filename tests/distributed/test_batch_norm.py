@@ -11,7 +11,7 @@ from torch import nn
 
 from metriclab.distributed import average_gradients
 from metriclab.distributed.batch_norm import SynchronizedBatchNorm, synchronize_batch_norm
-from metriclab.testing import Share, two_ranks
+from metriclab.testing import Share, on_ranks, two_ranks
 
 LAYERS = {
     "plain": (nn.BatchNorm1d(3), (6, 3)),
@@ -90,3 +90,13 @@ def step(share: Share, network: nn.Module, x: torch.Tensor) -> dict[str, torch.T
 def test_unequal_ranks_are_one_process():
     network = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 3), nn.BatchNorm1d(3)).double()
     two_ranks(step, network, torch.randn(7, 5, dtype=torch.float64))
+
+
+def evaluate_as_many_batches_as_rows(share: Share) -> list:
+    layer = synchronize_batch_norm(nn.BatchNorm1d(3, track_running_stats=False)).eval()
+    return [layer(torch.randn(4, 3)).mean() for _ in range(1 + share.rank)]
+
+
+def test_without_running_statistics_no_rank_waits_for_another_in_evaluation():
+    for means in on_ranks(evaluate_as_many_batches_as_rows, 2):
+        assert all(abs(mean) < 1e-6 for mean in means)

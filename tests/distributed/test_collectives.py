@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from metriclab import distributed
@@ -42,6 +44,46 @@ def test_gather_joins_rows_and_its_backward_sums_over_ranks(ranks, n):
         assert torch.equal(found[rank]["gathered"], z)
         part = Share(rank, ranks).of(n)
         torch.testing.assert_close(found[rank]["gradient"], expected[part], atol=1e-13, rtol=0)
+
+
+def some_need_gradients(share: Share, z: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Leaves of several types, one without a gradient and one that nobody uses; and how often ranks met."""
+    part = share.of(len(z))
+    single, double = z[part].float().requires_grad_(), z[part].clone().requires_grad_()
+    unused = z[part].clone().requires_grad_()
+    tree = [single, {"double": double, "flags": z[part] > 0}, (unused, z[part].half()), z[part, :0]]
+    with collectives() as met:
+        joined = distributed.gather(tree)
+        forward = len(met)
+        (weighted(share.rank, joined[0]) + weighted(share.rank, joined[1]["double"])).backward()
+    assert share.ranks == 1 or (forward, len(met)) == (2, 4)  # rows and bytes; each precision's sums on the way back
+    assert joined[3].shape == (len(z), 0)
+    assert torch.equal(joined[1]["flags"], z > 0)
+    assert torch.equal(joined[2][1], z.half())
+    assert not unused.grad.any() if unused.grad is not None else share.ranks == 1
+    return {"single": single.grad, "double": double.grad}
+
+
+@contextmanager
+def collectives():
+    """The names of the collectives that are called meanwhile."""
+    met, real = [], {name: getattr(dist, name) for name in ("all_gather", "all_reduce", "reduce_scatter")}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, call in real.items():
+            patch.setattr(
+                dist, name, lambda *given, name=name, call=call, **more: met.append(name) or call(*given, **more)
+            )
+        yield met
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_a_table_is_one_message_there_and_one_for_each_precision_back(ranks):
+    z = torch.randn(5, 3, dtype=torch.float64)
+    found = on_ranks(some_need_gradients, ranks, z)
+    for name, dtype in (("single", torch.float32), ("double", torch.float64)):
+        leaf = z.to(dtype).requires_grad_()
+        (expected,) = torch.autograd.grad(sum(weighted(rank, leaf) for rank in range(ranks)), leaf)
+        torch.testing.assert_close(torch.cat([of_rank[name] for of_rank in found]), expected)
 
 
 def gather_trees(share: Share) -> list:
@@ -112,6 +154,24 @@ def test_gradients_are_averaged_and_modules_made_equal():
         torch.testing.assert_close(first, torch.full((2, 3), 5 / 3))
         torch.testing.assert_close(second, torch.full((4,), 5 / 3, dtype=torch.float64))
         assert third.tolist() == [5.0]
+
+
+def average_what_some_miss(share: Share) -> list:
+    """The first only rank 0 has, the second only rank 2, the third nobody, the fourth all, the fifth is frozen."""
+    parameters = [nn.Parameter(torch.zeros(2)) for _ in range(5)]
+    parameters[4].requires_grad_(False)
+    for place, owners in enumerate([{0}, {2}, set(), {0, 1, 2}]):
+        if share.rank in owners:
+            parameters[place].grad = torch.full((2,), 3.0 * (place + 1))
+    distributed.average_gradients(parameters)
+    return [parameter.grad for parameter in parameters]
+
+
+def test_a_gradient_that_some_ranks_miss_is_averaged_as_zeros():
+    for first, second, third, fourth, frozen in on_ranks(average_what_some_miss, 3):
+        assert [first.tolist(), second.tolist(), fourth.tolist()] == [[1, 1], [2, 2], [12, 12]]
+        assert third is None
+        assert frozen is None
 
 
 def mean_of_squares(share: Share, z: torch.Tensor) -> dict[str, torch.Tensor]:
