@@ -9,9 +9,9 @@ import tempfile
 os.environ["METRICLAB_CACHE"] = tempfile.mkdtemp(prefix="metriclab-test-cache-")
 os.environ["METRICLAB_REPORT"] = "none"  # as of a run; tests of it ask for one
 
-from jaxtyping import install_import_hook
+from tests.support import type_checks
 
-install_import_hook("metriclab", "beartype.beartype")
+type_checks.install()
 
 import gc  # noqa: E402
 import logging  # noqa: E402
@@ -26,6 +26,9 @@ import torch  # noqa: E402
 from metriclab.core import fresh_numbers  # noqa: E402
 
 torch.set_num_threads(1)
+os.fsync = lambda descriptor: None  # waits for the disk, so that files outlive the machine: nothing a test can see
+if not torch.cuda.is_available():  # torch's own keeps a formatted stack of each call for GPUs yet to come: milliseconds
+    torch.manual_seed = torch.default_generator.manual_seed
 
 
 def pytest_collection_finish() -> None:

@@ -69,9 +69,9 @@ def entries(kind: str | None = None) -> list[ComponentEntry]:
     """
     if kind is not None and kind not in KINDS:
         raise RecipeError(f"there is no kind '{kind}'", help=suggest(kind, KINDS) or f"there are {', '.join(KINDS)}")
-    usable = [entry for entry in installed() if refusal(entry) is None] + _declared()
-    order = list(KINDS)
-    found = [entry for entry in usable if kind in (None, entry.kind)]
+    kinds, order = set(KINDS) if kind is None else {kind}, list(KINDS)
+    usable = [entry for entry in installed() if entry.kind in kinds and refusal(entry) is None]
+    found = usable + [entry for entry in _declared() if entry.kind in kinds]
     return sorted(found, key=lambda e: (order.index(e.kind), not is_builtin(e), e.name, e.package))
 
 
