@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from metriclab.distributed.failures import meet
 from metriclab.distributed.group import rank, world_size
 from metriclab.errors import MetriclabError
 
@@ -24,6 +25,7 @@ T = TypeVar("T")
 def barrier() -> None:
     """Waits for all ranks."""
     if world_size() > 1:
+        meet()
         dist.barrier()
 
 
@@ -31,6 +33,7 @@ def broadcast_object(value: T) -> T:
     """The first rank's value, on every rank. For small plain values, not for tensors."""
     if world_size() == 1:
         return value
+    meet()
     box: list[Any] = [value]
     dist.broadcast_object_list(box, src=0)
     return box[0]  # type: ignore[no-any-return]  # the list is untyped
@@ -81,6 +84,7 @@ def gather_objects(value: T) -> list[T]:
     """Every rank's value, in rank order, on every rank."""
     if world_size() == 1:
         return [value]
+    meet()
     values: list[Any] = [None] * world_size()
     dist.all_gather_object(values, value)
     return values
@@ -100,6 +104,7 @@ def total(value: Tensor) -> Tensor:
     """Sum over ranks, without gradient."""
     if world_size() == 1:
         return value.detach()
+    meet()
     value = value.detach().clone()
     dist.all_reduce(value)
     return value
@@ -121,6 +126,7 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Replaces every gradient by its mean over ranks. All ranks must have gradients for the same parameters."""
     if world_size() == 1:
         return
+    meet()
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     by_kind: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
     for gradient in gradients:
@@ -137,6 +143,7 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
 def broadcast_module(module: nn.Module) -> None:
     """Gives every rank the first rank's parameters and buffers."""
     if world_size() > 1:
+        meet()
         for tensor in (*module.parameters(), *module.buffers()):
             dist.broadcast(tensor, src=0)
 
@@ -163,6 +170,7 @@ def map_tensors(function: Any, tree: T) -> T:
 
 
 def _gather_tensor(tensor: Tensor) -> Tensor:
+    meet()
     counts = torch.zeros(world_size(), dtype=torch.int64, device=tensor.device)
     counts[rank()] = tensor.shape[0]
     dist.all_reduce(counts)
@@ -182,6 +190,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        meet()
         # gloo has no reduce-scatter: every rank sums all and keeps its own rows.
         gradient = gradient.contiguous().clone()
         dist.all_reduce(gradient)
