@@ -61,9 +61,24 @@ def _part_later_ones(optimizer: Optimizer) -> None:
 
 
 def _start_encoder(method: nn.Module, step: int) -> None:
-    start: Any = getattr(method.get_submodule("network.encoder"), "start_step", None)
-    if start is not None:
-        start(step)
+    """Lets the encoder train what trains in this step. Copies that a method keeps of it stand still where it does.
+
+    What of a copy trains is its method's choice, as a rule nothing.
+    """
+    encoder: Any = method.get_submodule("network.encoder")
+    if not hasattr(encoder, "start_step"):
+        return
+    encoder.start_step(step)
+    copies: list[Any] = [module for module in method.modules() if type(module) is type(encoder)]
+    copies.remove(encoder)
+    for one in copies:
+        trained = [parameter for parameter in one.parameters() if parameter.requires_grad]
+        one.start_step(step)
+        one.requires_grad_(False)
+        for parameter in trained:
+            parameter.requires_grad_(True)
+    if copies:
+        method.train(method.training)  # a copy may be one that its method always evaluates
 
 
 def scale_learning_rate(optimizer: Optimizer, rule: str, batch_size: int) -> None:

@@ -16,10 +16,12 @@ from metriclab.distributed.collectives import (
     total,
     total_with_gradient,
 )
+from metriclab.distributed.failures import act_together
 from metriclab.distributed.gathering import gather, map_tensors
 from metriclab.distributed.group import local_group, meeting_place, process_group, rank, rank_slice, world_size
 
 __all__ = [
+    "act_together",
     "any_rank",
     "average_gradients",
     "barrier",

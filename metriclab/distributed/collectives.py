@@ -14,7 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from metriclab.distributed.group import meeting, rank, world_size
+from metriclab.distributed.failures import meeting
+from metriclab.distributed.group import rank, world_size
 from metriclab.errors import MetriclabError
 
 T = TypeVar("T")

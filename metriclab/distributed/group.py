@@ -76,26 +76,6 @@ def _met() -> tuple[Any, int, int]:
     return store, rank, world
 
 
-@contextmanager
-def meeting() -> Iterator[None]:
-    """Where ranks meet.
-
-    Raises:
-        MetriclabError: where another rank has ended or cannot be reached.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        if not isinstance(error, dist.DistError) and "gloo/transport" not in str(error):
-            raise
-        raise MetriclabError(
-            f"rank {rank()} stops: another of the {world_size()} ranks has ended or cannot be reached "
-            f"({str(error).splitlines()[0]})",
-            help="look at what the other processes have written, and whether the machine ended one for its memory; a "
-            "run goes on from its last checkpoint with --resume",
-        ) from error
-
-
 def meeting_place() -> Any:
     """Where groups of processes of this machine meet, as long as it is kept; they are told its `port`."""
     return dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]

@@ -26,19 +26,17 @@ def measured_beside(missing: dict[str, str], name: str, measure: Callable[[], T]
     Args:
         missing: where the reason goes, under the name.
         name: of what is measured.
-        measure: measures it; what fails in it after ranks have met there must fail on all of them.
+        measure: measures it. Ranks may meet in it; one that fails alone is waited for by none.
     """
-    value, reason = None, None
-    try:
-        value = measure()
-    except Exception as error:
-        text = error.message if isinstance(error, MetriclabError) else f"{type(error).__name__}: {error}"
-        reason = " ".join(text.split())
-    reasons = [reason for reason in distributed.gather_objects(reason) if reason is not None]
-    if not reasons:
-        return value
-    missing[name] = reasons[0]
-    return None
+    value, reasons = distributed.act_together(measure, _in_words)
+    if failed := list(filter(None, reasons)):
+        missing[name] = failed[0]
+    return value
+
+
+def _in_words(error: Exception) -> str:
+    text = error.message if isinstance(error, MetriclabError) else f"{type(error).__name__}: {error}"
+    return " ".join(text.split())
 
 
 def cost_of(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -120,15 +121,35 @@ def embed_batches(
         yield Embedded(h.float(), z.float())
 
 
-class evaluating:
-    """A method in evaluation mode for as long as the `with` lasts."""
+@contextmanager
+def evaluating(method: nn.Module) -> Iterator[Encode]:
+    """A method in evaluation mode for as long as the `with` lasts.
 
-    def __init__(self, method: nn.Module) -> None:
-        self.method, self.training = method, method.training
+    Afterwards all of it is as before, whatever was asked of it: the modes of its parts, its buffers, which a loss may
+    move at each call, and torch's random numbers.
+    """
+    modes = [(module, module.training) for module in method.modules()]
+    kept = [
+        (module, name, buffer, buffer.clone())
+        for module in method.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+    ]
+    devices = {buffer.device for *_, buffer in kept} | {parameter.device for parameter in method.parameters()}
+    try:
+        with torch.random.fork_rng([device for device in devices if device.type == "cuda"]):
+            method.eval()
+            yield embedding_function(method)
+    finally:
+        method.train(dict(modes)[method])
+        for module, mode in modes:
+            module.training = mode
+        for module, name, buffer, value in kept:
+            _put_back(module, name, buffer, value)
 
-    def __enter__(self) -> Encode:
-        self.method.eval()
-        return embedding_function(self.method)
 
-    def __exit__(self, *error: object) -> None:
-        self.method.train(self.training)
+@torch.no_grad()
+def _put_back(module: nn.Module, name: str, buffer: Tensor, value: Tensor) -> None:
+    if not torch.equal(buffer, value):
+        buffer.copy_(value)
+    if getattr(module, name) is not buffer:
+        setattr(module, name, buffer)

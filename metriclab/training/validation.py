@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -146,9 +147,12 @@ def _outputs(training: Training, rank_batch: RankBatch) -> Any:
     method: Any = training.method
     seed_step(training.settings.seed, rank_batch.batch.step)
     parts = []
-    size = training.settings.evaluation_batch_size
-    for start in range(0, len(rank_batch), size):
-        part = rank_batch.part(start, min(start + size, len(rank_batch)))
+    size, own = training.settings.evaluation_batch_size, len(rank_batch)
+    # As many on every rank, as they may meet in the method; none of them empty where there are images enough.
+    count = max(1, -(-rank_batch.largest // size))
+    edges = [*(max(0, min(i * size, own - count + i)) for i in range(count)), own]
+    for start, stop in pairwise(edges):
+        part = rank_batch.part(start, stop)
         part = replace(part, items=part.items + len(training.data.labels))
         with precision(training.settings.precision, training.device):
             parts.append(method(part))

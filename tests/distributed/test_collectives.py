@@ -216,3 +216,34 @@ def test_shares_cover_all_rows_unequally():
             parts = [Share(rank, ranks).of(n) for rank in range(ranks)]
             assert [i for part in parts for i in range(n)[part]] == list(range(n))
     assert [part.stop - part.start for part in (Share(rank, 3).of(12) for rank in range(3))] == [6, 4, 2]
+
+
+def meets(share: Share, last_meeting: int) -> tuple:
+    """Five meetings of several kinds, where rank 1 fails after so many of them; then one more, which all come to."""
+    z = torch.ones(share.rank + 1, 2, requires_grad=True)
+
+    def action() -> float:
+        kinds = (
+            lambda: distributed.gather(z),
+            lambda: distributed.total(z.sum()),
+            distributed.barrier,
+            lambda: distributed.broadcast_object("text"),
+            lambda: distributed.gather(z).sum().backward(),
+        )
+        for done, meeting in enumerate(kinds):
+            if share.rank == 1 and done == last_meeting:
+                raise ValueError("no rows for me")
+            meeting()
+        if share.rank == 1 and last_meeting == len(kinds):
+            raise ValueError("no rows for me")
+        return 7.0
+
+    found = distributed.act_together(action, str)
+    return *found, float(distributed.total(torch.tensor(1.0)))
+
+
+def test_a_rank_that_fails_alone_is_waited_for_by_none():
+    for last_meeting in range(6):
+        assert on_ranks(meets, 3, last_meeting) == [(None, [None, "no rows for me", None], 3.0)] * 3
+    assert on_ranks(meets, 3, 6) == [(7.0, [None] * 3, 3.0)] * 3
+    assert on_ranks(meets, 1, 0) == [(7.0, [None], 1.0)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -14,11 +15,13 @@ from metriclab.assembly.splits import load_splits
 from metriclab.cli import main
 from metriclab.core.rows import concatenate
 from metriclab.errors import RecipeError
+from metriclab.evaluation.efficiency import measured_beside
 from metriclab.recipe import read_recipe
 from metriclab.runs.folder import RunFolder
 from metriclab.samplers import Shuffled
 from metriclab.testing.ranks import on_ranks
 from metriclab.training import validation
+from metriclab.training.fit import fit
 from metriclab.training.validation import _InOrder, val_loss
 from tests.support.pictures import fill
 from tests.support.tiny import run, tiny
@@ -30,6 +33,7 @@ SETTINGS = {
     "xbm": ["method.name=xbm", "memory.name=ring", "memory.size=64", "method.start_step=1", "loss.name=contrastive"],
     "ring": ["memory.name=ring", "memory.size=32"],
     "pml": ["method.name=supervised", "loss.name=pml", "loss.loss=ContrastiveLoss"],
+    "histogram": ["method.name=supervised", "loss.name=pml", "loss.loss=DynamicSoftMarginLoss"],
 }
 
 
@@ -76,13 +80,43 @@ def test_it_changes_nothing_and_is_the_same_each_time_on_one_rank_and_two(settin
     overrides = [*SETTINGS[setting], "data.per_class=4"]
     recipe = tiny(tmp_path, *overrides)
     training, splits = built(recipe)
-    before = copy.deepcopy(training.method.state_dict())
+    training.method.get_submodule("network.head").eval()  # one part alone, as frozen ones are
+    before, random = copy.deepcopy(training.method.state_dict()), torch.get_rng_state()
     first, second = val_loss(training, splits.val), val_loss(training, splits.val)
     assert first == second > 0
-    assert training.method.training
+    assert [training.method.get_submodule(f"network.{part}").training for part in ("encoder", "head")] == [True, False]
+    assert torch.equal(torch.get_rng_state(), random)
     for name, value in training.method.state_dict().items():
         assert torch.equal(value, before[name]), name
     assert on_ranks(on_one_rank, 2, tmp_path / "tiny.toml", overrides) == pytest.approx([first] * 2, rel=1e-4)
+
+
+def after_two_steps(share, path, overrides):
+    """The loss, and what each rank says of one that fails on the last rank alone."""
+    training, splits = built(read_recipe(path, overrides))
+    list(islice(fit(training), 2))
+    value = val_loss(training, splits.val)
+    if share.rank == share.ranks - 1:
+        training.method.objective = fail_on_val
+    missing: dict[str, str] = {}
+    return value, measured_beside(missing, "val.loss", lambda: val_loss(training, splits.val)), missing
+
+
+def fail_on_val(*_):
+    raise ValueError("not on this rank")
+
+
+def test_unequal_ranks_meet_equally_often_and_none_waits_for_one_that_has_failed(tmp_path):
+    frozen = ["encoder.trainable=none", "method.name=sxbm", "method.k=3", "memory.name=features", "memory.size=40"]
+    of_val = ["data.classes=3", "data.per_class=3", "train.evaluation_batch_size=4"]  # 5 and 4 images of val
+    overrides = [*frozen, *of_val, "sampler.batch_size=9"]
+    tiny(tmp_path, *overrides)
+    (first, measured, missing), second = on_ranks(after_two_steps, 2, tmp_path / "tiny.toml", overrides)
+    assert (first, measured, missing) == second
+    assert first > 0
+    assert (measured, missing) == (None, {"val.loss": "ValueError: not on this rank"})
+    ((alone, _, _),) = on_ranks(after_two_steps, 1, tmp_path / "tiny.toml", overrides)
+    assert first == pytest.approx(alone, rel=1e-3)
 
 
 def test_a_run_logs_it_and_chooses_the_lowest(tmp_path):
