@@ -276,3 +276,61 @@ def test_too_few_classes_are_refused_with_the_number_there_is():
         Balanced(known, classes_per_batch=1, per_class=3)
     with pytest.raises(RecipeError, match=r"the 0 classes .*\n.*has to have labels; sampler 'shuffled' needs none"):
         Balanced(np.full(5, -1), classes_per_batch=1, per_class=1)
+
+
+@QUICK
+@given(st.data(), st.integers(1, 4), st.sampled_from(["skip", "repeat"]), st.integers(0, 2**62))
+def test_items_of_a_class_come_from_as_many_groups_as_it_has(data, per_class: int, small: str, seed: int):
+    """No group comes more often in a part of its class than it must: its items over the parts, rounded up."""
+    of_class = np.array(data.draw(st.lists(st.integers(0, 3), min_size=12, max_size=50)))
+    groups = np.array(data.draw(st.lists(st.integers(-1, 5), min_size=len(of_class), max_size=len(of_class))))
+    settings = {"classes_per_batch": 1, "per_class": per_class, "small": small}
+    try:
+        plain, spread = Balanced(of_class, **settings), Balanced(of_class, **settings, across="groups")
+    except RecipeError:
+        return
+    spread.use_groups(groups)
+    batches, again = list(spread.epoch(seed)), list(spread.epoch(seed))
+    assert np.array_equal(batches, again)
+    assert len(batches) == spread.steps == plain.steps
+    drawn = np.concatenate(batches)
+    for label in np.unique(of_class[drawn]):
+        mine, parts = np.flatnonzero(of_class == label), [part for part in batches if of_class[part[0]] == label]
+        assert all((of_class[part] == label).all() for part in parts)
+        if len(mine) >= per_class:
+            flat = np.concatenate(parts)
+            assert len(np.unique(flat)) == len(flat)
+        whole = max(len(mine) // per_class, 1)
+        for part in parts if len(mine) >= per_class else []:
+            for group in set(groups[part].tolist()) - {-1}:
+                assert (groups[part] == group).sum() <= -(-(groups[mine] == group).sum() // whole)
+
+
+def test_each_item_is_as_likely_to_come_whatever_its_group():
+    of_class, groups = np.array([0] * 9 + [1] * 3), np.array([0, 0, 0, 0, 1, 1, 2, 3, 3, 0, 1, 2])
+    sampler = Balanced(of_class, classes_per_batch=2, per_class=3, across="groups")
+    sampler.use_groups(groups)
+    counts = np.zeros(12)
+    for seed in range(900):
+        (batch,) = sampler.epoch(seed)
+        counts[batch] += 1
+    assert (counts[9:] == 900).all()
+    assert np.abs(counts[:9] / 900 - 1 / 3).max() < 0.1
+
+
+def test_classes_of_fewer_groups_are_told():
+    sampler = Balanced(np.array([5, 5, 5, 7, 7, 7, 9]), classes_per_batch=1, per_class=3, across="groups")
+    sampler.use_groups(np.array([0, 1, 2, 0, 0, 3, 0]))
+    assert sampler.note == (
+        "1 of 2 classes that are drawn have items of fewer than sampler.per_class = 3 groups, so some that come "
+        "together are of one (the first has label 7 and 2)"
+    )
+    sampler.use_groups(np.array([0, 1, 2, 0, -1, -1, 0]))  # nobody knows that these are of one group
+    assert sampler.needs == ("groups",)
+
+
+def test_groups_change_nothing_where_they_are_not_asked_for():
+    of_class = np.arange(40) % 5
+    one, other = (Balanced(of_class, classes_per_batch=2, per_class=3) for _ in range(2))
+    assert (one.needs, one.note) == ((), None)
+    assert np.array_equal(list(one.epoch(4)), list(other.epoch(4)))

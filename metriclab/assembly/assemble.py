@@ -15,6 +15,7 @@ from metriclab import distributed
 from metriclab.assembly.devices import choose_device, set_up_torch
 from metriclab.assembly.fitting import check_fitting
 from metriclab.assembly.learning_rates import build_optimizer
+from metriclab.assembly.sampler import build_sampler
 from metriclab.assembly.trial import require_finite, try_one_image
 from metriclab.assembly.weights import build_encoder
 from metriclab.core.call_loss import check_memory_fits
@@ -65,7 +66,7 @@ def assemble(recipe: Recipe, data: Dataset, *, initial: bool = True) -> Training
 def _assembled(recipe: Recipe, data: Dataset, initial: bool) -> Training:
     settings, device = recipe.train, choose_device(recipe.train.device)
     set_up_torch(settings)
-    sampler: Sampler | None = None if settings.steps == 0 else recipe.components["sampler"].build(data.labels)
+    sampler = None if settings.steps == 0 else build_sampler(recipe, data)
     steps = number_of_steps(settings, sampler)
     method = build_method(recipe, classes_of(data.labels), steps, initial=initial).to(device)
     if settings.channels_last:

@@ -13,6 +13,7 @@ from torch import nn
 
 from metriclab.assembly.assemble import build_method, classes_of
 from metriclab.assembly.learning_rates import build_optimizer
+from metriclab.assembly.sampler import build_sampler
 from metriclab.assembly.selection import require_loss, require_selectable
 from metriclab.assembly.splits import Splits, load_splits
 from metriclab.assembly.trial import require_finite, try_one_image
@@ -51,7 +52,7 @@ def rehearse(recipe: Recipe, *, tell_data: bool = True) -> Rehearsal:
     splits = _data(chosen["dataset"], recipe, found if tell_data else Rehearsal([], []))
     labels = splits.train.labels if splits else np.arange(2)
     if splits and recipe.train.steps != 0:
-        _attempt(found, lambda: chosen["sampler"].build(labels))
+        _attempt(found, lambda: build_sampler(recipe, splits.train))
     local = replace(recipe, components={**chosen, "encoder": _without(chosen["encoder"], "pretrained")})
     method: nn.Module | None = _attempt(found, lambda: build_method(local, classes_of(labels)))
     views: Views | None = _attempt(found, chosen["views"].build)

@@ -82,12 +82,17 @@ def _recipe_opener(path: Path, overrides: tuple[str, ...]) -> Callable[[], Image
 def _folder_opener(root: Path, size: int, skip: bool) -> Callable[[], ImageFiles]:
     from metriclab.images.files import ImageFiles, say_once
     from metriclab.images.listing import list_images
+    from metriclab.images.manifest import missing_files_first
 
     files, notes = list_images(root)
     for note in notes:
         say_once(note)
-    paths = [file.path for file in files]
-    return lambda: ImageFiles(paths, size=size, on_error="skip" if skip else "error")
+
+    def open_files() -> ImageFiles:
+        with missing_files_first(files):
+            return ImageFiles(files.names, size=size, on_error="skip" if skip else "error", place=files.place)
+
+    return open_files
 
 
 @data.command()

@@ -109,7 +109,9 @@ def measure(
     queries, among, called = read_named_rows(Source(embeddings, labels, items, groups, by_folder), other)
     sides = queries, among
     scores = _measured(evaluators, *sides, Console(stderr=True, quiet=quiet))
-    classes = per_class(*sides, scores.get("retrieval")) if by_class else None
+    rule: Any = evaluators.get("retrieval")
+    allowed = rule.sides(*sides) if rule else sides
+    classes = per_class(*allowed, scores=scores.get("retrieval")) if by_class else None
 
     def name(label: int) -> str | int:
         return label if called is None else str(called[label])

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 _MARKS = {
@@ -17,6 +18,7 @@ _MARKS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
+_ZERO = "zero bytes, as in UTF-16 without its mark"
 _MISSING = frozenset({"nan", "null", "<na>", "nat"})
 
 
@@ -61,18 +63,34 @@ def read_text(path: Path) -> str:
     """
     with open_regular(path) as file:
         content = file.read()
-    encoding = next((name for mark, name in _MARKS.items() if content.startswith(mark)), "utf-8")
+    encoding = _encoding_of(content)
     text = io.IncrementalNewlineDecoder(None, translate=True).decode(content.decode(encoding), final=True)
     if "\0" in text:
         place = content.find(b"\0")
-        raise UnicodeDecodeError(encoding, content, place, place + 1, "zero bytes, as in UTF-16 without its mark")
+        raise UnicodeDecodeError(encoding, content, place, place + 1, _ZERO)
     return text
+
+
+def _encoding_of(content: bytes) -> str:
+    return next((name for mark, name in _MARKS.items() if content.startswith(mark)), "utf-8")
 
 
 def read_lines(path: Path) -> list[str]:
     """The lines of a file, as `read_text` reads it. Only line feeds and carriage returns end a line."""
     lines = read_text(path).split("\n")
     return lines[:-1] if lines[-1] == "" else lines
+
+
+def text_lines(path: Path) -> Iterator[str]:
+    """The lines of a file with their ends, one after the other, as `read_lines` has them; raises as `read_text`."""
+    with open_regular(path) as file:
+        encoding = _encoding_of(file.peek(len(codecs.BOM_UTF32_LE)))
+    with open(path, encoding=encoding, opener=without_waiting) as text:
+        for line in text:
+            if "\0" in line:
+                place = line.index("\0")
+                raise UnicodeDecodeError(encoding, line.encode(), place, place + 1, _ZERO)
+            yield line
 
 
 def is_missing(cell: str) -> bool:

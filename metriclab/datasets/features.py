@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sized
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 from annotated_types import Ge, Lt
+from jaxtyping import Int64
 
 from metriclab.core.protocols import Split
 from metriclab.core.splits import SPLITS
 from metriclab.datasets.folder import carve_missing
 from metriclab.datasets.splits import require_split
 from metriclab.errors import DataError
-from metriclab.images.datasets import FileDataset, LabelledFile
+from metriclab.images.columns import Files, Made, Names
+from metriclab.images.datasets import FileDataset
 from metriclab.images.listing import is_manifest
 from metriclab.images.manifest import read_manifest
 from metriclab.images.tree import folder_places, names_below
@@ -65,35 +68,36 @@ def Features(
     z = embeddings_of(path, stored.arrays)
     finite_norms(z, path)
     notes = [f"{path}: its items are not read: each row is a thing of its own"] if "items" in stored.arrays else []
-    listed = _listed(path, stored, len(z))
+    listed = _rows(path, stored, len(z))
     if labels is not None and is_manifest(Path(labels)):
         listed, said = read_manifest(Path(labels))
         notes += said
         _require_one_each("lines", listed, path, len(z))
-        require_order(Path(labels), [str(entry.path) for entry in listed], path, stored.paths)
+        require_order(Path(labels), listed.names, path, stored.paths)
     elif (given := labels_in(path, stored.arrays) if labels is None else labels_of(Path(labels))) is not None:
         _require_one_each("labels", given, path, len(z))
-        listed = [row._replace(label=name) for row, name in zip(listed, _names(given), strict=True)]
+        listed = replace(listed, labels=_names(given))
     if (groups := groups_in(path, stored.arrays, None)) is not None:
         _require_one_each("groups", groups, path, len(z))
-        listed = [row._replace(group=name) for row, name in zip(listed, _names(groups), strict=True)]
+        listed = replace(listed, groups=_names(groups))
     of_rows = stored.arrays.get("splits") if splits is None else labels_of(Path(splits), "splits")
     if of_rows is not None:
         _require_one_each("splits", of_rows, path, len(z))
-        named = _split_names(of_rows, Path(splits or root))
-        listed = [row._replace(split=name) for row, name in zip(listed, named, strict=True)]
+        listed = replace(listed, splits=_split_numbers(of_rows, Path(splits or root)))
     listed, told = carve_missing(listed, {"val": val, "test": test}, disjoint, root)
-    classes = sorted({row.label for row in listed} - {""}, key=_by_number)
+    classes = sorted(listed.labels.names, key=_by_number)
     return FileDataset(listed, split, classes=classes, notes=[*notes, *told], features=z)
 
 
-def _listed(path: Path, stored: Arrays, count: int) -> list[LabelledFile]:
+def _rows(path: Path, stored: Arrays, count: int) -> Files:
     """The rows by their paths, where they have any."""
     if stored.paths is None:
-        return [LabelledFile(path / str(row), key=str(row)) for row in range(count)]
+        return Files.plain(Made(count, lambda row: f"{path}/{row}"), Made(count, str))
     _require_one_each("paths", stored.paths, path, count)
-    each = zip(stored.paths, folder_places(stored.paths), names_below(stored.paths), strict=True)
-    return [LabelledFile(Path(name), place.label, place.split, key) for name, place, key in each]
+    places = folder_places(stored.paths)
+    splits = np.array([SPLITS.index(place.split) for place in places], dtype=np.int64)
+    rows = Files.plain([str(Path(name)) for name in stored.paths], names_below(stored.paths))
+    return replace(rows, labels=Names.of(place.label for place in places), splits=splits)
 
 
 def _require_one_each(what: str, values: Sized, path: Path, count: int) -> None:
@@ -104,21 +108,23 @@ def _require_one_each(what: str, values: Sized, path: Path, count: int) -> None:
         )
 
 
-def _names(labels: Labels) -> list[str]:
-    """Labels as names, "" for unknown."""
+def _names(labels: Labels) -> Names:
+    """Labels as names, none for unknown."""
     if labels.dtype.kind == "U":
-        return [str(label) for label in labels.tolist()]
-    return ["" if label < 0 else str(label) for label in labels.tolist()]
+        return Names.of(labels.tolist())
+    different, codes = np.unique(np.maximum(labels, -1), return_inverse=True)
+    return Names.numbered(codes.astype(np.int32), ["" if label < 0 else str(label) for label in different.tolist()])
 
 
-def _split_names(values: Array, path: Path) -> list[str]:
+def _split_numbers(values: Array, path: Path) -> Int64[np.ndarray, "n"]:
+    number: dict[str, int] = {split: code for code, split in enumerate(SPLITS)}
     names: list[str] = np.asarray(values).tolist()
     for row, name in enumerate(names):
-        if name not in SPLITS:
+        if name not in number:
             raise DataError(
                 f"{path}: the split {name!r} of row {row} is none of {', '.join(SPLITS)}", help="name one of them"
             )
-    return names
+    return np.array([number[name] for name in names], dtype=np.int64)
 
 
 def _by_number(name: str) -> tuple[int, str]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
 from annotated_types import Ge, Le, Lt
+from jaxtyping import Int, Int64, Shaped
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
@@ -16,9 +16,11 @@ from metriclab.core.protocols import Split
 from metriclab.core.splits import SPLITS
 from metriclab.datasets.splits import carve, require_split, shares
 from metriclab.errors import DataError
-from metriclab.images.datasets import FileDataset, LabelledFile
+from metriclab.images.columns import Files
+from metriclab.images.datasets import FileDataset
 from metriclab.images.files import OnError
 from metriclab.images.listing import list_images
+from metriclab.images.manifest import missing_files_first
 from metriclab.registry import register
 
 _FEWEST_CLASSES = 2
@@ -58,9 +60,10 @@ def Folder(
 
     Args:
         split: train, val or test.
-        root: folder of images, or a `.csv`, `.tsv` or `.jsonl` file with a column path and perhaps label, split, query,
-            gallery, group (camera, sequence) and category; paths in it start at its own folder, and what is left empty
-            is unknown. Blanks around cells do not count.
+        root: folder of images, or a `.csv`, `.tsv`, `.jsonl` or `.parquet` file with a column path and perhaps label,
+            split, query, gallery, group (camera, sequence), category, and x_1, y_1, x_2 and y_2, of a box that is cut
+            out; paths in it start at its own folder, and what is left empty is unknown. Blanks around cells do not
+            count.
         size: images are reduced until their short side has this many pixels, never enlarged; choose it a little
             above the size of the crops. Their long side is at most 4 times that.
         val: part of train that becomes val, if there is no val; 0 for none.
@@ -77,13 +80,14 @@ def Folder(
     """
     require_split(split)
     listed, notes = list_images(Path(root), columns)
-    files, told = carve_missing(listed, {"val": val, "test": test}, disjoint, root)
-    return FileDataset(files, split, size=size, on_error=on_error, notes=[*notes, *told])
+    with missing_files_first(listed):
+        files, told = carve_missing(listed, {"val": val, "test": test}, disjoint, root)
+        return FileDataset(files, split, size=size, on_error=on_error, notes=[*notes, *told])
 
 
 def carve_missing(
-    listed: list[LabelledFile], fractions: Mapping[str, float], disjoint: bool | str, root: str
-) -> tuple[list[LabelledFile], list[str]]:
+    listed: Files, fractions: Mapping[str, float], disjoint: bool | str, root: str
+) -> tuple[Files, list[str]]:
     """The items with a val and a test carved out of train, where they have none, and what to tell of it.
 
     Args:
@@ -95,89 +99,95 @@ def carve_missing(
     Raises:
         DataError: where they are all of one class, too few, or a split has no two of any class.
     """
-    if len(classes := {entry.label for entry in listed} - {""}) == 1:
+    if len(listed.labels.names) == 1:
         raise DataError(
-            f"{root}: all images are of one class, {min(classes)!r}",
+            f"{root}: all images are of one class, {listed.labels.names[0]!r}",
             help="give it two classes or more, or put all images into one folder to train without classes",
         )
-    made = {entry.split for entry in listed}
+    made = {SPLITS[code] for code in np.unique(listed.splits)}
     wanted = {name: part for name, part in fractions.items() if name not in made and part > 0}
-    listed = _carved(listed, wanted, disjoint, root)
+    if wanted:
+        listed = _carved(listed, wanted, disjoint, root)
     _check_singletons(listed, root)
     return listed, _shares_told(listed, wanted, root)
 
 
-def _carved(
-    listed: list[LabelledFile], fractions: dict[str, float], disjoint: bool | str, root: str
-) -> list[LabelledFile]:
+def _carved(listed: Files, fractions: dict[str, float], disjoint: bool | str, root: str) -> Files:
     """The images with these splits carved out of train."""
-    train = [entry for entry in listed if entry.split == "train"]
-    labelled = [entry for entry in train if entry.label]
-    if not fractions:
-        return listed
+    train = np.flatnonzero(listed.splits == 0)
     if disjoint:
-        moved = _carve_whole(train, "class" if disjoint is True else str(disjoint), fractions, root)
+        items, carved = _carve_whole(listed, train, "class" if disjoint is True else str(disjoint), fractions, root)
     else:
-        moved = _carve_images(labelled or train, fractions, root)
-    return [_moved(entry, moved.get(entry.key, "train")) if entry.split == "train" else entry for entry in listed]
+        labelled = train[listed.labels.codes[train] >= 0]
+        items, carved = _carve_images(listed, labelled if len(labelled) else train, fractions, root)
+    splits = listed.splits.copy()
+    splits[items] = carved
+    return listed.with_splits(splits)
 
 
-def _moved(entry: LabelledFile, split: str) -> LabelledFile:
-    """In a split that nobody made, no image is marked as query or gallery: there each is held against all others."""
-    return entry if split == entry.split else entry._replace(split=split, query=False, gallery=False)
+Carved = tuple[Int64[np.ndarray, "m"], Int64[np.ndarray, "m"]]
+"""Some items, and the split of each by its number."""
 
 
-def _carve_whole(train: list[LabelledFile], what: str, fractions: dict[str, float], root: str) -> dict[str, str]:
+def _carve_whole(
+    listed: Files, train: Int64[np.ndarray, "t"], what: str, fractions: dict[str, float], root: str
+) -> Carved:
     """Whole classes, groups, or sets of both; images that are of none stay in train."""
-    if what == "class":
-        whole = {entry.key: entry.label for entry in train if entry.label}
-    elif what == "group":
-        whole = {entry.key: entry.group for entry in train if entry.group}
-    else:
-        whole = _hanging_together([entry for entry in train if entry.label and entry.group])
+    labels, groups = listed.labels.codes[train], listed.groups.codes[train]
+    of = {"class": labels, "group": groups}.get(what, np.minimum(labels, groups))
+    train, labels, groups = (values[of >= 0] for values in (train, labels, groups))
     plural = {"class": "classes", "group": "groups"}.get(what, "sets of classes and groups that hang together")
-    if not whole:
+    if not len(train):
         raise DataError(f"{root}: there are no {plural} to carve out", help="set data.disjoint = false")
-    names = sorted(set(whole.values()))
+    names = listed.groups.names if what == "group" else listed.labels.names
+    whole = {"class": labels, "group": groups}.get(what)
+    used, places = np.unique(_hanging_together(labels, groups) if whole is None else whole, return_inverse=True)
     # Two classes at least, as with one alone every neighbour would be right.
     least = 2 if what == "class" else 1
-    splits = dict(zip(names, carve(names, fractions, least=least, what=plural, place=root).tolist(), strict=True))
-    return {key: splits[name] for key, name in whole.items()}
+    splits = carve([names[code] for code in used], fractions, least=least, what=plural, place=root)
+    return train, _numbers(splits)[places]
 
 
-def _hanging_together(entries: list[LabelledFile]) -> dict[str, str]:
+def _hanging_together(labels: Int[np.ndarray, "m"], groups: Int[np.ndarray, "m"]) -> Int[np.ndarray, "m"]:
     """The set of each image, by its first class: classes with a group in common are in one, and so are their groups."""
-    labels, groups = (
-        {name: number for number, name in enumerate(sorted({getattr(entry, key) for entry in entries}))}
-        for key in ("label", "group")
-    )
-    edges = np.array([(labels[entry.label], len(labels) + groups[entry.group]) for entry in entries]).reshape(-1, 2)
-    size = len(labels) + len(groups)
-    graph = coo_array((np.ones(len(edges)), (edges[:, 0], edges[:, 1])), shape=(size, size))
-    of = connected_components(graph, directed=False)[1].tolist()
-    first = dict(reversed([(of[number], name) for name, number in labels.items()]))
-    return {entry.key: first[of[labels[entry.label]]] for entry in entries}
+    classes = int(labels.max()) + 1
+    size = classes + int(groups.max()) + 1
+    graph = coo_array((np.ones(len(labels)), (labels, classes + groups)), shape=(size, size))
+    of = connected_components(graph, directed=False)[1]
+    first = np.full(size, classes)
+    np.minimum.at(first, of[labels], labels)
+    sets: Int[np.ndarray, "m"] = first[of[labels]]
+    return sets
 
 
-def _carve_images(entries: list[LabelledFile], fractions: dict[str, float], root: str) -> dict[str, str]:
-    classes = defaultdict[str, list[str]](list)
-    for entry in entries:
-        classes[entry.label].append(entry.key)
+def _numbers(splits: Shaped[np.ndarray, "k"]) -> Int64[np.ndarray, "k"]:
+    return np.array([SPLITS.index(name) for name in splits.tolist()], dtype=np.int64)
+
+
+def _carve_images(listed: Files, items: Int64[np.ndarray, "t"], fractions: dict[str, float], root: str) -> Carved:
     # Two of a class at least, as a query without another has nothing to find. Images without a class can be alone.
+    of = listed.labels.codes[items]
+    items, of = (values[np.argsort(of, kind="stable")] for values in (items, of))
+    starts = np.flatnonzero(np.diff(of, prepend=-2))
+    classes = {
+        ("" if of[start] < 0 else listed.labels.names[of[start]]): part
+        for start, part in zip(starts, np.split(items, starts[1:]), strict=True)
+    }
     least = 1 if "" in classes else 2
     needed = least * (len(fractions) + 1)
-    large = {label: keys for label, keys in classes.items() if len(keys) >= needed}
+    large = {label: part for label, part in classes.items() if len(part) >= needed}
     if not large:
         raise DataError(
             f"{root}: no class has {needed} images, {least} for each of train, {', '.join(fractions)}",
             help="add images, make folders train, val and test, or set data.disjoint = true to carve out whole classes",
         )
-    giving = _giving({label: len(keys) for label, keys in large.items()}, fractions, least)
-    moved = dict[str, str]()
-    for label, keys in large.items():
+    giving = _giving({label: len(part) for label, part in large.items()}, fractions, least)
+    moved = []
+    for label, part in large.items():
         mine = {split: fraction for split, fraction in fractions.items() if label in giving[split]}
-        moved.update(zip(keys, carve(keys, mine, least=least, place=root).tolist(), strict=True))
-    return moved
+        keys = [listed.keys[item] for item in part.tolist()]
+        moved.append(_numbers(carve(keys, mine, least=least, place=root)))
+    return np.concatenate(list(large.values())), np.concatenate(moved)
 
 
 def _giving(sizes: dict[str, int], fractions: dict[str, float], least: int) -> dict[str, set[str]]:
@@ -194,9 +204,9 @@ def _giving(sizes: dict[str, int], fractions: dict[str, float], least: int) -> d
     return giving
 
 
-def _shares_told(listed: list[LabelledFile], fractions: dict[str, float], root: str) -> list[str]:
+def _shares_told(listed: Files, fractions: dict[str, float], root: str) -> list[str]:
     """A sentence for each split that has far more or less than was asked for."""
-    counts = Counter(entry.split for entry in listed)
+    counts = dict(zip(SPLITS, np.bincount(listed.splits, minlength=len(SPLITS)).tolist(), strict=True))
     carved = sum(counts[split] for split in {"train", *fractions})
     why = "as a class gives two images or none, and two classes at least give some"
     return [
@@ -207,10 +217,10 @@ def _shares_told(listed: list[LabelledFile], fractions: dict[str, float], root: 
     ]
 
 
-def _check_singletons(listed: list[LabelledFile], root: str) -> None:
-    for split in SPLITS[1:]:
-        counts = Counter(entry.label for entry in listed if entry.split == split and entry.label)
-        if counts and max(counts.values()) == 1:
+def _check_singletons(listed: Files, root: str) -> None:
+    for code, split in enumerate(SPLITS[1:], start=1):
+        labels = listed.labels.codes[(listed.splits == code) & (listed.labels.codes >= 0)]
+        if len(labels) and np.bincount(labels).max() == 1:
             raise DataError(
                 f"{root}: every class of the split {split!r} has a single image, so no image has another to find",
                 help=f"give its classes two images or more, raise data.{split}, or set data.disjoint = true",

@@ -93,6 +93,10 @@ class Retrieval:
 
     __call__ = call_evaluator
 
+    def sides(self, queries: Rows, gallery: Rows) -> tuple[Rows, Rows]:
+        """The rows with equal items for those that may not find each other; raises as `steps`."""
+        return groups_as_items(queries, gallery) if self.exclude == "same-group" else (queries, gallery)
+
     @torch.no_grad()
     def steps(self, queries: Rows, gallery: Rows, /) -> ProgressGenerator[dict[str, Score]]:
         """Every metric by name; `per_query` is NaN for a query of unknown label or without a match.
@@ -105,8 +109,7 @@ class Retrieval:
             DivergedError: where an embedding is not finite.
             DataError: where groups are to be excluded, and a side has none.
         """
-        if self.needs:
-            queries, gallery = groups_as_items(queries, gallery)
+        queries, gallery = self.sides(queries, gallery)
         definitions = self.definitions
         values = {name: torch.full((len(queries),), torch.nan, dtype=torch.float64) for name in definitions}
         unmatched = values["queries_without_matches"] = torch.where(queries.labels < 0, torch.nan, 1.0).double().cpu()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import itertools
 import logging
@@ -10,6 +11,7 @@ import sys
 import threading
 import time
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -20,7 +22,8 @@ from jaxtyping import Int64
 
 from metriclab.core.cores import usable_cores
 from metriclab.core.reading import open_regular
-from metriclab.images.decode import UnreadableImageError, decode_file, giving_reasons
+from metriclab.images.boxes import Box, split_box
+from metriclab.images.decode import UnreadableImageError, Upright, giving_reasons, open_upright, reduce
 from metriclab.images.index import PixelStore, Record, pixel_digest
 
 _LONG = 10_000  # images whose decoding is told of on the way, where there is no bar
@@ -70,9 +73,16 @@ class Room:
 
 
 def read_files(
-    paths: Sequence[Path], size: int, store: PixelStore, room: Room, known: list[Record], items: Int64[np.ndarray, "m"]
+    paths: Sequence[str | Path],
+    size: int,
+    store: PixelStore,
+    room: Room,
+    known: list[Record],
+    items: Int64[np.ndarray, "m"],
 ) -> list[Record]:
     """Records of all files, those of some items read anew, with the pixels written as far as there is room.
+
+    A file of several boxes is opened once.
 
     What is decoded stays in the store if this ends early, so that it is found there the next time. Raises a
     StorageError if the store cannot be written.
@@ -83,25 +93,47 @@ def read_files(
     pool = ThreadPoolExecutor(usable_cores(), thread_name_prefix="metriclab-decode")
     try:
         with quiet_pillow(), progress(len(items)) as advance:
-            for start in range(0, len(items), _AHEAD):
-                part = items[start : start + _AHEAD].tolist()
-                for item, record in zip(part, pool.map(read, [paths[item] for item in part]), strict=True):
-                    records[item] = record
-                    advance()
+            boxes = defaultdict[str, dict[int, Box | None]](dict)
+            for item in items.tolist():
+                path, box = split_box(paths[item])
+                boxes[path][item] = box
+            files = list(boxes.items())
+            for start in range(0, len(files), _AHEAD):
+                for made in pool.map(read, files[start : start + _AHEAD]):
+                    for item, record in made.items():
+                        records[item] = record
+                        advance()
     finally:
         pool.shutdown(cancel_futures=True)
     _log.info("decoded %s images in %.0f s", f"{len(items):,}", time.monotonic() - started)
     return records
 
 
-def _read_file(path: Path, size: int, store: PixelStore, room: Room) -> Record:
+def _read_file(
+    file_boxes: tuple[str, dict[int, Box | None]], size: int, store: PixelStore, room: Room
+) -> dict[int, Record]:
+    """The records of the items of one file."""
+    path, boxes = file_boxes
     content = Record().content
+    with contextlib.ExitStack() as stack:
+        try:
+            with giving_reasons():
+                file = stack.enter_context(open_regular(path))
+                content = hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=16)).digest()
+        except UnreadableImageError as error:
+            return dict.fromkeys(boxes, Record(content, problem=str(error)))
+        # Decoded where the first item is not in the store, and once for all of them.
+        opened = functools.cache(partial(open_upright, file, None if any(boxes.values()) else size))
+        return {item: _record(content_of(content, box), box, opened, size, store, room) for item, box in boxes.items()}
+
+
+def _record(
+    content: bytes, box: Box | None, opened: Callable[[], Upright], size: int, store: PixelStore, room: Room
+) -> Record:
+    known = store.get(content)
     try:
-        with giving_reasons(), open_regular(path) as file:
-            content = hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=16)).digest()
-            file.seek(0)
-            known = store.get(content)
-            decoded = decode_file(file, size) if known is None else known
+        with giving_reasons():
+            decoded = reduce(opened(), size, box) if known is None else known
     except UnreadableImageError as error:
         return Record(content, problem=str(error))
     pixels, cached = decoded.pixels, known is not None
@@ -109,6 +141,11 @@ def _read_file(path: Path, size: int, store: PixelStore, room: Room) -> Record:
         store.put(content, decoded)
         cached = True
     return Record(content, pixel_digest(pixels), pixels.shape[1:], decoded.original, cached)
+
+
+def content_of(file: bytes, box: Box | None) -> bytes:
+    """16 bytes for what an image is made of: those for the bytes of its file, and its box."""
+    return file if box is None else hashlib.blake2b(file + str(box).encode(), digest_size=16).digest()
 
 
 @contextlib.contextmanager

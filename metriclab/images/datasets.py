@@ -10,8 +10,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cached_property
-from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,7 +18,10 @@ from torch import Tensor
 
 from metriclab.core.batch import Images
 from metriclab.core.protocols import Split
+from metriclab.core.splits import SPLITS
 from metriclab.errors import DataError
+from metriclab.images.columns import Files
+from metriclab.images.columns import LabelledFile as LabelledFile  # where data sets look for it
 from metriclab.images.files import ImageFiles, OnError, say_once
 
 _log = logging.getLogger(__name__)
@@ -80,30 +81,6 @@ class ArrayDataset:
         return Images(torch.from_numpy(pixels), sizes)
 
 
-class LabelledFile(NamedTuple):
-    """One image file of a data set.
-
-    Attributes:
-        path: where it is.
-        label: name of its class, "" for unknown.
-        split: "train", "val" or "test".
-        key: its name within the data set, wherever that lies; only for who makes splits by it.
-        group: name of what makes two images of a class too easy a match (camera, sequence), "" for unknown.
-        category: name of its coarser class, "" for unknown.
-        query, gallery: whether it is looked for, and looked among, in val and test; where none of a split is marked,
-            each image is looked for among all others.
-    """
-
-    path: Path
-    label: str = ""
-    split: str = "train"
-    key: str = ""
-    group: str = ""
-    category: str = ""
-    query: bool = False
-    gallery: bool = False
-
-
 class FileDataset:
     """One split of a data set of image files, decoded once into the cache: RGB, upright, of a bounded size.
 
@@ -125,7 +102,7 @@ class FileDataset:
         classes: names.
         groups, categories: as labels, numbered over all splits; None where no file has one.
         is_query, is_gallery: whether each image is looked for, and among; None where none is marked.
-        names: the paths.
+        names: the paths, with the box where an image is one of several of a file: see `boxes`.
         fingerprint: hex digest of images and labels, wherever the files lie.
         files: all images of all splits, see `ImageFiles`.
         has_features: whether it has features in place of images.
@@ -147,7 +124,7 @@ class FileDataset:
 
     def __init__(
         self,
-        files: Sequence[LabelledFile],
+        files: Iterable[LabelledFile] | Files,
         split: Split,
         /,
         *,
@@ -157,22 +134,20 @@ class FileDataset:
         notes: Sequence[str] = (),
         features: Float[Tensor, "n d"] | None = None,
     ) -> None:
-        if not files:
+        self._listed, self.notes = Files.of(files), notes
+        if not len(self._listed):
             raise DataError("the data set has no image file", help="check where it looks for them")
-        self._listed, self.notes = files, notes
         for note in notes:
             say_once(note)
-        self.classes = sorted({file.label for file in files} - {""}) if classes is None else classes
-        self._numbers = {key: _numbers(getattr(file, key) for file in files) for key in ("group", "category")}
-        paths = [file.path for file in files]
+        self.classes = self._listed.labels.names if classes is None else classes
         self.has_features = features is not None
         self.files: ImageFiles | _ListedFiles | _FeatureRows
         if features is not None:
             self.files = _FeatureRows(features)
         elif _decoded.get():
-            self.files = ImageFiles(paths, size=size, on_error=on_error)
+            self.files = ImageFiles(self._listed.names, size=size, on_error=on_error, place=self._listed.place)
         else:
-            self.files = _ListedFiles(paths, size)
+            self.files = _ListedFiles(len(self._listed), size)
         self._choose(split)
 
     def with_split(self, split: Split, /) -> FileDataset:
@@ -182,10 +157,11 @@ class FileDataset:
         return other
 
     def _choose(self, split: Split) -> None:
-        mine = [item for item, file in enumerate(self._listed) if file.split == split]
-        readable = [item for item in mine if self.files.readable[item]]
-        if not readable and (mine or split != "val"):
-            place = os.path.commonpath([os.path.abspath(file.path.parent) for file in self._listed])
+        files = self._listed
+        mine = np.flatnonzero(files.splits == SPLITS.index(split))
+        self._items = readable = mine[self.files.readable[mine]]
+        if not len(readable) and (len(mine) or split != "val"):
+            place = os.path.commonpath([os.path.abspath(os.path.dirname(path)) for path in files.paths])
             raise DataError(
                 f"{place}: the split {split!r} has no image",
                 help=f"give it a folder of its own, or raise data.{split} above 0",
@@ -193,30 +169,27 @@ class FileDataset:
         if len(readable) < len(mine):
             skipped = len(mine) - len(readable)
             _log.warning("%s: left out %d of %d files, listed in %s", split, skipped, len(mine), self.files.skipped)
-        numbers = {name: number for number, name in enumerate(self.classes)} | {"": -1}
-        self._items = np.array(readable, dtype=np.int64)
-        files = [self._listed[item] for item in readable]
-        self.labels = np.array([numbers[file.label] for file in files], dtype=np.int64)
-        self.names = [str(file.path) for file in files]
+        number = {name: number for number, name in enumerate(self.classes)}
+        numbers = np.array([*(number[name] for name in files.labels.names), -1], dtype=np.int64)
+        self.labels = numbers[files.labels.codes[readable]]
+        self.names = [files.names[item] for item in readable.tolist()]
         self.groups, self.categories = (
-            np.array([known[getattr(file, key)] for file in files], dtype=np.int64) if len(known) > 1 else None
-            for key, known in self._numbers.items()
+            known.codes[readable].astype(np.int64) if known.names else None
+            for known in (files.groups, files.categories)
         )
-        marked = any(file.query or file.gallery for file in files) and split != "train"
-        self.is_query, self.is_gallery = (
-            np.array([getattr(file, side) for file in files], dtype=np.bool_) if marked else None
-            for side in ("query", "gallery")
-        )
+        marked = bool((files.query | files.gallery)[readable].any()) and split != "train"
+        self.is_query, self.is_gallery = (side[readable] if marked else None for side in (files.query, files.gallery))
 
     @property
     def fingerprint(self) -> str:
         """Hex digest of images, labels, groups and categories, and of what is query and gallery."""
         parts = [self.files.digests[self._items].tobytes(), _label_bytes(self.labels, self.classes)]
-        for key, known, numbers in zip(
-            self._numbers, self._numbers.values(), (self.groups, self.categories), strict=True
+        for key, known, numbers in (
+            ("group", self._listed.groups, self.groups),
+            ("category", self._listed.categories, self.categories),
         ):
             if numbers is not None:
-                parts += [f"\0{key}\0".encode(), _label_bytes(numbers, list(known)[1:])]
+                parts += [f"\0{key}\0".encode(), _label_bytes(numbers, known.names)]
         if self.is_query is not None and self.is_gallery is not None:
             parts += [b"\0roles\0", self.is_query.tobytes(), self.is_gallery.tobytes()]
         return _digest(parts)
@@ -229,9 +202,9 @@ class FileDataset:
 class _ListedFiles:
     """What stands in for `ImageFiles` where nothing is decoded."""
 
-    def __init__(self, paths: Sequence[Path], size: int) -> None:
-        self.size, self.readable, self.skipped = size, np.ones(len(paths), dtype=bool), None
-        self.digests = np.zeros((len(paths), 16), np.uint8)
+    def __init__(self, count: int, size: int) -> None:
+        self.size, self.readable, self.skipped = size, np.ones(count, dtype=bool), None
+        self.digests = np.zeros((count, 16), np.uint8)
 
     def images(self, items: Int64[np.ndarray, "m"]) -> Images:
         return Images.padded([np.zeros((3, self.size, self.size), np.uint8)] * len(items))
@@ -254,11 +227,6 @@ class _FeatureRows:
 
     def images(self, items: Int64[np.ndarray, "m"]) -> Images:
         return Images.of_features(self.features[torch.from_numpy(items)])
-
-
-def _numbers(names: Iterable[str]) -> dict[str, int]:
-    """Each name's number, in their order; -1 for none."""
-    return {"": -1} | {name: number for number, name in enumerate(sorted(set(names) - {""}))}
 
 
 def _digest(parts: Iterable[bytes | memoryview]) -> str:

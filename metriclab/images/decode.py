@@ -15,6 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.ImageFile import StubImageFile
 
 from metriclab.core.reading import open_regular
+from metriclab.images.boxes import Box, split_box
 
 DECODING = 2
 """Version of the decoding: raise it with every change of what comes out."""
@@ -63,17 +64,19 @@ def image_endings() -> frozenset[str]:
     return frozenset().union(*image_formats().values())
 
 
-def decode(path: Path, size: int) -> UInt8[np.ndarray, "3 h w"]:
-    """The first frame of an image file, upright, in RGB.
+def decode(path: str | Path, size: int) -> UInt8[np.ndarray, "3 h w"]:
+    """The first frame of an image file, upright, in RGB; a box of it where the path has one, see `boxes`.
 
     The EXIF orientation is applied, 16 bits are scaled to 8, transparency lies on white. The image is reduced,
     never enlarged, until its short side is `size` pixels or less, and its long side at most 4 times that.
 
     Raises:
-        UnreadableImageError: for a file that is empty, cut short, damaged, no image, too large or has no known scale.
+        UnreadableImageError: for a file that is empty, cut short, damaged, no image, too large or has no known scale,
+            and a box that reaches beyond the image.
     """
-    with giving_reasons(), open_regular(path) as file:
-        return decode_file(file, size).pixels
+    name, box = split_box(path)
+    with giving_reasons(), open_regular(name) as file:
+        return decode_file(file, size, box).pixels
 
 
 @contextlib.contextmanager
@@ -93,19 +96,43 @@ def giving_reasons() -> Iterator[None]:
         raise UnreadableImageError(f"it cannot be decoded ({type(error).__name__}: {error})") from error
 
 
+class Upright(NamedTuple):
+    """A whole image in RGB, upright; and the height and width that its file has."""
+
+    image: Image.Image
+    original: tuple[int, int]
+
+
 @giving_reasons()
-def decode_file(file: BinaryIO, size: int) -> Decoded:
+def decode_file(file: BinaryIO, size: int, box: Box | None = None) -> Decoded:
     """The same, of a file open at its beginning."""
+    return reduce(open_upright(file, size if box is None else None), size, box)
+
+
+def open_upright(file: BinaryIO, size: int | None) -> Upright:
+    """The image of a file, not yet reduced, or only as far as its decoder does that on the way to `size`."""
+    file.seek(0)
     if os.fstat(file.fileno()).st_size == 0:
         raise UnreadableImageError("the file is empty")
     with Image.open(file, formats=list(image_formats())) as image:
         if image.width * image.height > MOST_PIXELS:
             raise UnreadableImageError(f"{image.width} x {image.height} pixels are more than {MOST_PIXELS:,}")
         width, height = image.size
-        image.draft(None, _target(image.size, size))  # lets the JPEG decoder skip what reducing would throw away
-        upright = _to_rgb(ImageOps.exif_transpose(image), image.format or "")
-    reduced = upright.resize(_target(upright.size, size), Image.Resampling.BICUBIC)
-    return Decoded(np.ascontiguousarray(np.asarray(reduced).transpose(2, 0, 1)), (height, width))
+        if size is not None:
+            image.draft(None, _target(image.size, size))  # lets the JPEG decoder skip what reducing would throw away
+        return Upright(_to_rgb(ImageOps.exif_transpose(image), image.format or ""), (height, width))
+
+
+def reduce(upright: Upright, size: int, box: Box | None = None) -> Decoded:
+    """The image, or a box of it, with so many pixels as are kept."""
+    image, original = upright
+    if box is not None:
+        if beyond := box.beyond(*image.size):
+            raise UnreadableImageError(f"its box reaches out of the image: {beyond}")
+        image = box.cut(image)
+        original = (image.height, image.width)
+    reduced = image.resize(_target(image.size, size), Image.Resampling.BICUBIC)
+    return Decoded(np.ascontiguousarray(np.asarray(reduced).transpose(2, 0, 1)), original)
 
 
 def _target(size: tuple[int, int], short: int) -> tuple[int, int]:

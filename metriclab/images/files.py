@@ -7,7 +7,7 @@ import functools
 import hashlib
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
@@ -19,6 +19,7 @@ from metriclab.core.batch import Images
 from metriclab.core.cores import usable_cores
 from metriclab.core.reading import open_regular
 from metriclab.errors import DataError, StorageError
+from metriclab.images.boxes import split_box
 from metriclab.images.build import Room, read_files
 from metriclab.images.cache_files import LIMIT, SKIPPED, alone, bytes_text, cache_folder, keeps, room, writing
 from metriclab.images.decode import Decoded, UnreadableImageError, decode_file, giving_reasons
@@ -42,9 +43,10 @@ class ImageFiles:
     is decoded again and put right.
 
     Args:
-        paths: the files, in the order in which they are asked for; one or more.
+        paths: the files, in the order in which they are asked for; one or more. A path may have a box: see `boxes`.
         size: longest short side in pixels; see `decode`.
         on_error: "error" to refuse files that give no image, "skip" to leave them out of `readable`.
+        place: what to say in messages before the path of a file, such as its line in a table.
 
     Attributes:
         size: as given.
@@ -66,14 +68,21 @@ class ImageFiles:
     digests: UInt8[np.ndarray, "n 16"]
     skipped: Path | None
 
-    def __init__(self, paths: Sequence[Path], *, size: int, on_error: OnError = "error") -> None:
+    def __init__(
+        self,
+        paths: Sequence[str | Path],
+        *,
+        size: int,
+        on_error: OnError = "error",
+        place: Callable[[int], str] = lambda item: "",
+    ) -> None:
         assert paths
         folder = cache_folder("decoded")
         self._paths, self.size = paths, size
         self._store = PixelStore(folder / "pixels", decoding(size))
         self.place = folder / f"{_name(paths, size)}.npz"
         self.index = self._open(retry=on_error == "error")
-        _refuse(paths, self.index.problems, on_error)
+        _refuse(paths, self.index.problems, on_error, place)
         _say_lacking(self.index, self.place.parent)
         self._mending = False
         self.readable, self.digests = self.index.readable, self.index.digests
@@ -105,9 +114,10 @@ class ImageFiles:
 
     def _decode(self, item: int) -> UInt8[np.ndarray, "3 h w"]:
         path, problem = self._paths[item], "the file has changed"
+        name, box = split_box(path)
         try:
-            with giving_reasons(), open_regular(path) as file:
-                decoded = decode_file(file, self.size)
+            with giving_reasons(), open_regular(name) as file:
+                decoded = decode_file(file, self.size, box)
         except UnreadableImageError as error:
             problem = str(error)
         else:
@@ -156,7 +166,7 @@ class ImageFiles:
         records = [Record()] * len(states) if known is None else list(known.records())
         left = Room(room(self.place.parent)[0])
         records = read_files(self._paths, self.size, self._store, left, records, items)
-        source = os.path.commonpath([os.path.abspath(path.parent) for path in self._paths])
+        source = os.path.commonpath([os.path.abspath(os.path.dirname(path)) for path in self._paths])
         index = Index.of(records, states, decoding=decoding(self.size), source=source)
         if index.problems:
             with writing(self.place.with_suffix(SKIPPED)) as file:
@@ -171,18 +181,18 @@ class ImageFiles:
         return index
 
 
-def _name(paths: Sequence[Path], size: int) -> str:
+def _name(paths: Sequence[str | Path], size: int) -> str:
     state, here = hashlib.sha256(decoding(size).encode()), os.getcwd()
     for path in paths:
         state.update(b"\n" + os.fsencode(os.path.join(here, path)))
     return state.hexdigest()[:32]
 
 
-def _states(paths: Sequence[Path]) -> Int64[np.ndarray, "n 3"]:
+def _states(paths: Sequence[str | Path]) -> Int64[np.ndarray, "n 3"]:
     states = np.empty((len(paths), 3), dtype=np.int64)
     for row, path in enumerate(paths):
         try:
-            status = os.stat(path)
+            status = os.stat(split_box(path)[0])
         except OSError as error:
             raise DataError(f"{path}: {error.strerror}", help="check the path, and that you may read it") from error
         # The last of the times is the one that nobody can set back.
@@ -212,9 +222,11 @@ def say_once(warning: str) -> None:
     _log.warning("%s", warning)
 
 
-def _refuse(paths: Sequence[Path], problems: dict[int, str], on_error: OnError) -> None:
+def _refuse(
+    paths: Sequence[str | Path], problems: dict[int, str], on_error: OnError, place: Callable[[int], str]
+) -> None:
     files = {str(paths[item]): problem for item, problem in problems.items()}
-    bad = [f"{path}: {problem}" for path, problem in files.items()]
+    bad = [f"{place(item)}{paths[item]}: {problem}" for item, problem in problems.items()]
     if len(problems) == len(paths):
         raise DataError(f"none of {len(paths)} files gives an image, the first is {bad[0]}", files=files)
     if bad and on_error == "error":

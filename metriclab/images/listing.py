@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from metriclab.core.splits import SPLITS
 from metriclab.errors import DataError
-from metriclab.images.datasets import LabelledFile
-from metriclab.images.manifest import FORMATS, read_manifest
+from metriclab.images.columns import Files, Names
+from metriclab.images.manifest import read_manifest
+from metriclab.images.tables import is_table
 from metriclab.images.tree import Tree, place_of, scan
 
 ENDINGS = (
@@ -27,7 +31,7 @@ class Listing(NamedTuple):
         notes: what was left out, or read otherwise than it is written, in words.
     """
 
-    files: list[LabelledFile]
+    files: Files
     notes: list[str]
 
 
@@ -56,14 +60,15 @@ def list_images(root: Path, columns: Mapping[str, str] | None = None) -> Listing
         raise DataError(f"{root}: a folder has no columns", help="leave data.columns away, or set data.root to a table")
     tree = scan(root)
     _check_layout(root, tree)
-    places = (place_of(name, tree.split_level) for name in tree.names)
-    files = zip(tree.names, places, strict=True)
-    return Listing([LabelledFile(root / name, *place, name) for name, place in files], tree.notes)
+    places = [place_of(name, tree.split_level) for name in tree.names]
+    files = Files.plain([str(root / name) for name in tree.names], tree.names)
+    splits = np.array([SPLITS.index(place.split) for place in places], dtype=np.int64)
+    return Listing(replace(files, labels=Names.of(place.label for place in places), splits=splits), tree.notes)
 
 
 def is_manifest(root: Path) -> bool:
     """Whether a root is a table of images and not a folder of them."""
-    return root.suffix.lower() in FORMATS and root.is_file()
+    return root.is_file() and is_table(root)
 
 
 def _check_layout(root: Path, tree: Tree) -> None:

@@ -2,93 +2,95 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
-from metriclab.core.reading import is_missing, read_text, require_regular
+import numpy as np
+from jaxtyping import Int64
+
+from metriclab.core.reading import require_regular
 from metriclab.core.splits import SPLITS
 from metriclab.errors import DataError
-from metriclab.images.datasets import LabelledFile
+from metriclab.images.boxes import Box
+from metriclab.images.columns import Files, Made, Names, Numbers, Places, box_of
+from metriclab.images.table_cells import CORNERS, NOUN, Column, boxes, flags, require_known, splits
+from metriclab.images.table_problems import Problem, Problems, refuse
+from metriclab.images.tables import Table, read_table
 from metriclab.images.tree import count_of
 
-COLUMNS = ("path", "label", "split", "query", "gallery", "group", "category")
+_BOX = Box._fields
+COLUMNS = ("path", "label", "split", "query", "gallery", "group", "category", *_BOX)
 """What is read; of these only `path` has to be there."""
 
 _ALSO = {"is_query": "query", "is_gallery": "gallery"}
 """Names that open-metric-learning has for the same."""
 
-_NO, _YES = ("", "0", "0.0", "false", "no"), ("1", "1.0", "true", "yes")
-_FLAGS = dict.fromkeys(_NO, False) | dict.fromkeys(_YES, True)
-_SHOWN = 20
-"""Problems told at once."""
 
-Line = tuple[int, list[str]]
-"""Its number, and a cell for each column."""
-
-
-class Problem(NamedTuple):
-    """What is wrong in a table, and how it is put right."""
-
-    text: str
-    help: str
-
-
-class Row(NamedTuple):
-    """The cells of one line that are read, without the blanks around them."""
-
-    place: str
-    line: int
-    cells: Mapping[str, str]
-
-    def wrong(self, text: str, help: str) -> Problem:
-        return Problem(f"{self.place}: {text}", help)
-
-
-def read_manifest(path: Path, columns: Mapping[str, str] | None = None) -> tuple[list[LabelledFile], list[str]]:
+def read_manifest(path: Path, columns: Mapping[str, str] | None = None) -> tuple[Files, list[str]]:
     """The images of a manifest in its order, and what was read otherwise than it is written, in words.
 
     Blanks around cells are left out. A label, group or category left empty is unknown. Paths start at the manifest's
-    folder.
+    folder; `require_files` looks whether there are such files.
 
     Args:
-        path: a file of one of `FORMATS`.
+        path: a file of one of the formats of `tables`.
         columns: what columns are called there, by the names of `COLUMNS`, where that differs.
 
     Raises:
-        DataError: naming the lines, where it is no such table or names what is not there.
+        DataError: naming the lines, where it is no such table.
+        RecipeError: where `.parquet` lacks its extra.
     """
-    header, lines = _read(path)
-    names = _names(path, header, columns or {})
-    if not lines:
+    columns = columns or {}
+    table = read_table(path, {*COLUMNS, *_ALSO, *columns.values()})
+    names, places = _names(table, columns), table.places
+    if not len(places) + len(table.uneven):
         raise DataError(f"{path}: the manifest lists no image", help="give each image a line")
-    files, problems, seen, blank = list[LabelledFile](), list[Problem](), dict[str, tuple[int, str]](), 0
-    places = {name: header.index(column) for name, column in names.items()}
-    for number, cells in lines:
-        place = f"{path}:{number}"
-        if len(cells) != len(header):
-            problems.append(Problem(f"{place}: this line does not have one cell for each column", _QUOTE))
-            continue
-        used = {name: cells[at] for name, at in places.items()}
-        row = Row(place, number, {name: cell.strip() for name, cell in used.items()})
-        blank += any(used[name] != cell for name, cell in row.cells.items())
-        entry = _entry(path, row, names)
-        repeated = _repeat(row, entry, seen) if isinstance(entry, LabelledFile) else entry
-        if repeated is not None:
-            problems.append(repeated)
-        elif isinstance(entry, LabelledFile):
-            files.append(entry)
-    _refuse(path, problems)
-    _check_roles(path, names, files)
-    return files, [f"{path}: {note}" for note in _notes(blank, header, names, files)]
+    read, problems = {name: _column(table, called) for name, called in names.items()}, Problems(places, table.uneven)
+    files = _checked(places, read, problems)
+    if problems:  # what else a repair has to know of
+        gone = {item: why for item in range(len(files)) if (why := _missing(files, item)) is not None}
+        problems.add(np.isin(np.arange(len(files)), list(gone)), gone.__getitem__)
+        problems.refuse()
+    _check_roles(path, files)
+    blank = int(np.logical_or.reduce([column.blank for column in read.values()]).sum())
+    return files, [f"{path}: {note}" for note in _notes(blank, table.header, names, files)]
 
 
-def _names(path: Path, header: Sequence[str], columns: Mapping[str, str]) -> dict[str, str]:
+def require_files(files: Files) -> None:
+    """Raises a DataError that names the lines of a table whose files are not there or cannot be images."""
+    if files.places is not None:
+        gone = ((item, _missing(files, item)) for item in range(len(files)))
+        refuse(files.places.path, [why._replace(text=files.place(item) + why.text) for item, why in gone if why])
+
+
+@contextmanager
+def missing_files_first(files: Files) -> Iterator[None]:
+    """What goes wrong with the data in the block gives way to what `require_files` has to say."""
+    try:
+        yield
+    except DataError:
+        require_files(files)
+        raise
+
+
+def _missing(files: Files, item: int) -> Problem | None:
+    box, path = files.box(item), files.paths[item]
+    name = files.keys[item].removesuffix(str(box or ""))
+    try:
+        require_regular(path)
+    except FileNotFoundError:
+        place = files.places.path.parent.absolute() if files.places else Path.cwd()
+        return Problem(f"there is no file {name!r}", f"paths start at {place}")
+    except OSError as error:
+        return Problem(f"{name!r} cannot be used: {error.strerror}", "name an image file")
+    return None
+
+
+def _names(table: Table, columns: Mapping[str, str]) -> dict[str, str]:
     """What each column that is read is called in this table."""
+    header = table.header
     for name, column in columns.items():
         if name not in COLUMNS:
             raise DataError(
@@ -96,7 +98,7 @@ def _names(path: Path, header: Sequence[str], columns: Mapping[str, str]) -> dic
             )
         if column not in header:
             raise DataError(
-                f"{path}:1: the manifest has no column {column!r}, which columns.{name} names",
+                f"{table.head}: the manifest has no column {column!r}, which columns.{name} names",
                 help=f"it has {', '.join(map(repr, header))}",
             )
     taken = set(columns.values())
@@ -105,74 +107,89 @@ def _names(path: Path, header: Sequence[str], columns: Mapping[str, str]) -> dic
     names = {name: called[name] for name in COLUMNS if name in called}
     if "path" not in names:
         raise DataError(
-            f"{path}:1: the manifest has no column 'path'",
+            f"{table.head}: the manifest has no column 'path'",
             help=f"name that of the paths so, or in data.columns; there is {', '.join(map(repr, header)) or 'none'}",
         )
-    for column in names.values():
-        if header.count(column) > 1:
-            raise DataError(f"{path}:1: there are two columns {column!r}", help="keep the one that is meant")
+    lacking = [name for name in _BOX if name not in names]
+    if 0 < len(lacking) < len(_BOX):
+        raise DataError(
+            f"{table.head}: a box has four columns, and there is no {' and no '.join(map(repr, lacking))}",
+            help=f"add what is lacking, or name it in data.columns; {CORNERS}",
+        )
     return names
 
 
-def _entry(manifest: Path, row: Row, names: Mapping[str, str]) -> LabelledFile | Problem:
-    """The image of a line, or what is wrong with it."""
-    cells = row.cells
-    for name in ("label", "group", "category"):
-        if is_missing(cells.get(name, "")):
-            return row.wrong(
-                f"the cell {cells[name]!r} of the column {names[name]!r} is a missing value and no {_NOUN[name]}",
-                f"leave the cell empty where the {_NOUN[name]} is unknown",
-            )
-    if not cells["path"]:
-        return row.wrong(f"the cell of the column {names['path']!r} is empty", "name the image of this line")
-    split = next((split for split in SPLITS if split == cells.get("split", "train")), None)
-    if split is None:
-        return row.wrong(f"there is no split {cells['split']!r}", f"the splits are {', '.join(SPLITS)}")
-    flags = {name: _FLAGS.get(cells.get(name, "").lower()) for name in ("query", "gallery")}
-    for name, flag in flags.items():
-        if flag is None:
-            return row.wrong(
-                f"the cell {cells[name]!r} of the column {names[name]!r} is neither true nor false",
-                "write true or false, 1 or 0, or leave it empty",
-            )
-    name = os.path.normpath(cells["path"])
-    path = manifest.parent / name
-    try:
-        require_regular(path)
-    except FileNotFoundError:
-        return row.wrong(f"there is no file {name!r}", f"paths start at {manifest.parent.absolute()}")
-    except OSError as error:
-        return row.wrong(f"{name!r} cannot be used: {error.strerror}", "name an image file")
-    group, category = cells.get("group", ""), cells.get("category", "")
-    query, gallery = bool(flags["query"]), bool(flags["gallery"])
-    return LabelledFile(path, cells.get("label", ""), split, name, group, category, query, gallery)
+def _column(table: Table, called: str) -> Column:
+    cells = table.cells.pop(called)
+    texts, codes = cells.texts, np.array(cells.codes)
+    blank = np.array([text != text.strip() for text in texts], dtype=np.bool_)[codes]
+    return Column(called, codes, [text.strip() for text in texts], blank)
 
 
-def _repeat(row: Row, entry: LabelledFile, seen: dict[str, tuple[int, str]]) -> Problem | None:
-    line, label = seen.setdefault(os.path.abspath(entry.path), (row.line, entry.label))
-    if line == row.line:
-        return None
-    differs = "" if label == entry.label else f", with the label {label!r} and not {entry.label!r}"
-    return row.wrong(f"{entry.key!r} is already in line {line}{differs}", "list each image once")
+def _checked(places: Places, read: Mapping[str, Column], problems: Problems) -> Files:
+    """The images of the lines; what is wrong with some goes into `problems`."""
+    count, path = len(places), read["path"]
+    for name in (name for name in NOUN if name in read):
+        require_known(name, read[name], problems)
+    empty = Problem(f"the cell {path} is empty", "name the image of this line")
+    problems.add(path.where(lambda text: not text), lambda _: empty)
+    split = splits(read.get("split"), problems, count)
+    query, gallery = (flags(read.get(name), problems, count) for name in ("query", "gallery"))
+    box = boxes([read[name] for name in _BOX], problems) if _BOX[0] in read else None
+    labels, groups, categories = (
+        Names.numbered(read[name].codes, read[name].texts) if name in read else Names.none(count) for name in NOUN
+    )
+    names = [_normal(text) for text in path.texts]
+    folder = "" if places.path.parent == Path() else f"{places.path.parent}"
+    keys: Sequence[str] = names
+    if box is not None or len(names) < count:
+        keys = Made(count, lambda item: f"{names[path.codes[item]]}{box_of(box, item) or ''}")
+    paths = Made(count, lambda item: os.path.join(folder, names[path.codes[item]]))
+    files = Files(paths, keys, labels, split, groups, categories, query, gallery, box, places)
+    _require_once(files, _numbers(places.path, names)[path.codes], problems)
+    return files
 
 
-def _refuse(path: Path, problems: Sequence[Problem]) -> None:
-    if len(problems) == 1:
-        raise DataError(problems[0].text, help=problems[0].help)
-    if problems:
-        shown = [problem.text for problem in problems[:_SHOWN]]
-        more = [f"and {len(problems) - _SHOWN:,} more"] if len(problems) > _SHOWN else []
-        told = "\n  ".join(shown + more)
-        raise DataError(
-            f"{path}: {len(problems):,} lines cannot be used:\n  {told}",
-            help="; ".join(dict.fromkeys(problem.help for problem in problems[:_SHOWN])),
-        )
+def _normal(text: str) -> str:
+    plain = "//" not in text and "/." not in text and text[:1] not in "./" and text[-1:] != "/"
+    return text if plain else os.path.normpath(text)  # which makes a new one of any
 
 
-def _check_roles(path: Path, names: Mapping[str, str], files: Sequence[LabelledFile]) -> None:
-    for split in SPLITS[1:]:
-        mine = [file for file in files if file.split == split]
-        queries, gallery = (any(getattr(file, side) for file in mine) for side in ("query", "gallery"))
+def _numbers(table: Path, names: Sequence[str]) -> Int64[np.ndarray, "m"]:
+    """The same number for names of one file, as they stand in a table."""
+    folder, number = os.path.join(os.path.abspath(table.parent), ""), Numbers()
+    # A name that starts otherwise is one of a file below the folder, and of no other.
+    below = (
+        os.path.normpath(os.path.join(folder, name)).removeprefix(folder) if name[:1] in "./" else name
+        for name in names
+    )
+    return np.fromiter(map(number.__getitem__, below), dtype=np.int64, count=len(names))
+
+
+def _require_once(files: Files, numbers: Int64[np.ndarray, "n"], problems: Problems) -> None:
+    """Refuses lines of a file, and a box, that are in a line before."""
+    parts = [numbers] if files.boxes is None else [numbers, *files.boxes.T]
+    order = np.lexsort(parts)  # those of one item in the order of their lines
+    first = np.ones(len(files), dtype=np.bool_)
+    first[1:] = np.logical_or.reduce([part[order][1:] != part[order][:-1] for part in parts])
+    before = np.empty(len(files), dtype=np.int64)
+    before[order] = order[np.maximum.accumulate(np.where(first, np.arange(len(files)), 0))]
+
+    def say(item: int) -> Problem:
+        other = int(before[item])
+        labels = files.labels[other], files.labels[item]
+        differs = "" if labels[0] == labels[1] else f", with the label {labels[0]!r} and not {labels[1]!r}"
+        assert files.places is not None
+        where = f"{files.places.noun} {files.places.lines[other]}"
+        return Problem(f"{files.keys[item]!r} is already in {where}{differs}", "list each image once")
+
+    problems.add(before != np.arange(len(files)), say)
+
+
+def _check_roles(path: Path, files: Files) -> None:
+    for code, split in enumerate(SPLITS[1:], start=1):
+        mine = files.splits == code
+        queries, gallery = (bool((mine & marked).any()) for marked in (files.query, files.gallery))
         if queries != gallery:
             there, lacking = ("query", "gallery") if queries else ("gallery", "query")
             raise DataError(
@@ -181,71 +198,17 @@ def _check_roles(path: Path, names: Mapping[str, str], files: Sequence[LabelledF
             )
 
 
-def _notes(blank: int, header: Sequence[str], names: Mapping[str, str], files: Sequence[LabelledFile]) -> Iterator[str]:
+def _notes(blank: int, header: Sequence[str], names: Mapping[str, str], files: Files) -> Iterator[str]:
     if blank:
         yield f"left out the blanks around cells of {count_of(blank, 'line')}"
     unused = [repr(column) for column in header if column not in names.values()]
     if unused:
         read = ", ".join(names[name] for name in COLUMNS if name in names)
         yield f"of its columns {read} are read, and not {', '.join(unused)}"
-    for split in SPLITS:
-        mine = [file for file in files if file.split == split]
-        marked = sum(file.query or file.gallery for file in mine)
+    for code, split in enumerate(SPLITS):
+        mine = files.splits == code
+        count, marked = int(mine.sum()), int((mine & (files.query | files.gallery)).sum())
         if split == "train" and marked:
             yield f"{count_of(marked, 'image')} of train marked query or gallery: these columns count in val and test"
-        elif 0 < marked < len(mine):
-            yield f"{count_of(len(mine) - marked, 'image')} of {split} are for neither query nor gallery, and left out"
-
-
-def _read(path: Path) -> tuple[list[str], list[Line]]:
-    """The names of the columns, and the cells of each other line that is not empty with its number."""
-    read, is_called = FORMATS[path.suffix.lower()]
-    try:
-        return read(path)
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror}", help="check that you may read it") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(
-            f"{path}: this is no {is_called} file in UTF-8 ({error})", help=f"save it as {is_called}, in UTF-8"
-        ) from error
-
-
-def _separated(delimiter: str) -> Callable[[Path], tuple[list[str], list[Line]]]:
-    def read(path: Path) -> tuple[list[str], list[Line]]:
-        reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True, delimiter=delimiter)
-        header = [name.strip() for name in next(reader, [])]
-        return header, [(reader.line_num, cells) for cells in reader if cells]
-
-    return read
-
-
-def _json_lines(path: Path) -> tuple[list[str], list[Line]]:
-    objects, problems = list[tuple[int, dict[str, object]]](), list[Problem]()
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        try:
-            value = json.loads(line) if line.strip() else {}
-            json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is no text: a ValueError
-        except ValueError as error:
-            value = error
-        if not isinstance(value, dict) or any(isinstance(cell, dict | list) for cell in value.values()):
-            problems.append(Problem(f"{path}:{number}: this line is no JSON object of plain values", _PLAIN))
-        elif value:
-            objects.append((number, value))
-    _refuse(path, problems)
-    header = list(dict.fromkeys(name for _, value in objects for name in value))
-    return header, [(number, [_cell(value.get(name)) for name in header]) for number, value in objects]
-
-
-def _cell(value: object) -> str:
-    return "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-
-
-_QUOTE = "quote cells with commas"
-_PLAIN = 'write one object a line, such as {"path": "a.png", "label": "cat"}'
-_NOUN = {"label": "class", "group": "group", "category": "category"}
-FORMATS: Mapping[str, tuple[Callable[[Path], tuple[list[str], list[Line]]], str]] = {
-    ".csv": (_separated(","), "CSV"),
-    ".tsv": (_separated("\t"), "TSV"),
-    ".jsonl": (_json_lines, "JSON lines"),
-}
-"""How tables of each ending are read, and what they are called."""
+        elif 0 < marked < count:
+            yield f"{count_of(count - marked, 'image')} of {split} are for neither query nor gallery, and left out"

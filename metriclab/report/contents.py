@@ -52,7 +52,7 @@ class OneRun:
         self.doubts = run.check(self.metric, run.metrics)
         self.title = run.path.resolve().name
         self.data: Data | None = open_data(run.path) if images else None
-        self.embedded: Embedded | None = embed_run(run.path, self.data) if self.data else None
+        self.embedded: Embedded | None = embed_run(run.path, self.data, self.metric) if self.data else None
 
     def opening(self) -> Opening:
         """Name, what was trained, and the figures to remember."""
@@ -144,7 +144,9 @@ class SeveralRuns:
         self.title = f"Comparison of {len(self.number)} {'entries' if len(self.number) > 1 else 'entry'}"
         self.data: Data | None = open_data(runs[0].path) if images else None
         self.embedded = (
-            {entry.name: embed_run(Path(entry.paths[0]), self.data) for entry in self._shown} if self.data else {}
+            {entry.name: embed_run(Path(entry.paths[0]), self.data, self.metric) for entry in self._shown}
+            if self.data
+            else {}
         )
 
     @property

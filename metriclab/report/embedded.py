@@ -19,8 +19,8 @@ from metriclab.core.rows import Rows
 from metriclab.core.splits import build_splits, has_features
 from metriclab.errors import DataError
 from metriclab.evaluation.embed import EmbeddingSettings, embed_splits, evaluating
-from metriclab.ranking.candidates import are_candidates
-from metriclab.recipe import ComponentSpec
+from metriclab.ranking.candidates import are_candidates, groups_as_items
+from metriclab.recipe import ComponentSpec, Recipe
 from metriclab.report.blocks import shorten
 from metriclab.runs.folder import RunFolder
 
@@ -49,6 +49,7 @@ class Embedded(NamedTuple):
         similarity: cosines of them.
         labels: of them.
         right: whether they are of the query's class.
+        without_group: whether gallery rows of the query's class and group were left out, as the metric leaves them out.
     """
 
     queries: Rows
@@ -56,6 +57,7 @@ class Embedded(NamedTuple):
     similarity: Float[np.ndarray, "q k"]
     labels: Int64[np.ndarray, "q k"]
     right: Bool[np.ndarray, "q k"]
+    without_group: bool = False
 
 
 def open_data(path: Path) -> Data | None:
@@ -85,8 +87,8 @@ def _without_download(chosen: ComponentSpec) -> ComponentSpec:
     return replace(chosen, params={**chosen.params, **({"download": False} if "download" in chosen.params else {})})
 
 
-def embed_run(path: Path, data: Data) -> Embedded:
-    """The run's best checkpoint on its data.
+def embed_run(path: Path, data: Data, metric: str | None = None) -> Embedded:
+    """The run's best checkpoint on its data; what a metric leaves out of the gallery is not among what was found.
 
     Raises:
         StorageError: where its checkpoint is missing or damaged.
@@ -96,10 +98,19 @@ def embed_run(path: Path, data: Data) -> Embedded:
     settings = EmbeddingSettings(embedder.view, device, train.evaluation_batch_size, train.precision)
     with evaluating(embedder.method.to(device)) as encode:
         queries, gallery = embed_splits(encode, data.queries, data.gallery, settings).rows(embedder.output)
+    without_group = _leaves_out_groups(recipe, metric)
+    if without_group:
+        queries, gallery = groups_as_items(queries, gallery)
     near, similarity = find_neighbours(queries, gallery, SHOWN)
     labels = torch.where(near >= 0, gallery.labels[near.clamp(min=0)], -1)
     right = (labels == queries.labels[:, None]) & (labels >= 0)
-    return Embedded(queries, *(side.cpu().numpy() for side in (near, similarity, labels, right)))
+    found = (side.cpu().numpy() for side in (near, similarity, labels, right))
+    return Embedded(queries, *found, without_group=without_group)
+
+
+def _leaves_out_groups(recipe: Recipe, metric: str | None) -> bool:
+    label = (metric or "").rpartition(".")[0]
+    return any(one.label == label and one.params.get("exclude") == "same-group" for one in recipe.evaluators)
 
 
 @torch.no_grad()

@@ -94,6 +94,13 @@ class Pictures:
         return neighbours
 
 
+_SIGNS = "✓ is of the query's class, ✗ of another one."
+
+
+def _left_out(embedded: Embedded) -> str:
+    return " Images of the query's own class and group are left out." if embedded.without_group else ""
+
+
 def gallery_section(
     embedded: Embedded, scores: Float[np.ndarray, "q"], metric: str, pictures: Pictures
 ) -> Section | None:
@@ -116,7 +123,7 @@ def gallery_section(
         return None
     lead = (
         f"Queries by their {metric_label(metric)}, each with its {embedded.near.shape[1]} nearest images and their "
-        "cosine similarity. ✓ is of the query's class, ✗ of another one."
+        f"cosine similarity. {_SIGNS}{_left_out(embedded)}"
     )
     return Section("gallery", "Retrieval, query by query", groups, lead)
 
@@ -179,7 +186,7 @@ def confusion_section(embedded: Embedded, pictures: Pictures) -> Section | None:
     if not rows:
         return None
     head = ["classes", "confused queries", "of their queries", "highest similarity", "the nearest such pair"]
-    lead = "A query is confused where its nearest image is of the other class."
+    lead = f"A query is confused where its nearest image is of the other class.{_left_out(embedded)}"
     table = Table("Most confused pairs of classes", head, rows)
     return Section("confusions", "Most confused classes", [table], lead)
 
@@ -229,7 +236,7 @@ def side_by_side_section(
     runs = f"The runs of seed {seeds[0]}" if len(seeds) == 1 else "One run of each entry, that of its lowest seed,"
     lead = (
         f"{runs} on the same queries: the nearest images that each found, and its {metric_label(metric)}. "
-        "✓ is of the query's class, ✗ of another one."
+        f"{_SIGNS}{_left_out(entries[0].embedded)}"
     )
     lead += f" The page has room for {len(entries)} entries; the {left_out} lowest are left out." if left_out else ""
     chooser = [Chooser([shorten(one.name, 40) for one in entries])] if len(entries) > 2 else []

@@ -10,6 +10,7 @@ from jaxtyping import Int64
 
 from metriclab.errors import RecipeError
 from metriclab.samplers.bits import shuffle
+from metriclab.samplers.spread import spread_order
 
 Small = Literal["skip", "repeat", "error"]
 """What becomes of classes with too few items."""
@@ -40,6 +41,7 @@ class ItemsByClass:
         self.starts = np.flatnonzero(np.diff(ordered, prepend=-1))
         self.labels, self.sizes = ordered[self.starts], np.diff(self.starts, append=len(ordered))
         self.per_class = per_class
+        self._sources: Int64[np.ndarray, "m"] | None = None
         self.groups = np.maximum(self.sizes // per_class, int(small == "repeat"))
         few = self.groups == 0
         if small == "error" and few.any():
@@ -48,6 +50,20 @@ class ItemsByClass:
                 f"the first the one of label {self.labels[few][0]} with {self.sizes[few][0]}",
                 help='set a smaller sampler.per_class, or sampler.small to "skip" or "repeat"',
             )
+
+    def spread(self, groups: Int64[np.ndarray, "n"]) -> Int64[np.ndarray, "c"]:
+        """From now on a class's items that come together are of different groups, as far as it has them.
+
+        Here groups are the data's, such as cameras, one an item; an item of a negative, unknown one is in no other's.
+
+        Returns:
+            How many groups each class has.
+        """
+        of_item = groups[self.items]
+        of_item = np.where(of_item >= 0, of_item, groups.max() + 1 + np.arange(len(of_item)))
+        classes = np.repeat(np.arange(len(self.sizes)), self.sizes)
+        pairs, self._sources = np.unique(classes * (of_item.max() + 1) + of_item, return_inverse=True)
+        return np.bincount(pairs // (of_item.max() + 1), minlength=len(self.sizes))
 
     def require_classes(self, classes_per_batch: int) -> None:
         """Raises a RecipeError unless so many classes have a group."""
@@ -79,7 +95,11 @@ class ItemsByClass:
         sizes = self.sizes[classes]
         of_class = np.repeat(np.arange(len(classes)), sizes)
         places = np.arange(len(of_class)) + np.repeat(self.starts[classes] - (np.cumsum(sizes) - sizes), sizes)
-        items[places] = items[places[np.lexsort((bits.random_raw(len(of_class)), of_class))]]
+        if self._sources is None:
+            items[places] = items[places[np.lexsort((bits.random_raw(len(of_class)), of_class))]]
+        else:
+            order = spread_order(of_class, self._sources[places], self.groups[classes], self.per_class, bits)
+            items[places] = items[places[order]]
 
 
 def most_batches(groups: Int64[np.ndarray, "c"], classes_per_batch: int) -> int:

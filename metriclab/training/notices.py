@@ -18,7 +18,8 @@ def notices(recipe: Recipe, training: Training, splits: Splits) -> Iterator[str]
     epochs = training.steps / training.sampler.steps if training.sampler else None
     yield from without_effect(recipe, training.steps, epochs)
     note = getattr(training.method.get_submodule("network.encoder"), "note", None)
-    yield from filter(None, (note, coverage(training), batch_statistics(training)))
+    of_sampler = getattr(training.sampler, "note", None)
+    yield from filter(None, (note, of_sampler, coverage(training), batch_statistics(training)))
     if training.steps > 0 and (reason := why_no_loss(recipe, splits, training.method)) is not None:
         yield f"val.loss is not logged: {reason}"
     if not has_labels(splits.test):

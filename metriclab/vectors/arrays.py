@@ -15,8 +15,8 @@ from torch import Tensor
 from metriclab.core.reading import is_missing, read_lines
 from metriclab.errors import DataError
 from metriclab.images.files import say_once
-from metriclab.images.manifest import FORMATS as TABLES
 from metriclab.images.manifest import read_manifest
+from metriclab.images.tables import is_table
 from metriclab.images.tree import names_below
 from metriclab.vectors.formats import HOW_TO_SAVE, Array, read_arrays
 
@@ -54,7 +54,7 @@ def groups_in(path: Path, arrays: Mapping[str, Array], labels: Path | None) -> L
     """The groups beside embeddings, or beside labels in a table; None where there are none. Raises as `labels_of`."""
     if "groups" in arrays:
         return _labels(path, arrays["groups"])
-    groups = labels_of(labels, "groups") if labels is not None and labels.suffix.lower() in TABLES else None
+    groups = labels_of(labels, "groups") if labels is not None and is_table(labels) else None
     return groups if groups is not None and (groups != "").any() else None
 
 
@@ -79,11 +79,11 @@ def labels_of(path: Path, name: str = "labels") -> Labels:
     Raises:
         DataError: where they are no list of whole numbers or names.
     """
-    if path.suffix.lower() in TABLES:
+    if is_table(path):
         files, notes = read_manifest(path)
         for note in notes:
             say_once(note)
-        return np.array([file.group if name == "groups" else file.label for file in files])
+        return np.array(list(files.groups if name == "groups" else files.labels))
     if path.suffix != ".txt":
         return _labels(path, _chosen(path, read_arrays(path).arrays, name, 1))
     lines = _stripped_lines(path)

@@ -14,11 +14,12 @@ import numpy as np
 import safetensors.numpy
 
 from metriclab.core.files import replacing
+from metriclab.core.parquet import pyarrow_for
 from metriclab.core.reading import name_to_line, require_regular
 from metriclab.errors import DataError, RecipeError, StorageError
 from metriclab.images.files import say_once
 from metriclab.images.listing import ENDINGS, is_manifest
-from metriclab.images.manifest import read_manifest
+from metriclab.images.manifest import read_manifest, require_files
 from metriclab.images.tree import paths_of, scan
 from metriclab.vectors.formats import PATHS
 
@@ -26,7 +27,8 @@ from metriclab.vectors.formats import PATHS
 def find_images(places: Sequence[Path]) -> list[str]:
     """Image files among the places: files as given, those of a manifest, and folders searched through as a run does.
 
-    Of one folder alone the paths tell the class of each image by `folder_classes`, as a run sees it.
+    A box of a manifest is named with its path, see `images/boxes.py`. Of one folder alone the paths tell the class of
+    each image by `folder_classes`, as a run sees it.
 
     Raises:
         DataError: where a place is missing or neither file nor folder, or there is no image at all.
@@ -35,7 +37,8 @@ def find_images(places: Sequence[Path]) -> list[str]:
     for place in places:
         if is_manifest(place):
             files, notes = read_manifest(place)
-            found += [str(file.path) for file in files]
+            require_files(files)  # now, and not after hours of embedding
+            found += files.names
         elif place.is_dir():
             tree = scan(place)
             notes = tree.notes
@@ -81,7 +84,7 @@ def writer_for(path: Path) -> Callable[[np.ndarray, Sequence[str]], None]:
     if path.suffix not in writers:
         raise RecipeError(f"{path} has no format metriclab can write", help=f"end it in {', '.join(writers)}")
     if path.suffix == ".parquet":
-        _pyarrow()
+        pyarrow_for("writing")  # looked for before the work begins
     beside = [path.with_suffix(PATHS)] if path.suffix == ".npy" else []
     targets = [path, *beside]
     for target in targets:
@@ -124,13 +127,6 @@ def _npy(embeddings: np.ndarray, paths: Sequence[str]) -> list[bytes]:
 
 def _safetensors(embeddings: np.ndarray, paths: Sequence[str]) -> list[bytes]:
     return [safetensors.numpy.save({"embeddings": embeddings}, metadata={"paths": json.dumps(list(paths))})]
-
-
-def _pyarrow() -> None:
-    try:
-        import pyarrow.parquet  # noqa: F401  # an extra, looked for before the work begins
-    except ImportError as error:
-        raise RecipeError("writing .parquet needs pyarrow", help="pip install 'metriclab-toolkit[parquet]'") from error
 
 
 def _parquet(embeddings: np.ndarray, paths: Sequence[str]) -> list[bytes]:

@@ -12,8 +12,9 @@ import numpy as np
 from safetensors import safe_open
 from torch import Tensor
 
+from metriclab.core.parquet import pyarrow_for
 from metriclab.core.reading import name_from_line, open_regular, read_lines, require_regular
-from metriclab.errors import DataError, MetriclabError, RecipeError
+from metriclab.errors import DataError, MetriclabError
 
 PATHS = ".paths.txt"
 """The ending of the file with the paths of embedded images, beside an `.npy`: a line each, see `name_to_line`."""
@@ -118,13 +119,10 @@ def _safetensors(path: Path) -> Arrays:
 
 
 def _parquet(path: Path) -> Arrays:
-    try:
-        import pyarrow.parquet
-    except ImportError as error:
-        raise RecipeError("reading .parquet needs pyarrow", help="pip install 'metriclab-toolkit[parquet]'") from error
+    parquet = pyarrow_for("reading")
     # By the file and not by its path, of which folders called `seed=1` would become columns.
     with open_regular(path) as file:
-        table = pyarrow.parquet.ParquetFile(file).read()
+        table = parquet.ParquetFile(file).read()
     arrays, paths = dict[str, Array](), None
     for name in (*NAMES, "paths"):
         columns = [column for column in table.column_names if column in (name, name.removesuffix("s"))]

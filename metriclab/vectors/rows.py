@@ -151,7 +151,7 @@ def _read(source: Source) -> _Side:
             )
     if source.labels is not None and is_manifest(source.labels):
         listed, _ = read_manifest(source.labels)
-        require_order(source.labels, [str(entry.path) for entry in listed], path, paths)
+        require_order(source.labels, listed.names, path, paths)
     return _Side(source, unit(z, path), labels, None if items is None else torch.from_numpy(items), groups)
 
 

@@ -166,8 +166,8 @@ def test_files_are_decoded_once_until_one_changes(root, monkeypatch):
     classes(root, cats=6, dogs=6)
     before = Folder("train", root=str(root)).fingerprint
     decoded = []
-    decode = image_build.decode_file
-    monkeypatch.setattr(image_build, "decode_file", lambda file, size: decoded.append(file) or decode(file, size))
+    opening = image_build.open_upright
+    monkeypatch.setattr(image_build, "open_upright", lambda file, size: decoded.append(file) or opening(file, size))
     assert Folder("train", root=str(root)).fingerprint == before
     assert decoded == []
     picture(999).save(Folder("train", root=str(root)).names[0])

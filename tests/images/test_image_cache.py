@@ -44,7 +44,7 @@ def decoded(tmp_path, monkeypatch):
 
 class DecodeCounter:
     def __init__(self, log, monkeypatch):
-        self.log, self.at, decode_file = log, {}, image_build.decode_file
+        self.log, self.at, open_upright = log, {}, image_build.open_upright
         log.touch()
 
         def counting(file, size):
@@ -53,9 +53,9 @@ class DecodeCounter:
                 out.flush()
                 number = out.tell()  # its own, whoever else writes meanwhile
             self.at.get(number, lambda: None)()
-            return decode_file(file, size)
+            return open_upright(file, size)
 
-        monkeypatch.setattr(image_build, "decode_file", counting)
+        monkeypatch.setattr(image_build, "open_upright", counting)
 
     def count(self):
         return self.log.stat().st_size

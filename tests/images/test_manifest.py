@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from metriclab.assembly.splits import Splits, require_columns, sides_of
 from metriclab.audit.findings import shared_groups
 from metriclab.datasets.folder import Folder
-from metriclab.errors import DataError
+from metriclab.errors import DataError, RecipeError
 from metriclab.evaluators.retrieval import Retrieval
 from metriclab.images.datasets import ArrayDataset, FileDataset
+from metriclab.images.listing import is_manifest
 from metriclab.miners import SameCategory
+from metriclab.report.embedded import embed_run, open_data
+from metriclab.vectors.arrays import labels_of
 from tests.support.pictures import fill
 from tests.support.tiny import run, tiny
 
@@ -36,6 +42,9 @@ ROWS = [
 
 def written(root: Path, ending: str, rows: list[list[str]] = ROWS, header: list[str] = HEADER) -> Path:
     table = root / f"all{ending}"
+    if ending == ".parquet":
+        pq.write_table(pa.table(dict(zip(header, map(list, zip(*rows, strict=True)), strict=True))), table)
+        return table
     if ending == ".jsonl":
         lines = [json.dumps(dict(zip(header, row, strict=True))) for row in rows]
     else:
@@ -60,7 +69,7 @@ def refusal(table: Path, **options: object) -> str:
     return f"{caught.value.message}\n  help: {caught.value.help}".replace(str(table), "TABLE")
 
 
-@pytest.mark.parametrize("ending", [".csv", ".tsv", ".jsonl"])
+@pytest.mark.parametrize("ending", [".csv", ".tsv", ".jsonl", ".parquet"])
 def test_a_table_says_who_is_who(root, ending):
     train = opened(written(root, ending))
     test = train.with_split("test")
@@ -128,6 +137,58 @@ def test_everything_that_is_wrong_is_told_at_once(root):
     assert (told[0], told[21]) == ("TABLE: 30 lines cannot be used:", "  and 10 more")
 
 
+def test_a_parquet_table_names_rows_where_others_name_lines(root):
+    rows = [list(row) for row in ROWS]
+    rows[1][2], rows[2][5], rows[4][0], rows[6][0] = "dev", "nan", "lost.png", "./005.png"
+    assert refusal(written(root, ".parquet", rows)).splitlines()[:5] == [
+        "TABLE: 4 lines cannot be used:",
+        "  TABLE: row 1: there is no split 'dev'",
+        "  TABLE: row 2: the cell 'nan' of the column 'group' is a missing value and no group",
+        "  TABLE: row 4: there is no file 'lost.png'",
+        "  TABLE: row 6: '005.png' is already in row 5, with the label 'bob' and not ''",
+    ]
+    assert refusal(written(root, ".parquet", header=["file", *HEADER[1:]])).startswith(
+        "TABLE: the manifest has no column 'path'\n  help: name that of the paths so, or in data.columns; there is"
+    )
+
+
+def test_cells_of_parquet_are_what_they_would_be_as_text(root):
+    columns = {
+        "path": pa.array(["000.png", "001.png", "002.png", "003.png"]).dictionary_encode(),
+        "label": pa.array([7, 7, 8, None]),
+        "split": ["test", "test", "test", "train"],
+        "query": [True, False, None, None],
+        "gallery": [0.0, 1.0, 1.0, None],
+    }
+    pq.write_table(pa.table(columns), root / "all.parquet")
+    test = opened(root / "all.parquet", "test")
+    assert [test.classes[label] for label in test.labels] == ["7", "7", "8"]
+    assert (test.is_query.tolist(), test.is_gallery.tolist()) == ([True, False, False], [False, True, True])
+    pq.write_table(pa.table({**columns, "label": [["a"]] * 4}), root / "all.parquet")
+    assert refusal(root / "all.parquet") == (
+        "TABLE: the column 'label' is list<element: string>, and no text, numbers or true and false\n"
+        "  help: store its values as text, or name another column in data.columns"
+    )
+    (root / "all.parquet").write_bytes(b"PAR1 but not for long")
+    assert refusal(root / "all.parquet").startswith("TABLE: this is no parquet file (")
+
+
+def test_parquet_without_its_extra(root, monkeypatch):
+    table = written(root, ".parquet")
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(RecipeError, match=r"reading .parquet needs pyarrow\n  help: pip install .*\[parquet\]"):
+        opened(table)
+
+
+def test_parquet_with_embeddings_is_a_file_of_vectors_and_no_table(root, tmp_path):
+    table = written(root, ".parquet")
+    assert labels_of(table).tolist() == [row[1] for row in ROWS]
+    vectors = tmp_path / "z.parquet"
+    pq.write_table(pa.table({"embedding": [[0.0, 1.0]] * 2, "path": ["a", "b"], "label": ["x", "y"]}), vectors)
+    assert (is_manifest(table), is_manifest(vectors)) == (True, False)
+    assert labels_of(vectors).tolist() == ["x", "y"]
+
+
 def test_a_split_has_both_sides_or_none(root):
     only_queries = [[*row[:4], "", *row[5:]] for row in ROWS]
     assert refusal(written(root, ".csv", only_queries)) == (
@@ -156,6 +217,13 @@ def test_a_run_measures_test_queries_against_the_test_gallery_without_their_own_
     assert result["protocol"] == "test queries against the test gallery"
     assert "and those of its label and group" in result["definitions"]["retrieval"]["map"]
     assert len(result["metrics"]["retrieval"]) > 5
+    data = open_data(tmp_path / "run")
+    for metric, left_out in (("retrieval.map_at_r", True), (None, False)):
+        shown = embed_run(tmp_path / "run", data, metric)
+        own = np.stack([data.queries.labels, data.queries.groups], 1)[:, None]
+        found = np.stack([data.gallery.labels, data.gallery.groups], 1)[shown.near]
+        same = ((own == found).all(2) & (shown.near >= 0)).any()
+        assert (shown.without_group, bool(same)) == (left_out, not left_out)
 
 
 def test_without_groups_no_run_begins(root, tmp_path):

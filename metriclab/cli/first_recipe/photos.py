@@ -17,7 +17,8 @@ from metriclab.core.reading import open_regular, printable
 from metriclab.core.splits import SPLITS, build_splits
 from metriclab.datasets.folder import Folder
 from metriclab.errors import DataError
-from metriclab.images.datasets import LabelledFile, without_decoding
+from metriclab.images.columns import Files, LabelledFile
+from metriclab.images.datasets import without_decoding
 from metriclab.images.decode import giving_reasons, image_formats
 from metriclab.images.listing import list_images
 
@@ -63,12 +64,12 @@ def look(root: Path) -> Photos:
     files = list_images(root).files
     root, files, alone = _without_its_one_class(root, files)
     splits, why, (train, *held) = _first_that_works(root, files)
-    sizes, unreadable = _sizes([files[item].path for item in _spread(len(files))])
+    sizes, unreadable = _sizes([files[item] for item in _spread(len(files))])
     short = [min(size) for size in sizes]
     return Photos(
         root=root,
         images=len(files),
-        classes=len({file.label for file in files} - {""}),
+        classes=len(files.labels.names),
         splits=splits,
         why=alone + why,
         train=train.labels,
@@ -79,19 +80,19 @@ def look(root: Path) -> Photos:
     )
 
 
-def _without_its_one_class(root: Path, files: list[LabelledFile]) -> tuple[Path, list[LabelledFile], str]:
+def _without_its_one_class(root: Path, files: Files) -> tuple[Path, Files, str]:
     """Images of one class have nothing to be told from: where they lie in one folder, that is taken as it is."""
-    labels = {file.label for file in files}
-    if len(labels) != 1 or "" in labels or not root.is_dir() or len({file.split for file in files}) > 1:
+    names, codes = files.labels.names, files.labels.codes
+    if len(names) != 1 or (codes < 0).any() or not root.is_dir() or len(np.unique(files.splits)) > 1:
         return root, files, ""
-    inner = root / files[0].label
-    if not inner.is_dir() or any(file.label for file in list_images(inner).files):
+    inner = root / names[0]
+    if not inner.is_dir() or list_images(inner).files.labels.names:
         return root, files, ""
     alone = f"all images are of one class, {printable(inner.name)}: its folder is taken, without classes; "
     return inner, list_images(inner).files, alone
 
 
-def _first_that_works(root: Path, files: list[LabelledFile]) -> tuple[dict[str, Any], str, list[Dataset]]:
+def _first_that_works(root: Path, files: Files) -> tuple[dict[str, Any], str, list[Dataset]]:
     """The first way to make splits that the data set takes; where it takes none, its reason against the last."""
     refused: DataError | None = None
     for settings, why in _ways(files):
@@ -105,9 +106,9 @@ def _first_that_works(root: Path, files: list[LabelledFile]) -> tuple[dict[str, 
     raise refused
 
 
-def _ways(files: list[LabelledFile]) -> Iterator[tuple[dict[str, Any], str]]:
+def _ways(files: Files) -> Iterator[tuple[dict[str, Any], str]]:
     """Settings of the data set for its splits, the best ones first, each with its reason."""
-    made, labels = {file.split for file in files}, {file.label for file in files} - {""}
+    made, labels = {SPLITS[code] for code in np.unique(files.splits)}, files.labels.names
     if made == set(SPLITS):
         yield {}, "its own splits are kept"
         return
@@ -131,9 +132,10 @@ def _ways(files: list[LabelledFile]) -> Iterator[tuple[dict[str, Any], str]]:
     yield {**apart, "val": 0.0}, "so few classes give no val: the last step is the result"
 
 
-def _are_disjoint(files: list[LabelledFile]) -> bool:
+def _are_disjoint(files: Files) -> bool:
     """Whether test has classes of its own, as val should have then."""
-    train, test = ({file.label for file in files if file.split == split} - {""} for split in ("train", "test"))
+    codes, splits = files.labels.codes, files.splits
+    train, test = (set(codes[splits == SPLITS.index(split)].tolist()) - {-1} for split in ("train", "test"))
     return bool(test) and not train & test
 
 
@@ -146,14 +148,14 @@ def _spread(count: int) -> list[int]:
     return spread
 
 
-def _sizes(paths: list[Path]) -> tuple[list[tuple[int, int]], int]:
-    """Width and height by the heads of files, and how many files have none."""
+def _sizes(files: list[LabelledFile]) -> tuple[list[tuple[int, int]], int]:
+    """Width and height by the boxes or the heads of files, and how many files have none."""
     found: Counter[str] = Counter()
     sizes = []
-    for path in paths:
+    for path, box in ((file.path, file.box) for file in files):
         try:
             with giving_reasons(), open_regular(path) as file, Image.open(file, formats=list(image_formats())) as image:
-                sizes.append(image.size)
+                sizes.append(image.size if box is None else box.size)
         except Exception:  # what is wrong with it is `check --data`'s to say
             found["unreadable"] += 1
     return sizes, found["unreadable"]
