@@ -20,8 +20,9 @@ from jaxtyping import Int64
 
 from metriclab.core.cores import usable_cores
 from metriclab.core.reading import open_regular
-from metriclab.images.decode import UnreadableImageError, decode_file, giving_reasons
-from metriclab.images.index import PixelStore, Record, pixel_digest
+from metriclab.images.decode import Pixels, decode_file, giving_reasons, loss_of
+from metriclab.images.index import PixelStore, Record, format_of, pixel_digest
+from metriclab.images.stored import UnreadableImageError
 
 _LONG = 10_000  # images whose decoding is told of on the way, where there is no bar
 
@@ -70,7 +71,13 @@ class Room:
 
 
 def read_files(
-    paths: Sequence[Path], size: int, store: PixelStore, room: Room, known: list[Record], items: Int64[np.ndarray, "m"]
+    paths: Sequence[Path],
+    size: int,
+    pixels: Pixels,
+    store: PixelStore,
+    room: Room,
+    known: list[Record],
+    items: Int64[np.ndarray, "m"],
 ) -> list[Record]:
     """Records of all files, those of some items read anew, with the pixels written as far as there is room.
 
@@ -78,7 +85,7 @@ def read_files(
     StorageError if the store cannot be written.
     """
     started, records = time.monotonic(), list(known)
-    read = partial(_read_file, size=size, store=store, room=room)
+    read = partial(_read_file, size=size, pixels=pixels, store=store, room=room)
     # Threads are enough: Pillow decodes and resizes, and hashes are taken, without the interpreter's lock.
     pool = ThreadPoolExecutor(usable_cores(), thread_name_prefix="metriclab-decode")
     try:
@@ -94,21 +101,22 @@ def read_files(
     return records
 
 
-def _read_file(path: Path, size: int, store: PixelStore, room: Room) -> Record:
+def _read_file(path: Path, size: int, pixels: Pixels, store: PixelStore, room: Room) -> Record:
     content = Record().content
     try:
         with giving_reasons(), open_regular(path) as file:
             content = hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=16)).digest()
             file.seek(0)
             known = store.get(content)
-            decoded = decode_file(file, size) if known is None else known
+            decoded = decode_file(file, size, pixels) if known is None else known
+            lost = decoded.lost if known is None else loss_of(file, pixels)
     except UnreadableImageError as error:
         return Record(content, problem=str(error))
-    pixels, cached = decoded.pixels, known is not None
-    if not cached and room.take(pixels.nbytes):
+    made, cached = decoded.pixels, known is not None
+    if not cached and room.take(made.nbytes):
         store.put(content, decoded)
         cached = True
-    return Record(content, pixel_digest(pixels), pixels.shape[1:], decoded.original, cached)
+    return Record(content, pixel_digest(made), made.shape[1:], decoded.original, cached, "", format_of(made), lost)
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from metriclab.core.splits import SPLITS
 from metriclab.errors import DataError
 from metriclab.images.datasets import LabelledFile
+from metriclab.images.decode import Pixels
 from metriclab.images.manifest import FORMATS, read_manifest
 from metriclab.images.tree import Tree, place_of, scan
 
@@ -31,7 +32,7 @@ class Listing(NamedTuple):
     notes: list[str]
 
 
-def list_images(root: Path, columns: Mapping[str, str] | None = None) -> Listing:
+def list_images(root: Path, columns: Mapping[str, str] | None = None, pixels: Pixels = "rgb") -> Listing:
     """All images under a root.
 
     The root is a manifest, or a folder that holds images, or one folder a class, or folders `train`, `val` and `test`
@@ -40,6 +41,7 @@ def list_images(root: Path, columns: Mapping[str, str] | None = None) -> Listing
     Args:
         root: the folder, or the file.
         columns: of a manifest, see `read_manifest`.
+        pixels: what is made of the files, as it decides on which are images.
 
     Raises:
         DataError: if it is missing, empty, or has an empty class folder or an unclear layout.
@@ -54,7 +56,7 @@ def list_images(root: Path, columns: Mapping[str, str] | None = None) -> Listing
         )
     if columns:
         raise DataError(f"{root}: a folder has no columns", help="leave data.columns away, or set data.root to a table")
-    tree = scan(root)
+    tree = scan(root, pixels)
     _check_layout(root, tree)
     places = (place_of(name, tree.split_level) for name in tree.names)
     files = zip(tree.names, places, strict=True)

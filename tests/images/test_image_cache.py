@@ -47,13 +47,13 @@ class DecodeCounter:
         self.log, self.at, decode_file = log, {}, image_build.decode_file
         log.touch()
 
-        def counting(file, size):
+        def counting(*given):
             with log.open("ab") as out:
                 out.write(b".")
                 out.flush()
                 number = out.tell()  # its own, whoever else writes meanwhile
             self.at.get(number, lambda: None)()
-            return decode_file(file, size)
+            return decode_file(*given)
 
         monkeypatch.setattr(image_build, "decode_file", counting)
 
