@@ -16,6 +16,7 @@ from metriclab.assembly.devices import choose_device, set_up_torch
 from metriclab.assembly.fitting import check_fitting
 from metriclab.assembly.learning_rates import build_optimizer
 from metriclab.assembly.sampler import build_sampler
+from metriclab.assembly.statistics import Statistics, give_statistics, statistics_for
 from metriclab.assembly.trial import require_finite, try_one_image
 from metriclab.assembly.weights import build_encoder
 from metriclab.core.call_loss import check_memory_fits
@@ -34,6 +35,7 @@ class Training:
         sampler, optimizer: None for a run of no steps.
         steps: of the whole run.
         features: of all items, on the device, for a method that trains on features; see `with_features`.
+        statistics: of the training images, where the encoder was given them.
     """
 
     settings: Train
@@ -46,6 +48,7 @@ class Training:
     schedule: Schedule
     steps: int
     features: Float[Tensor, "n d"] | None = None
+    statistics: Statistics | None = None
 
 
 def assemble(recipe: Recipe, data: Dataset, *, initial: bool = True) -> Training:
@@ -68,7 +71,10 @@ def _assembled(recipe: Recipe, data: Dataset, initial: bool) -> Training:
     set_up_torch(settings)
     sampler = None if settings.steps == 0 else build_sampler(recipe, data)
     steps = number_of_steps(settings, sampler)
-    method = build_method(recipe, classes_of(data.labels), steps, initial=initial).to(device)
+    method = build_method(recipe, classes_of(data.labels), steps, initial=initial)
+    statistics = statistics_for(method.get_submodule("network"), data) if initial else None
+    give_statistics(method.get_submodule("network"), statistics)
+    method = method.to(device)
     if settings.channels_last:
         method.to(memory_format=torch.channels_last)
     if settings.synchronize_batch_norm and distributed.world_size() > 1:
@@ -82,7 +88,7 @@ def _assembled(recipe: Recipe, data: Dataset, initial: bool) -> Training:
     try_one_image(recipe, method, views, data, device)
     if settings.compile:
         method.get_submodule("network.encoder").compile()
-    return Training(settings, device, data, views, sampler, method, optimizer, schedule, steps)
+    return Training(settings, device, data, views, sampler, method, optimizer, schedule, steps, statistics=statistics)
 
 
 def number_of_steps(settings: Train, sampler: Sampler | None) -> int:

@@ -6,18 +6,19 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from metriclab.assembly.assemble import build_method
+from metriclab.assembly.statistics import give_statistics
 from metriclab.assembly.weights import best_checkpoint
 from metriclab.core.batch import Images
 from metriclab.core.network import embedding_function
 from metriclab.core.protocols import Views
 from metriclab.errors import DataError
-from metriclab.images.decode import UnreadableImageError, decode
+from metriclab.images.decode import Pixels, decode
+from metriclab.images.stored import Stored, UnreadableImageError
 from metriclab.recipe import Recipe
 from metriclab.runs import checkpoint as checkpoints
 from metriclab.runs.folder import RunFolder
@@ -32,21 +33,24 @@ class Embedder(nn.Module):
         method: trained, in evaluation mode.
         view: the test view.
         short_side: of an image file after decoding, in pixels: as the data of the run were decoded.
+        pixels: what is made of an image file: as of the data of the run.
         output: what the run was measured by: the encoder's features h, or the head's embedding z.
 
     Attributes:
         network: encoder and head.
     """
 
-    def __init__(self, method: nn.Module, view: Views, short_side: int, output: Output = "h") -> None:
+    def __init__(
+        self, method: nn.Module, view: Views, short_side: int, output: Output = "h", pixels: Pixels = "rgb"
+    ) -> None:
         super().__init__()
-        self.short_side, self.output = short_side, output
+        self.short_side, self.output, self.pixels = short_side, output, pixels
         self.method = method
         self.view = view
         self.network = method.get_submodule("network")
 
     def forward(self, images: Images, *, output: Output | None = None) -> Float[Tensor, "n d"]:
-        """Embeddings of raw uint8 images, on the device of the network; not normalised."""
+        """Embeddings of raw images, on the device of the network; not normalised."""
         device = next((tensor.device for tensor in self.method.state_dict().values()), torch.device("cpu"))
         embedded = embedding_function(self.method)(self.view.test(images.to(device)))
         embedding: Tensor = getattr(embedded, output or self.output)
@@ -62,16 +66,16 @@ class Embedder(nn.Module):
         """
         for start in range(0, len(paths), batch_size):
             images = Images.padded(
-                [_decoded(Path(path), self.short_side) for path in paths[start : start + batch_size]]
+                [_decoded(Path(path), self.short_side, self.pixels) for path in paths[start : start + batch_size]]
             )
             with torch.no_grad():
                 embedded = self(images, output=output).float().cpu()
             yield embedded
 
 
-def _decoded(path: Path, short_side: int) -> UInt8[np.ndarray, "3 h w"]:
+def _decoded(path: Path, short_side: int, pixels: Pixels) -> Stored:
     try:
-        return decode(path, short_side)
+        return decode(path, short_side, pixels)
     except UnreadableImageError as error:
         raise DataError(f"{path}: {error}", help="repair it, or leave it out") from error
 
@@ -93,10 +97,14 @@ def load(run: str | Path, *, step: int | None = None) -> Embedder:
     method = build_method(recipe, classes, initial=saved is None)
     if saved is not None:
         checkpoints.restore_method(saved, method)
+    else:
+        give_statistics(method.get_submodule("network"), folder.manifest().get("statistics"))
     encoder: Any = method.get_submodule("network.encoder")
     if hasattr(encoder, "merge"):  # adapters beside weights that they are added to
         encoder.merge()
-    return Embedder(method.eval(), recipe.components["views"].build(), _short_side(recipe), recipe.train.output)
+    views, output = recipe.components["views"].build(), recipe.train.output
+    pixels: Pixels = recipe.components["dataset"].params.get("pixels", "rgb")
+    return Embedder(method.eval(), views, _short_side(recipe), output, pixels)
 
 
 def _short_side(recipe: Recipe) -> int:

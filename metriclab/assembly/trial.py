@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -15,6 +17,7 @@ from metriclab.core.protocols import Dataset, Views
 from metriclab.core.random import RandomKeys
 from metriclab.errors import RecipeError
 from metriclab.recipe import Recipe
+from metriclab.registry.toml import toml_value
 
 LARGE = 256
 """Pixels of a side that are enough for any encoder which takes more than one size."""
@@ -31,6 +34,8 @@ def try_one_image(recipe: Recipe, method: nn.Module, views: Views, data: Dataset
     image, zero = data.images(np.arange(1)).to(device), torch.zeros(1, dtype=torch.int64, device=device)
     if image.are_features:
         _require_features(recipe, method, views, image.pixels.shape[1])
+    else:
+        _require_colour(recipe, views, image.pixels.shape[1])
     made, test = views(image, RandomKeys(0, 0, zero, zero)), views.test(image)
     recipe.components["views"].definition.hold(check_views, views, image, made, test)
     hooks = [_hold_to_width(recipe, method, kind) for kind in ("encoder", "head")]
@@ -54,6 +59,18 @@ def try_one_image(recipe: Recipe, method: nn.Module, views: Views, data: Dataset
     for hook in hooks:
         hook.remove()
     method.train()
+
+
+def _require_colour(recipe: Recipe, views: Views, channels: int) -> None:
+    """Raises a RecipeError where views need red, green and blue and the images have other channels."""
+    needs: Mapping[str, object] = getattr(views, "needs_colour", {})
+    if needs and channels not in (1, 3):
+        keys = " and ".join(f"views.{key}" for key in needs)
+        raise RecipeError(
+            f"views '{recipe.components['views'].name}' need red, green and blue for {keys}, and the images have "
+            f"{channels} channels",
+            help="set " + " and ".join(f"views.{key} = {toml_value(value)}" for key, value in needs.items()),
+        )
 
 
 def _require_features(recipe: Recipe, method: nn.Module, views: Views, number: int) -> None:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Int64, UInt8, UInt16
+from jaxtyping import Bool, Float, Float32, Int64, Shaped, UInt8, UInt16
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
@@ -61,12 +61,12 @@ class ImageSignatures(NamedTuple):
     @classmethod
     def of(cls, images: Images) -> ImageSignatures:
         """The signatures of a batch of images of any sizes."""
-        sizes = images.sizes.numpy()
+        sizes, shown, stored = images.sizes.numpy(), images.for_people().pixels, images.pixels.numpy()
         shapes, group = np.unique(sizes, axis=0, return_inverse=True)
         signatures: ImageSignatures | None = None
         for number, (h, w) in enumerate(shapes.tolist()):
             members = np.flatnonzero(group.reshape(-1) == number)
-            part = _sign(images.pixels[members, :, :h, :w])
+            part = _sign(shown[members, :, :h, :w], stored[members, :, :h, :w])
             signatures = cls.empty(len(sizes), part) if signatures is None else signatures
             signatures.put(members, part)
         assert signatures is not None
@@ -221,11 +221,11 @@ def _differences(
     return differences
 
 
-def _sign(pixels: UInt8[Tensor, "n c h w"]) -> ImageSignatures:
-    """The signatures of images of one size."""
-    count, channels, height, width = pixels.shape
+def _sign(pixels: UInt8[Tensor, "n c h w"], stored: Shaped[np.ndarray, "n c h w"]) -> ImageSignatures:
+    """The signatures of images of one size, which are equal where they are equal as stored."""
+    count, channels, height, width = stored.shape
     head = repr((channels, height, width)).encode()
-    digests = [hashlib.sha256(head + image.tobytes()).digest() for image in pixels.numpy()]
+    digests = [hashlib.sha256(head + image.tobytes()).digest() for image in stored]
     red, green, blue = pixels.expand(-1, 3, -1, -1).float().unbind(1)
     light = 0.299 * red + 0.587 * green + 0.114 * blue
     colours = torch.stack([(blue - light) / 1.772, (red - light) / 1.402], dim=1) + 128

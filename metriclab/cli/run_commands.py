@@ -193,8 +193,8 @@ def _number(value: float | None) -> str:
 def embed(run_folder: Path, images: tuple[Path, ...], out: Path, output: Literal["h", "z"] | None) -> None:
     """Embed IMAGES (files, folders or CSV manifests) with the trained encoder of RUN."""
     write = writer_for(out)
-    paths = find_images(images)
     embedder = load(run_folder)
+    paths = find_images(images, embedder.pixels)
     parts = embedder.files(paths, output=output)
     embeddings = np.concatenate([part.numpy() for part in parts])
     write(embeddings, paths)

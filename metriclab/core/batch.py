@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int64, UInt8
+from jaxtyping import Float, Float32, Int64, UInt8, UInt16
 from torch import Tensor
 
 from metriclab.core.rows import Rows, concatenate, pack_ids, rows
@@ -15,19 +15,19 @@ from metriclab.core.rows import Rows, concatenate, pack_ids, rows
 
 @dataclass(frozen=True, slots=True)
 class Images:
-    """Raw images of any sizes in one uint8 tensor, padded at the bottom and the right; or features in place of images.
+    """Raw images of any sizes in one tensor, padded at the bottom and the right; or features in place of images.
 
     Attributes:
-        pixels: padded images, 1 or 3 channels. Features are float32, as one pixel of so many channels.
+        pixels: padded images of 8 or 16 bits. Features are float32, as one pixel of so many channels.
         sizes: true height and width of each, in pixels.
     """
 
-    pixels: UInt8[Tensor, "n c h w"] | Float32[Tensor, "n d 1 1"]
+    pixels: UInt8[Tensor, "n c h w"] | UInt16[Tensor, "n c h w"] | Float32[Tensor, "n d 1 1"]
     sizes: Int64[Tensor, "n 2"]
 
     @classmethod
     def padded(cls, images: Sequence[np.ndarray]) -> Images:
-        """Images of any sizes joined: uint8 arrays of shape (c, h, w), at least one, all of as many channels.
+        """Images of any sizes joined: uint8 or uint16 arrays of shape (c, h, w), at least one, all of as many channels.
 
         Raises:
             ValueError: for any others.
@@ -35,16 +35,17 @@ class Images:
         if not len(images):
             raise ValueError("Images.padded is given no image, and needs one at least: it would not know the channels")
         channels = images[0].shape[0] if images[0].ndim else 0
+        dtype = images[0].dtype if images[0].dtype == np.uint16 else np.dtype(np.uint8)
         for place, image in enumerate(images):
-            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[0] != channels or not image.size:
+            if image.dtype != dtype or image.ndim != 3 or image.shape[0] != channels or not image.size:
                 raise ValueError(
-                    f"image {place} for Images.padded is {image.dtype} of shape {image.shape}, expected uint8 of "
+                    f"image {place} for Images.padded is {image.dtype} of shape {image.shape}, expected {dtype} of "
                     f"({channels}, h, w) as the first one: scale floats in [0, 1] by 255 and cast them with "
                     "astype(np.uint8), and put channels first"
                 )
         sizes = torch.tensor([image.shape[1:] for image in images], dtype=torch.int64)
         height, width = sizes.amax(0).tolist()
-        pixels = np.zeros((len(images), channels, height, width), dtype=np.uint8)
+        pixels = np.zeros((len(images), channels, height, width), dtype=dtype)
         for row, image in enumerate(images):
             pixels[row, :, : image.shape[1], : image.shape[2]] = image
         return cls(torch.from_numpy(pixels), sizes)
@@ -55,9 +56,23 @@ class Images:
         return cls(features.float()[:, :, None, None], torch.ones(len(features), 2, dtype=torch.int64))
 
     @property
+    def white(self) -> int:
+        """The largest value that a pixel can have: views divide by it."""
+        return 65535 if self.pixels.dtype == torch.uint16 else 255
+
+    @property
     def are_features(self) -> bool:
         """Whether these are features."""
         return self.pixels.is_floating_point() and self.pixels.shape[2:] == (1, 1)
+
+    def for_people(self) -> Images:
+        """These as grey or RGB of 8 bits, to look at: the first channels of others, 16 bits up to the largest value."""
+        channels = self.pixels.shape[1]
+        pixels = self.pixels[:, : 3 if channels >= 3 else 1]
+        if self.white > 255:
+            values = pixels.float()
+            pixels = (values * (255 / values.amax((1, 2, 3), keepdim=True).clamp(min=1))).byte()
+        return Images(pixels, self.sizes)
 
     def __len__(self) -> int:
         return self.pixels.shape[0]

@@ -79,9 +79,10 @@ def check_images(images: Any, count: int, what: str) -> None:
         ask(len(pixels) == count, f"{what} gives {len(pixels)} rows of features for {count} items")
         ask(pixels.isfinite().all(), f"{what} gives features that are not finite")
         return
-    ask(pixels.dtype == torch.uint8, f"{what} gives pixels of {pixels.dtype}, expected uint8: views make floats")
-    fits = pixels.dim() == 4 and len(pixels) == count and pixels.shape[1] in (1, 3)
-    ask(fits, f"{what} gives pixels of shape {tuple(pixels.shape)} for {count} items, expected (n, 1 or 3, h, w)")
+    whole = pixels.dtype in (torch.uint8, torch.uint16)
+    ask(whole, f"{what} gives pixels of {pixels.dtype}, expected uint8 or uint16: views make floats")
+    fits = pixels.dim() == 4 and len(pixels) == count and pixels.shape[1] > 0
+    ask(fits, f"{what} gives pixels of shape {tuple(pixels.shape)} for {count} items, expected (n, c, h, w)")
     fits = tuple(sizes.shape) == (count, 2) and sizes.dtype == torch.int64
     ask(fits, f"{what} gives sizes of {sizes.dtype} and shape {tuple(sizes.shape)}, expected int64 of (n, 2)")
     within = (sizes >= 1).all() and (sizes <= torch.tensor(pixels.shape[2:], device=sizes.device)).all()

@@ -18,6 +18,7 @@ from metriclab.datasets.splits import carve, require_split, shares
 from metriclab.errors import DataError
 from metriclab.images.columns import Files
 from metriclab.images.datasets import FileDataset
+from metriclab.images.decode import Pixels
 from metriclab.images.files import OnError
 from metriclab.images.listing import list_images
 from metriclab.images.manifest import missing_files_first
@@ -42,6 +43,7 @@ def Folder(
     disjoint: bool | Literal["class", "group", "class-and-group"] = False,
     columns: dict[str, str] | None = None,
     on_error: OnError = "error",
+    pixels: Pixels = "rgb",
 ) -> FileDataset:
     """A folder of images: one folder a class, or a flat folder without classes, or a table of images.
 
@@ -54,7 +56,7 @@ def Folder(
     label -1; where others have one, they stay in train.
 
     Files count as images by their endings, as far as Pillow decodes them; hidden ones do not. Links to files and
-    folders are followed. The log says what is left out. Files are decoded once, to upright RGB, into the cache, which
+    folders are followed. The log says what is left out. Files are decoded once, upright, into the cache, which
     `metriclab data` builds ahead, lists and removes. Views are made of what is cached: detail beyond `size` is lost to
     them, and the log says for how many images.
 
@@ -73,16 +75,19 @@ def Folder(
             images are.
         columns: what columns are called in the table, where that differs: `{ label = "product_id", group = "camera" }`.
         on_error: "error" to stop at files that give no image, "skip" to leave them out and list them in a file.
+        pixels: "rgb" makes RGB of 8 bits of all files, and the log says what that loses. "stored" keeps the channels
+            and the bits, 8 or 16, that the files have, the same in all: grey is one channel, the pages of a TIFF are
+            channels, as its bands are (with the extra `tiff`), and `.npy` files are images too.
 
     Raises:
         DataError: if the images cannot be used as they are; it names the file or folder.
         StorageError: if the cache cannot be written.
     """
     require_split(split)
-    listed, notes = list_images(Path(root), columns)
+    listed, notes = list_images(Path(root), columns, pixels)
     with missing_files_first(listed):
         files, told = carve_missing(listed, {"val": val, "test": test}, disjoint, root)
-        return FileDataset(files, split, size=size, on_error=on_error, notes=[*notes, *told])
+        return FileDataset(files, split, size=size, on_error=on_error, pixels=pixels, notes=[*notes, *told])
 
 
 def carve_missing(

@@ -1,7 +1,8 @@
-"""Grey images for encoders that want colour."""
+"""Images and numbers of as many channels as an encoder takes."""
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -27,3 +28,9 @@ def match_channels(images: Float[Tensor, "n c h w"], in_chans: int) -> Float[Ten
         f"the images have {channels} channels and the encoder takes {in_chans}",
         help=f"set encoder.in_chans = {channels}",
     )
+
+
+def per_channel(values: tuple[float, ...], in_chans: int) -> Float[Tensor, "{in_chans} 1 1"]:
+    """One value a channel; where the weights knew other channels, the mean of theirs."""
+    known = torch.tensor(values)
+    return (known if len(known) == in_chans else known.mean().expand(in_chans).clone()).view(-1, 1, 1)

@@ -10,12 +10,12 @@ import timm
 import torch
 from annotated_types import Ge, Lt
 from jaxtyping import Float
-from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
 from metriclab.core.settings import keep_settings, show_settings
 from metriclab.core.size import height_and_width, size_text
-from metriclab.encoders.channels import match_channels
+from metriclab.encoders.channels import match_channels, per_channel
+from metriclab.encoders.cifar_stem import install_cifar_stem
 from metriclab.encoders.freezing import FreezeBatchNorm, Freezing, Trainable, UnfreezeAt, blocks_of
 from metriclab.encoders.weights import load_weights
 from metriclab.errors import DataError, RecipeError
@@ -45,7 +45,8 @@ class TimmEncoder(nn.Module):
     """A timm model without its classifier: float images in [0, 1] to one feature vector an image.
 
     It normalises by the mean and standard deviation that its weights were trained with, or by 0.5 and 0.5 where the
-    weights are random; both are buffers, so a checkpoint carries them. `out_features` is the measured width of the
+    weights are random; for images of other than 1 or 3 channels, or of 16 bits, whose like no weights know, by those of
+    the training images. Both are buffers, so a checkpoint carries them. `out_features` is the measured width of the
     features. `note` says what of a file of weights was taken, where that is not all of it, and that BatchNorm keeps the
     statistics of trained weights.
 
@@ -125,7 +126,7 @@ class TimmEncoder(nn.Module):
         if gradient_checkpointing:
             _checkpoint_gradients(self.model, model)
         if cifar_stem:
-            _install_cifar_stem(self.model, model, in_chans)
+            install_cifar_stem(self.model, model, in_chans)
         self.freezing = Freezing(
             self.model,
             model,
@@ -137,7 +138,8 @@ class TimmEncoder(nn.Module):
 
         config: dict[str, Any] = self.model.pretrained_cfg
         for name in ("mean", "std"):
-            self.register_buffer(name, _per_channel(config[name] if trained else (0.5,), in_chans))
+            self.register_buffer(name, per_channel(config[name] if trained else (0.5,), in_chans))
+        self.lacks_statistics = not trained or in_chans not in (1, 3)
         taken = None if weights is None else self._load(Path(weights), weights_prefix)
 
         self.size: tuple[int, int] = height_and_width(image_size or tuple(config["input_size"][1:]))
@@ -169,6 +171,13 @@ class TimmEncoder(nn.Module):
                 help=f"set {one}; where views have several sizes, as those of multi-crop, {several}",
             ) from error
 
+    def use_statistics(self, mean: Float[Tensor, "c"], std: Float[Tensor, "c"]) -> None:
+        """Normalises by these from now on, a number a channel, or one for all; where std is 0, by the mean alone."""
+        if len(mean) in (1, self.in_chans):
+            std = torch.where(std > 0, std, 1.0)
+            for name, values in (("mean", mean), ("std", std)):
+                getattr(self, name).copy_(values.view(-1, 1, 1))
+
     def start_step(self, step: int) -> None:
         """Lets train what trains in this step of a run, whatever came before it."""
         if self.freezing.apply(step):
@@ -191,7 +200,10 @@ class TimmEncoder(nn.Module):
         classifiers = [classifiers] if isinstance(classifiers, str) else classifiers
         heads = {name.partition(".")[0] for name in classifiers}
         # First of all what was saved from this class, normalisation included.
-        return load_weights(path, [self, self.model], prefix=prefix, heads=heads)
+        before = self.mean.clone()
+        taken = load_weights(path, [self, self.model], prefix=prefix, heads=heads)
+        self.lacks_statistics = self.lacks_statistics and torch.equal(self.mean, before)
+        return taken
 
 
 def _check(model: str, pretrained: bool, weights: str | None, weights_prefix: str | None, cifar_stem: bool) -> None:
@@ -267,21 +279,6 @@ def _checkpoint_gradients(network: Any, name: str) -> None:
 
 def _by(height: int, width: int) -> str:
     return f"{height} x {width}"
-
-
-def _install_cifar_stem(network: nn.Module, name: str, in_chans: int) -> None:
-    if not isinstance(network, ResNet):
-        raise RecipeError(f"encoder.cifar_stem is for ResNets, '{name}' is none", help="leave out cifar_stem")
-    stem = nn.Conv2d(in_chans, int(network.bn1.num_features), 3, padding=1, bias=False)  # type: ignore[arg-type]
-    nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
-    network.add_module("conv1", stem)
-    network.add_module("maxpool", nn.Identity())
-
-
-def _per_channel(values: tuple[float, ...], in_chans: int) -> Float[Tensor, "{in_chans} 1 1"]:
-    """One value a channel; where the weights knew other channels, the mean of theirs."""
-    known = torch.tensor(values)
-    return (known if len(known) == in_chans else known.mean().expand(in_chans).clone()).view(-1, 1, 1)
 
 
 @torch.no_grad()

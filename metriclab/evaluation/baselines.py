@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from metriclab.assembly.assemble import Training, build_method, classes_of
+from metriclab.assembly.statistics import share_statistics
 from metriclab.assembly.weights import build_encoder, has_loaded_weights
 from metriclab.core.network import Embedded, embedding_function
 from metriclab.core.protocols import Dataset
@@ -138,6 +139,7 @@ def pca_of_pixels(data: Dataset, settings: EmbeddingSettings, embedding_dim: int
 def untrained(recipe: Recipe, training: Training) -> Encode:
     """The same network before its first step."""
     method = build_method(recipe, classes_of(training.data.labels)).to(training.device).eval()
+    share_statistics(method.get_submodule("network.encoder"), training.method.get_submodule("network"))
     if training.settings.channels_last:
         method.to(memory_format=torch.channels_last)
     return embedding_function(method)
@@ -147,6 +149,7 @@ def frozen_encoder(recipe: Recipe, training: Training) -> Encode:
     """The encoder as its weights were loaded: features of norm 1, without the head, whose weights are random."""
     torch.manual_seed(recipe.train.seed)
     encoder = build_encoder(recipe.components["encoder"]).to(training.device).eval()
+    share_statistics(encoder, training.method.get_submodule("network"))
     if training.settings.channels_last:
         encoder.to(memory_format=torch.channels_last)
 

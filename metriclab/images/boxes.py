@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from metriclab.images.stored import Stored
+
 _NAMED = re.compile(r"(?P<path>.+)#xywh=(?P<x>\d{1,9}),(?P<y>\d{1,9}),(?P<w>\d{1,9}),(?P<h>\d{1,9})", re.DOTALL)
 
 
@@ -37,9 +39,11 @@ class Box(NamedTuple):
             f"{name} = {end:,} is beyond its {side} of {size:,}" for name, end, side, size in sides if end > size
         )
 
-    def cut(self, image: Image.Image) -> Image.Image:
-        """The part of an image."""
-        return image.crop(self)
+    def cut(self, image: Image.Image | Stored) -> Image.Image | Stored:
+        """The part of an image, which may be an array whose first axis is the channels."""
+        if isinstance(image, Image.Image):
+            return image.crop(self)
+        return image[:, self.y_1 : self.y_2, self.x_1 : self.x_2]
 
 
 def split_box(name: str | os.PathLike[str]) -> tuple[str, Box | None]:

@@ -23,8 +23,9 @@ from jaxtyping import Int64
 from metriclab.core.cores import usable_cores
 from metriclab.core.reading import open_regular
 from metriclab.images.boxes import Box, split_box
-from metriclab.images.decode import UnreadableImageError, Upright, giving_reasons, open_upright, reduce
-from metriclab.images.index import PixelStore, Record, pixel_digest
+from metriclab.images.decode import Pixels, Upright, giving_reasons, loss_of, open_upright, reduce
+from metriclab.images.index import PixelStore, Record, format_of, pixel_digest
+from metriclab.images.stored import UnreadableImageError
 
 _LONG = 10_000  # images whose decoding is told of on the way, where there is no bar
 
@@ -75,6 +76,7 @@ class Room:
 def read_files(
     paths: Sequence[str | Path],
     size: int,
+    pixels: Pixels,
     store: PixelStore,
     room: Room,
     known: list[Record],
@@ -88,7 +90,7 @@ def read_files(
     StorageError if the store cannot be written.
     """
     started, records = time.monotonic(), list(known)
-    read = partial(_read_file, size=size, store=store, room=room)
+    read = partial(_read_file, size=size, pixels=pixels, store=store, room=room)
     # Threads are enough: Pillow decodes and resizes, and hashes are taken, without the interpreter's lock.
     pool = ThreadPoolExecutor(usable_cores(), thread_name_prefix="metriclab-decode")
     try:
@@ -110,7 +112,7 @@ def read_files(
 
 
 def _read_file(
-    file_boxes: tuple[str, dict[int, Box | None]], size: int, store: PixelStore, room: Room
+    file_boxes: tuple[str, dict[int, Box | None]], size: int, pixels: Pixels, store: PixelStore, room: Room
 ) -> dict[int, Record]:
     """The records of the items of one file."""
     path, boxes = file_boxes
@@ -123,24 +125,34 @@ def _read_file(
         except UnreadableImageError as error:
             return dict.fromkeys(boxes, Record(content, problem=str(error)))
         # Decoded where the first item is not in the store, and once for all of them.
-        opened = functools.cache(partial(open_upright, file, None if any(boxes.values()) else size))
-        return {item: _record(content_of(content, box), box, opened, size, store, room) for item, box in boxes.items()}
+        opened = functools.cache(partial(open_upright, file, None if any(boxes.values()) else size, pixels))
+        loss = functools.cache(partial(loss_of, file, pixels))
+        return {
+            item: _record(content_of(content, box), box, opened, loss, size, store, room) for item, box in boxes.items()
+        }
 
 
 def _record(
-    content: bytes, box: Box | None, opened: Callable[[], Upright], size: int, store: PixelStore, room: Room
+    content: bytes,
+    box: Box | None,
+    opened: Callable[[], Upright],
+    loss: Callable[[], str],
+    size: int,
+    store: PixelStore,
+    room: Room,
 ) -> Record:
     known = store.get(content)
     try:
         with giving_reasons():
             decoded = reduce(opened(), size, box) if known is None else known
+            lost = decoded.lost if known is None else loss()
     except UnreadableImageError as error:
         return Record(content, problem=str(error))
-    pixels, cached = decoded.pixels, known is not None
-    if not cached and room.take(pixels.nbytes):
+    made, cached = decoded.pixels, known is not None
+    if not cached and room.take(made.nbytes):
         store.put(content, decoded)
         cached = True
-    return Record(content, pixel_digest(pixels), pixels.shape[1:], decoded.original, cached)
+    return Record(content, pixel_digest(made), made.shape[1:], decoded.original, cached, "", format_of(made), lost)
 
 
 def content_of(file: bytes, box: Box | None) -> bytes:

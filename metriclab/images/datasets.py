@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import logging
@@ -22,7 +23,9 @@ from metriclab.core.splits import SPLITS
 from metriclab.errors import DataError
 from metriclab.images.columns import Files
 from metriclab.images.columns import LabelledFile as LabelledFile  # where data sets look for it
+from metriclab.images.decode import Pixels, decode
 from metriclab.images.files import ImageFiles, OnError, say_once
+from metriclab.images.stored import Stored, UnreadableImageError
 
 _log = logging.getLogger(__name__)
 _decoded: ContextVar[bool] = ContextVar("files are decoded", default=True)
@@ -43,7 +46,7 @@ class ArrayDataset:
     """One split of images of one shape, in memory.
 
     Args:
-        pixels: 1 or 3 channels.
+        pixels: of any number of channels.
         labels: index into classes, negative for unknown.
         classes: names.
         names: one an image.
@@ -82,7 +85,7 @@ class ArrayDataset:
 
 
 class FileDataset:
-    """One split of a data set of image files, decoded once into the cache: RGB, upright, of a bounded size.
+    """One split of a data set of image files, decoded once into the cache: upright, of a bounded size.
 
     The files of all splits are given, so that they are listed and decoded together: `with_split` gives the other
     splits without looking at the disk again, and a run asks for them so. Features that exist already may stand in place
@@ -93,6 +96,7 @@ class FileDataset:
         split: which one this is; val may have no files.
         size: images are reduced until their short side has this many pixels, never enlarged.
         on_error: "error" to refuse files that give no image, "skip" to leave them out and list them in a file.
+        pixels: "rgb" to make RGB of 8 bits of all, "stored" to keep the channels and bits of the files.
         classes: their names in the order of the labels; by default the sorted labels of all files.
         notes: what a user should know of how the files were found; the log says it, and `metriclab check --data`.
         features: of all files, in place of images.
@@ -130,6 +134,7 @@ class FileDataset:
         *,
         size: int = 256,
         on_error: OnError = "error",
+        pixels: Pixels = "rgb",
         classes: Sequence[str] | None = None,
         notes: Sequence[str] = (),
         features: Float[Tensor, "n d"] | None = None,
@@ -145,9 +150,10 @@ class FileDataset:
         if features is not None:
             self.files = _FeatureRows(features)
         elif _decoded.get():
-            self.files = ImageFiles(self._listed.names, size=size, on_error=on_error, place=self._listed.place)
+            place = self._listed.place
+            self.files = ImageFiles(self._listed.names, size=size, on_error=on_error, pixels=pixels, place=place)
         else:
-            self.files = _ListedFiles(len(self._listed), size)
+            self.files = _ListedFiles(self._listed.names, size, pixels)
         self._choose(split)
 
     def with_split(self, split: Split, /) -> FileDataset:
@@ -200,14 +206,19 @@ class FileDataset:
 
 
 class _ListedFiles:
-    """What stands in for `ImageFiles` where nothing is decoded."""
+    """What stands in for `ImageFiles` where nothing is decoded, but for one image where its channels are to be told."""
 
-    def __init__(self, count: int, size: int) -> None:
-        self.size, self.readable, self.skipped = size, np.ones(count, dtype=bool), None
-        self.digests = np.zeros((count, 16), np.uint8)
+    def __init__(self, paths: Sequence[str], size: int, pixels: Pixels) -> None:
+        self.size, self.readable, self.skipped = size, np.ones(len(paths), dtype=bool), None
+        self.digests = np.zeros((len(paths), 16), np.uint8)
+        self._black: Stored = np.zeros((3, size, size), np.uint8)
+        if pixels == "stored":
+            with contextlib.suppress(UnreadableImageError):
+                first = decode(paths[0], size, pixels)
+                self._black = np.zeros((len(first), size, size), first.dtype)
 
     def images(self, items: Int64[np.ndarray, "m"]) -> Images:
-        return Images.padded([np.zeros((3, self.size, self.size), np.uint8)] * len(items))
+        return Images.padded([self._black] * len(items))
 
 
 class _FeatureRows:

@@ -1,4 +1,4 @@
-"""One image file -> RGB pixels of a bounded size; or the reason why not."""
+"""One image file -> pixels of a bounded size, in RGB or as they are stored; or the reason why not."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ import functools
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.ImageFile import StubImageFile
 
 from metriclab.core.reading import open_regular
 from metriclab.images.boxes import Box, split_box
+from metriclab.images.stored import TIFF, Stored, UnreadableImageError, has_16_bits, lost_in_rgb, reduced, stored_array
+
+Pixels = Literal["rgb", "stored"]
+"""What is made of a file: RGB of 8 bits whatever it has, or its own channels and bits."""
 
 DECODING = 2
 """Version of the decoding: raise it with every change of what comes out."""
@@ -24,19 +27,23 @@ MOST_PIXELS = 178_956_970  # half a gibibyte of RGB
 LONGEST = 4
 """The long side is at most this many times the short side asked for."""
 
+_GREY = frozenset({"1", "L", "LA", "La"})
 _REFUSED = frozenset({"EPS", "IPTC", "MPEG"})
 """Pillow does not decode these itself: EPS goes to Ghostscript, whatever its file is called, as it may out of IPTC."""
 
 
-class UnreadableImageError(Exception):
-    """Why one file gives no image."""
-
-
 class Decoded(NamedTuple):
-    """An image, and the height and width that its file has, before it is turned upright."""
+    """An image.
 
-    pixels: UInt8[np.ndarray, "3 h w"]
+    Attributes:
+        pixels: upright.
+        original: height and width that its file has, before it is turned upright.
+        lost: what of the file is not in the pixels, besides resolution; "" for nothing.
+    """
+
+    pixels: Stored
     original: tuple[int, int]
+    lost: str = ""
 
 
 @functools.cache
@@ -59,16 +66,19 @@ def image_formats() -> dict[str, frozenset[str]]:
 
 
 @functools.cache
-def image_endings() -> frozenset[str]:
-    """How the names of files end that are taken for images, in lower case."""
-    return frozenset().union(*image_formats().values())
+def image_endings(pixels: Pixels = "rgb") -> frozenset[str]:
+    """How the names of files end that are taken for images, in lower case; `.npy` only where they stay as stored."""
+    return frozenset({".npy"} if pixels == "stored" else ()).union(*image_formats().values())
 
 
-def decode(path: str | Path, size: int) -> UInt8[np.ndarray, "3 h w"]:
-    """The first frame of an image file, upright, in RGB; a box of it where the path has one, see `boxes`.
+def decode(path: str | Path, size: int, pixels: Pixels = "rgb") -> Stored:
+    """The first frame of an image file, upright; in RGB, or with the channels and the bits that the file has.
 
-    The EXIF orientation is applied, 16 bits are scaled to 8, transparency lies on white. The image is reduced,
-    never enlarged, until its short side is `size` pixels or less, and its long side at most 4 times that.
+    Where the path has a box, that part of it; see `boxes`.
+
+    The EXIF orientation is applied, transparency lies on white. The image is reduced, never enlarged, until its short
+    side is `size` pixels or less, and its long side at most 4 times that. In RGB, 16 bits are scaled to 8. As stored,
+    grey images have one channel, pages of a TIFF are channels, and files of NumPy are images too.
 
     Raises:
         UnreadableImageError: for a file that is empty, cut short, damaged, no image, too large or has no known scale,
@@ -76,7 +86,7 @@ def decode(path: str | Path, size: int) -> UInt8[np.ndarray, "3 h w"]:
     """
     name, box = split_box(path)
     with giving_reasons(), open_regular(name) as file:
-        return decode_file(file, size, box).pixels
+        return decode_file(file, size, pixels, box).pixels
 
 
 @contextlib.contextmanager
@@ -97,42 +107,83 @@ def giving_reasons() -> Iterator[None]:
 
 
 class Upright(NamedTuple):
-    """A whole image in RGB, upright; and the height and width that its file has."""
+    """A whole image, upright.
 
-    image: Image.Image
+    Attributes:
+        image: in RGB or grey, or its channels as they are stored.
+        original: height and width that its file has.
+        lost: as of `Decoded`.
+    """
+
+    image: Image.Image | Stored
     original: tuple[int, int]
+    lost: str = ""
 
 
 @giving_reasons()
-def decode_file(file: BinaryIO, size: int, box: Box | None = None) -> Decoded:
+def decode_file(file: BinaryIO, size: int, pixels: Pixels = "rgb", box: Box | None = None) -> Decoded:
     """The same, of a file open at its beginning."""
-    return reduce(open_upright(file, size if box is None else None), size, box)
+    return reduce(open_upright(file, size if box is None else None, pixels), size, box)
 
 
-def open_upright(file: BinaryIO, size: int | None) -> Upright:
+def open_upright(file: BinaryIO, size: int | None, pixels: Pixels = "rgb") -> Upright:
     """The image of a file, not yet reduced, or only as far as its decoder does that on the way to `size`."""
     file.seek(0)
     if os.fstat(file.fileno()).st_size == 0:
         raise UnreadableImageError("the file is empty")
-    with Image.open(file, formats=list(image_formats())) as image:
+    if pixels == "stored" and (array := stored_array(file, list(image_formats()), MOST_PIXELS)) is not None:
+        return Upright(array, array.shape[1:])
+    with _opened(file, pixels) as image:
         if image.width * image.height > MOST_PIXELS:
             raise UnreadableImageError(f"{image.width} x {image.height} pixels are more than {MOST_PIXELS:,}")
         width, height = image.size
+        lost, sixteen = lost_in_rgb(image), has_16_bits(image)
         if size is not None:
             image.draft(None, _target(image.size, size))  # lets the JPEG decoder skip what reducing would throw away
-        return Upright(_to_rgb(ImageOps.exif_transpose(image), image.format or ""), (height, width))
+        shown = ImageOps.exif_transpose(image)
+        upright = _to_rgb(shown, sixteen)
+        if pixels == "stored" and shown.mode in _GREY:
+            upright = upright.convert("L")
+        return Upright(upright, (height, width), lost)
 
 
 def reduce(upright: Upright, size: int, box: Box | None = None) -> Decoded:
     """The image, or a box of it, with so many pixels as are kept."""
-    image, original = upright
+    image, original, lost = upright
+    width, height = image.size if isinstance(image, Image.Image) else image.shape[:0:-1]
     if box is not None:
-        if beyond := box.beyond(*image.size):
+        if beyond := box.beyond(width, height):
             raise UnreadableImageError(f"its box reaches out of the image: {beyond}")
-        image = box.cut(image)
-        original = (image.height, image.width)
-    reduced = image.resize(_target(image.size, size), Image.Resampling.BICUBIC)
-    return Decoded(np.ascontiguousarray(np.asarray(reduced).transpose(2, 0, 1)), original)
+        image, (width, height) = box.cut(image), box.size
+        original = (height, width)
+    target = _target((width, height), size)
+    if not isinstance(image, Image.Image):
+        return Decoded(reduced(image, target), original, lost)
+    small = np.asarray(image.resize(target, Image.Resampling.BICUBIC))
+    channels = small[None] if small.ndim == 2 else small.transpose(2, 0, 1)
+    return Decoded(np.ascontiguousarray(channels), original, lost)
+
+
+@giving_reasons()
+def loss_of(file: BinaryIO, pixels: Pixels) -> str:
+    """What `decode_file` would say is lost, by the header of a file that it can decode."""
+    if pixels == "stored":
+        return ""
+    file.seek(0)
+    with _opened(file, pixels) as image:
+        return lost_in_rgb(image)
+
+
+def _opened(file: BinaryIO, pixels: Pixels) -> Image.Image:
+    try:
+        return Image.open(file, formats=list(image_formats()))
+    except UnidentifiedImageError as error:
+        file.seek(0)
+        if pixels == "rgb" and file.read(4) in TIFF:
+            raise UnreadableImageError(
+                'Pillow makes no RGB of this TIFF: where its bands are channels, set data.pixels = "stored"'
+            ) from error
+        raise
 
 
 def _target(size: tuple[int, int], short: int) -> tuple[int, int]:
@@ -140,8 +191,8 @@ def _target(size: tuple[int, int], short: int) -> tuple[int, int]:
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
-def _to_rgb(image: Image.Image, kind: str) -> Image.Image:
-    if image.mode.startswith("I;16") or (image.mode == "I" and kind in ("PNG", "PPM")):
+def _to_rgb(image: Image.Image, sixteen: bool) -> Image.Image:
+    if sixteen and image.mode.startswith("I"):
         values = np.asarray(image).astype(np.int64)  # plain conversion would cut at 255
         image = Image.fromarray(((values + 128) // 257).clip(0, 255).astype(np.uint8))
     if image.mode in ("I", "F"):

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,8 +23,9 @@ from metriclab.errors import DataError, StorageError
 from metriclab.images.boxes import split_box
 from metriclab.images.build import Room, read_files
 from metriclab.images.cache_files import LIMIT, SKIPPED, alone, bytes_text, cache_folder, keeps, room, writing
-from metriclab.images.decode import Decoded, UnreadableImageError, decode_file, giving_reasons
+from metriclab.images.decode import Decoded, Pixels, decode_file, giving_reasons
 from metriclab.images.index import Index, PixelStore, Record, decoding, pixel_digest
+from metriclab.images.stored import Stored, UnreadableImageError
 
 _SHOWN = 5  # problems named in one message
 
@@ -46,10 +48,11 @@ class ImageFiles:
         paths: the files, in the order in which they are asked for; one or more. A path may have a box: see `boxes`.
         size: longest short side in pixels; see `decode`.
         on_error: "error" to refuse files that give no image, "skip" to leave them out of `readable`.
+        pixels: "rgb", or "stored" for the channels and bits that the files have, which are then the same in all.
         place: what to say in messages before the path of a file, such as its line in a table.
 
     Attributes:
-        size: as given.
+        size, pixels: as given.
         place: the index on the disk.
         index: what is known of the images.
         readable: whether each file gave an image.
@@ -57,11 +60,12 @@ class ImageFiles:
         skipped: the list of files left out, with the reasons, if there are any.
 
     Raises:
-        DataError: naming the files that give no image.
+        DataError: naming the files that give no image, or two that do not have the same channels and bits.
         StorageError: if the cache cannot be written.
     """
 
     size: int
+    pixels: Pixels
     place: Path
     index: Index
     readable: Bool[np.ndarray, "n"]
@@ -74,15 +78,18 @@ class ImageFiles:
         *,
         size: int,
         on_error: OnError = "error",
+        pixels: Pixels = "rgb",
         place: Callable[[int], str] = lambda item: "",
     ) -> None:
         assert paths
         folder = cache_folder("decoded")
-        self._paths, self.size = paths, size
-        self._store = PixelStore(folder / "pixels", decoding(size))
-        self.place = folder / f"{_name(paths, size)}.npz"
+        self._paths, self.size, self.pixels = paths, size, pixels
+        self._store = PixelStore(folder / "pixels", decoding(size, pixels))
+        self.place = folder / f"{_name(paths, decoding(size, pixels))}.npz"
         self.index = self._open(retry=on_error == "error")
         _refuse(paths, self.index.problems, on_error, place)
+        _require_one_format(paths, self.index)
+        _say_lost(paths, self.index)
         _say_lacking(self.index, self.place.parent)
         self._mending = False
         self.readable, self.digests = self.index.readable, self.index.digests
@@ -106,18 +113,18 @@ class ImageFiles:
                 found[row] = pixels
         return Images.padded([pixels for pixels in found if pixels is not None])
 
-    def _cached(self, item: int) -> UInt8[np.ndarray, "3 h w"] | None:
+    def _cached(self, item: int) -> Stored | None:
         if not self.index.cached[item]:
             return None
         decoded = self._store.get(self.index.contents[item].tobytes())
         return None if decoded is None else decoded.pixels
 
-    def _decode(self, item: int) -> UInt8[np.ndarray, "3 h w"]:
+    def _decode(self, item: int) -> Stored:
         path, problem = self._paths[item], "the file has changed"
         name, box = split_box(path)
         try:
             with giving_reasons(), open_regular(name) as file:
-                decoded = decode_file(file, self.size, box)
+                decoded = decode_file(file, self.size, self.pixels, box)
         except UnreadableImageError as error:
             problem = str(error)
         else:
@@ -155,6 +162,8 @@ class ImageFiles:
         if index is None:
             return None, np.arange(len(states))
         changed = (index.states != states).any(axis=1)
+        if index.lost is None:  # what is lost was not asked then; JPEG, most of all files, has 8 bits
+            changed |= np.array([not str(path).lower().endswith((".jpg", ".jpeg")) for path in self._paths])
         if retry:  # disks and rights recover
             changed[list(index.problems)] = True
         lacking = index.lacking
@@ -165,9 +174,9 @@ class ImageFiles:
     def _build(self, states: Int64[np.ndarray, "n 3"], known: Index | None, items: Int64[np.ndarray, "m"]) -> Index:
         records = [Record()] * len(states) if known is None else list(known.records())
         left = Room(room(self.place.parent)[0])
-        records = read_files(self._paths, self.size, self._store, left, records, items)
+        records = read_files(self._paths, self.size, self.pixels, self._store, left, records, items)
         source = os.path.commonpath([os.path.abspath(os.path.dirname(path)) for path in self._paths])
-        index = Index.of(records, states, decoding=decoding(self.size), source=source)
+        index = Index.of(records, states, decoding=decoding(self.size, self.pixels), source=source)
         if index.problems:
             with writing(self.place.with_suffix(SKIPPED)) as file:
                 lines = [f"{self._paths[item]}\t{problem}\n" for item, problem in index.problems.items()]
@@ -181,8 +190,8 @@ class ImageFiles:
         return index
 
 
-def _name(paths: Sequence[str | Path], size: int) -> str:
-    state, here = hashlib.sha256(decoding(size).encode()), os.getcwd()
+def _name(paths: Sequence[str | Path], decoding: str) -> str:
+    state, here = hashlib.sha256(decoding.encode()), os.getcwd()
     for path in paths:
         state.update(b"\n" + os.fsencode(os.path.join(here, path)))
     return state.hexdigest()[:32]
@@ -198,6 +207,31 @@ def _states(paths: Sequence[str | Path]) -> Int64[np.ndarray, "n 3"]:
         # The last of the times is the one that nobody can set back.
         states[row] = status.st_size, status.st_mtime_ns, status.st_ctime_ns
     return states
+
+
+def _require_one_format(paths: Sequence[str | Path], index: Index) -> None:
+    formats = index.formats[index.readable]
+    others = np.flatnonzero((formats != formats[:1]).any(axis=1))
+    if len(others):
+        items = np.flatnonzero(index.readable)
+        one, other = (f"{paths[items[row]]} has {_format_text(*formats[row].tolist())}" for row in (0, int(others[0])))
+        raise DataError(
+            f"{one}, and {other}: images of one data set have the same channels and bits",
+            help='convert the ones or the others, or set data.pixels = "rgb" to make RGB of 8 bits of all',
+        )
+
+
+def _format_text(channels: int, value_bytes: int) -> str:
+    return f"{channels} channel{'s' * (channels > 1)} of {8 * value_bytes} bits"
+
+
+def _say_lost(paths: Sequence[str | Path], index: Index) -> None:
+    for what, count in Counter((index.lost or {}).values()).items():
+        first = next(item for item, lost in (index.lost or {}).items() if lost == what)
+        say_once(
+            f"{count:,} of {len(index):,} images lose {what} in RGB of 8 bits, first {paths[first]}; "
+            'data.pixels = "stored" keeps the channels and bits of the files'
+        )
 
 
 def _say_waiting() -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from metriclab.core.splits import SPLITS
 from metriclab.errors import DataError
 from metriclab.images.columns import Files, Names
+from metriclab.images.decode import Pixels
 from metriclab.images.manifest import read_manifest
 from metriclab.images.tables import is_table
 from metriclab.images.tree import Tree, place_of, scan
@@ -35,7 +36,7 @@ class Listing(NamedTuple):
     notes: list[str]
 
 
-def list_images(root: Path, columns: Mapping[str, str] | None = None) -> Listing:
+def list_images(root: Path, columns: Mapping[str, str] | None = None, pixels: Pixels = "rgb") -> Listing:
     """All images under a root.
 
     The root is a manifest, or a folder that holds images, or one folder a class, or folders `train`, `val` and `test`
@@ -44,6 +45,7 @@ def list_images(root: Path, columns: Mapping[str, str] | None = None) -> Listing
     Args:
         root: the folder, or the file.
         columns: of a manifest, see `read_manifest`.
+        pixels: what is made of the files, as it decides on which are images.
 
     Raises:
         DataError: if it is missing, empty, or has an empty class folder or an unclear layout.
@@ -58,7 +60,7 @@ def list_images(root: Path, columns: Mapping[str, str] | None = None) -> Listing
         )
     if columns:
         raise DataError(f"{root}: a folder has no columns", help="leave data.columns away, or set data.root to a table")
-    tree = scan(root)
+    tree = scan(root, pixels)
     _check_layout(root, tree)
     places = [place_of(name, tree.split_level) for name in tree.names]
     files = Files.plain([str(root / name) for name in tree.names], tree.names)

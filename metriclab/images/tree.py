@@ -12,7 +12,7 @@ from metriclab.core.protocols import Split
 from metriclab.core.reading import printable
 from metriclab.core.splits import SPLITS
 from metriclab.errors import DataError
-from metriclab.images.decode import image_endings
+from metriclab.images.decode import Pixels, image_endings
 
 _SHOWN = 3  # names of files left out
 _LINKS_SHOWN = 20
@@ -81,17 +81,17 @@ class Tree(NamedTuple):
     notes: list[str]
 
 
-def scan(root: Path) -> Tree:
-    """The images in a folder and below: regular files, not hidden, with an ending of an image that Pillow decodes.
+def scan(root: Path, pixels: Pixels = "rgb") -> Tree:
+    """The images in a folder and below: regular files, not hidden, with an ending of an image for these pixels.
 
     Links are followed, to files and to folders. A folder met again in one class, or inside itself, is not entered.
 
     Raises:
         DataError: where a folder cannot be read.
     """
-    names, folders, left = list[str](), list[str](), LeftOut()
-    top = [entry.name for entry in _list(os.fspath(root), "", [], LeftOut())]
-    nested = _list(os.path.join(root, "train"), "train/", [], LeftOut()) if "train" in top else []
+    names, folders, left, endings = list[str](), list[str](), LeftOut(), image_endings(pixels)
+    top = [entry.name for entry in _list(os.fspath(root), "", [], LeftOut(), endings)]
+    nested = _list(os.path.join(root, "train"), "train/", [], LeftOut(), endings) if "train" in top else []
     split_level = has_split_level([*top, *(f"train/{entry.name}" for entry in nested)])
     # Levels whose folders are each looked at by themselves: what is met in one class says nothing of another.
     apart = 2 if split_level else 1
@@ -104,7 +104,7 @@ def scan(root: Path) -> Tree:
         met.add(identity)
         if 0 < prefix.count("/") <= _LEVELS:
             folders.append(prefix[:-1])
-        inner = _list(folder, prefix, names, left)
+        inner = _list(folder, prefix, names, left, endings)
         # The last comes first off the stack: folders before links to them.
         for entry in sorted(inner, key=lambda entry: (entry.is_symlink(), entry.name), reverse=True):
             stack.append((entry.path, f"{prefix}{entry.name}/", set(met) if apart > 0 else met, apart - 1))
@@ -167,14 +167,16 @@ def names_below(paths: Sequence[str]) -> list[str]:
     return [path.rpartition(_ROOT_ENDS)[2] for path in paths]
 
 
-def _list(folder: str, prefix: str, names: list[str], left: LeftOut) -> list[os.DirEntry[str]]:
+def _list(
+    folder: str, prefix: str, names: list[str], left: LeftOut, endings: Collection[str]
+) -> list[os.DirEntry[str]]:
     """The folders in a folder; its images go into `names`, all else into `left`."""
     try:
         with os.scandir(folder) as found:
             entries = sorted(found, key=lambda entry: entry.name)
     except OSError as error:
         raise DataError(f"{folder}: {error.strerror}", help="check that you may read it") from error
-    folders, endings = [], image_endings()
+    folders = []
     for entry in entries:
         name, kind = f"{prefix}{entry.name}", _kind(entry)
         if entry.name.startswith("."):  # such as macOS's ._photo.jpg, which holds no image

@@ -42,7 +42,7 @@ LAST = Sizes(40, 40, 300, 24)
 def open_images(data: Dataset, items: Sequence[int]) -> Iterator[Image.Image]:
     """These images in their order, decoded a few at a time."""
     for start in range(0, len(items), CHUNK):
-        images = data.images(np.array(items[start : start + CHUNK], dtype=np.int64))
+        images = data.images(np.array(items[start : start + CHUNK], dtype=np.int64)).for_people()
         for pixels, (height, width) in zip(images.pixels.numpy(), images.sizes.tolist(), strict=True):
             cropped = pixels[:, :height, :width]
             if (cropped == cropped[:1]).all():

@@ -58,6 +58,7 @@ class Manifest(Shape):
     recipe_schema: Count = 1
     versions: dict[str, Any] = {}
     plugins: dict[str, Any] = {}
+    statistics: dict[str, list[float]] | None = None
 
 
 class Numbers(Shape):

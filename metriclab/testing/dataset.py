@@ -28,7 +28,7 @@ def dataset_checks(make: Make, *, splits: Sequence[str] = SPLITS) -> list[Check]
     """Checks a data set: everything that a run, an evaluation and the comparison of runs rely on.
 
     Labels are int64, one an item, and index `classes`; every item has a name of its own; equal labels mean equal
-    classes in every split. `images` gives uint8 images from 0 to 255, of 1 or 3 channels, with their true sizes, or
+    classes in every split. `images` gives uint8 images from 0 to 255, or uint16 to 65535, with their true sizes, or
     features, in the order asked for and as often as asked for, the same image in every call and company, also from
     several threads at once; what is done to a batch does not come back, and reading changes no label. Built again it is
     the same, and so are the splits of `with_split` where it has that. The fingerprint is a hex digest, and each split

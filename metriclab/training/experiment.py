@@ -103,6 +103,7 @@ def _begin(recipe: Recipe, folder: RunFolder, *, resume: bool) -> Generator[RunS
         use_source(recipe, training)
     fingerprint = benchmark(recipe, splits, evaluators)
     now = manifest_of(recipe, data=splits.fingerprints(), classes=splits.classes(), benchmark=fingerprint)
+    now |= {} if training.statistics is None else {"statistics": training.statistics}
     run = _Run(recipe, folder, training, splits, evaluators, fingerprint)
     for fault in faults:
         yield RunStatus("train", 0, training.steps, message=f"{fault}; going on from an older one")

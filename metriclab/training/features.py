@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from metriclab import distributed
 from metriclab.assembly.assemble import Training
+from metriclab.assembly.statistics import give_statistics, statistics_for
 from metriclab.assembly.weights import build_encoder
 from metriclab.core.network import Embedded
 from metriclab.errors import RecipeError
@@ -68,6 +69,7 @@ def frozen_features(training: Training, table: Mapping[str, object]) -> Float[Te
             encoder: nn.Module = build_encoder(
                 ComponentSpec("encoder", definition.entry.name, filled, definition, definition.entry.name)
             )
+        give_statistics(encoder, statistics_for(encoder, training.data))
         return encoder.to(training.device).eval().requires_grad_(False)
 
     encoder = distributed.on_every_rank(built)

@@ -17,6 +17,7 @@ from metriclab.core.files import replacing
 from metriclab.core.parquet import pyarrow_for
 from metriclab.core.reading import name_to_line, require_regular
 from metriclab.errors import DataError, RecipeError, StorageError
+from metriclab.images.decode import Pixels
 from metriclab.images.files import say_once
 from metriclab.images.listing import ENDINGS, is_manifest
 from metriclab.images.manifest import read_manifest, require_files
@@ -24,11 +25,11 @@ from metriclab.images.tree import paths_of, scan
 from metriclab.vectors.formats import PATHS
 
 
-def find_images(places: Sequence[Path]) -> list[str]:
+def find_images(places: Sequence[Path], pixels: Pixels = "rgb") -> list[str]:
     """Image files among the places: files as given, those of a manifest, and folders searched through as a run does.
 
     A box of a manifest is named with its path, see `images/boxes.py`. Of one folder alone the paths tell the class of
-    each image by `folder_classes`, as a run sees it.
+    each image by `folder_classes`, as a run sees it. `pixels`, what is made of the files, decides on which are images.
 
     Raises:
         DataError: where a place is missing or neither file nor folder, or there is no image at all.
@@ -40,7 +41,7 @@ def find_images(places: Sequence[Path]) -> list[str]:
             require_files(files)  # now, and not after hours of embedding
             found += files.names
         elif place.is_dir():
-            tree = scan(place)
+            tree = scan(place, pixels)
             notes = tree.notes
             alone = len(places) == 1  # of several, the root is what has them all
             found += paths_of(place, tree) if alone else [str(place / name) for name in tree.names]

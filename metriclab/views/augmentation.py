@@ -18,6 +18,7 @@ from metriclab.core.size import Size, height_and_width
 from metriclab.errors import RecipeError
 from metriclab.views.blur import SIGMA, blur_, gaussian_kernels
 from metriclab.views.colour import (
+    CHANGE,
     JITTER_COLUMNS,
     Colours,
     alike_together,
@@ -84,6 +85,17 @@ class Augmentation:
     grayscale: float
     blur: float
     solarize: float
+
+    @property
+    def needs_colour(self) -> dict[str, object]:
+        """The settings that need red, green and blue, each with a value that does not."""
+        brightness, contrast, *of_colour = jitter_strengths(self.colour)
+        found: dict[str, object] = {}
+        if any(of_colour):
+            found["colour"] = [round(CHANGE * strength, 6) for strength in (brightness, contrast)] + [0.0, 0.0]
+        if self.grayscale > 0:
+            found["grayscale"] = 0.0
+        return found
 
     def plan(self, uniform: Float[Tensor, "n k"], sizes: Int64[Tensor, "n 2"], channels: int) -> _Plan:
         """What is done to n samples, from uniform numbers in [0, 1)."""

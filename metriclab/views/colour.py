@@ -52,7 +52,7 @@ def random_jitter(uniform: Float[Tensor, "n 9"], strengths: Strengths, probabili
 
     Each sample has an order of its own. Hue is by far the dearest of the four, so it is computed once, for all samples
     together: a sample whose hue comes third has two blends before it and one after it, and idles in the other blends.
-    Images of one channel have neither saturation nor hue.
+    Images of other than three channels have neither saturation nor hue.
 
     Paper: Chen et al., A Simple Framework for Contrastive Learning of Visual Representations, ICML 2020, appendix A.
 
@@ -60,7 +60,7 @@ def random_jitter(uniform: Float[Tensor, "n 9"], strengths: Strengths, probabili
         uniform: in [0, 1): whether at all; places of brightness, contrast, saturation, hue; their amounts.
         strengths: 1 each in the paper.
         probability: of any change at all.
-        channels: of the images, 1 or 3.
+        channels: of the images.
     """
     applied, places, amounts, turn = torch.split(uniform, [1, 4, 3, 1], 1)
     bounds = [(max(0.0, 1 - CHANGE * strength), 1 + CHANGE * strength) for strength in strengths[:3]]
@@ -74,7 +74,7 @@ def random_jitter(uniform: Float[Tensor, "n 9"], strengths: Strengths, probabili
     count = 3 if channels == 3 else 2
     order = places[:, :count].argsort(1)
     blends = blends.gather(1, order[:, :, None].expand(-1, -1, 3))
-    if channels == 1:
+    if channels != 3:
         return Colours(blends, turn[:, :0], blends[:, :0])
     nothing = torch.zeros_like(blends)
     nothing[..., 0] = 1
@@ -153,9 +153,9 @@ def _blend_(x: Float[Tensor, "n c h w"], blend: Float[Tensor, "n 3"]) -> Float[T
 
 
 def gray(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 1 h w"]:
-    """Luma by ITU-R BT.601."""
-    if x.shape[1] == 1:
-        return x
+    """Luma by ITU-R BT.601; of other than three channels the mean."""
+    if x.shape[1] != 3:
+        return x if x.shape[1] == 1 else x.mean(1, keepdim=True)
     return (x[:, :1] * 0.2989).add_(x[:, 1:2], alpha=0.587).add_(x[:, 2:], alpha=0.114)
 
 

@@ -55,11 +55,11 @@ def pyramid(images: Images, size: Size, fit: Fit = "crop") -> Pyramid:
     while largest >= pixels * 2 ** (2 * levels - 1) and min(height, width) >= 2**levels:
         levels += 1
     if levels == 1:
-        return Pyramid(images.pixels.float().div_(255), images.sizes, height, width, 1)
+        return Pyramid(images.pixels.float().div_(images.white), images.sizes, height, width, 1)
     # Empty space is zero, not whatever memory held: border pixels meet it with weights of rounding size.
     atlas = torch.zeros(n, channels, height, width + width // 2, device=images.pixels.device)
     level, top, left = atlas[..., :width], 0, width
-    level.copy_(images.pixels).div_(255)
+    level.copy_(images.pixels).div_(images.white)
     for _ in range(1, levels):
         half = F.avg_pool2d(level, 2)
         rows, columns = half.shape[2:]

@@ -89,6 +89,7 @@ class MultiCropViews:
         self.fit: Fit = fit
         self.large_count = count
         self.large = Augmentation(size, min_area, max_area, flip, rotation, colour, grayscale, blur, solarize)
+        self.needs_colour = self.large.needs_colour
         self.small = replace(self.large, size=small_size, min_area=small_min_area, max_area=small_max_area)
 
     def __call__(self, images: Images, random_keys: RandomKeys, /) -> tuple[Float[Tensor, "n c _h _w"], ...]:

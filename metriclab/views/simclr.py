@@ -85,8 +85,11 @@ class SimCLRViews:
         self.fit: Fit = fit
         first = Augmentation(size, min_area, max_area, flip, rotation, colour, grayscale, blur, solarize)
         self.augmentations = dict.fromkeys(range(count), first)
+        self.needs_colour = first.needs_colour
         if second:
-            self.augmentations[1] = _other(first, count, second)
+            other = self.augmentations[1] = _other(first, count, second)
+            own = {f"second.{key}": value for key, value in other.needs_colour.items() if key in second}
+            self.needs_colour = {**self.needs_colour, **own}
 
     def __call__(self, images: Images, random_keys: RandomKeys, /) -> tuple[Float[Tensor, "n c _h _w"], ...]:
         return augment(images, random_keys, self.augmentations)

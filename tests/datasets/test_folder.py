@@ -167,7 +167,7 @@ def test_files_are_decoded_once_until_one_changes(root, monkeypatch):
     before = Folder("train", root=str(root)).fingerprint
     decoded = []
     opening = image_build.open_upright
-    monkeypatch.setattr(image_build, "open_upright", lambda file, size: decoded.append(file) or opening(file, size))
+    monkeypatch.setattr(image_build, "open_upright", lambda *given: decoded.append(given) or opening(*given))
     assert Folder("train", root=str(root)).fingerprint == before
     assert decoded == []
     picture(999).save(Folder("train", root=str(root)).names[0])

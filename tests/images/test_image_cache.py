@@ -47,13 +47,13 @@ class DecodeCounter:
         self.log, self.at, open_upright = log, {}, image_build.open_upright
         log.touch()
 
-        def counting(file, size):
+        def counting(*given):
             with log.open("ab") as out:
                 out.write(b".")
                 out.flush()
                 number = out.tell()  # its own, whoever else writes meanwhile
             self.at.get(number, lambda: None)()
-            return open_upright(file, size)
+            return open_upright(*given)
 
         monkeypatch.setattr(image_build, "open_upright", counting)
 

@@ -48,21 +48,6 @@ class Int32(Good):
         self.labels = self.labels.astype(np.int32)
 
 
-@register("dataset", "bands2")
-class Bands2(Good):
-    channels = 2
-
-
-@register("dataset", "bands4")
-class Bands4(Good):
-    channels = 4
-
-
-@register("dataset", "bands5")
-class Bands5(Good):
-    channels = 5
-
-
 @register("dataset", "other-val")
 class OtherVal(Good):
     def with_split(self, split: str) -> Good:

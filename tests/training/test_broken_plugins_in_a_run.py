@@ -28,9 +28,6 @@ def _plugin():
 CASES = {
     "data.name=int32": "the labels of Int32 (train) are int32 of shape (48,), expected a numpy array of int64 of one "
     "axis",
-    "data.name=bands2": "Bands2 (train) gives pixels of shape (1, 2, 12, 12) for 1 items, expected (n, 1 or 3, h, w)",
-    "data.name=bands4": "Bands4 (train) gives pixels of shape (1, 4, 12, 12) for 1 items, expected (n, 1 or 3, h, w)",
-    "data.name=bands5": "Bands5 (train) gives pixels of shape (1, 5, 12, 12) for 1 items, expected (n, 1 or 3, h, w)",
     "data.name=other-val": "the labels of Int32 (val) are int32 of shape (48,), expected a numpy array of int64 of one "
     "axis",
     "data.name=unnamed": "Unnamed (train) has 0 names for 48 items",
