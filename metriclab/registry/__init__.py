@@ -6,7 +6,7 @@ from metriclab.registry.decorator import load_plugin_file, register
 from metriclab.registry.definition import Definition
 from metriclab.registry.entry import ComponentEntry
 from metriclab.registry.kinds import KINDS, Kind
-from metriclab.registry.marks import OwnKeys, RunStep, TableOf, TrueWith
+from metriclab.registry.marks import CheckedBy, OwnKeys, RunStep, TableOf, TrueWith
 from metriclab.registry.params import (
     REQUIRED,
     ComponentParameter,
@@ -19,6 +19,7 @@ from metriclab.registry.registry import UnknownName, build, entries, load_compon
 __all__ = [
     "KINDS",
     "REQUIRED",
+    "CheckedBy",
     "ComponentEntry",
     "ComponentParameter",
     "Definition",

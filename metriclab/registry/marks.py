@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
@@ -68,6 +69,18 @@ class RunStep:
         if self.unit == "share":
             return value > 0 and round(value * length) == 0
         return value > length if self.every else value >= length
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedBy:
+    """Says, in `Annotated[list[dict[str, object]], ...]`, that a function knows what may be wrong inside of a value.
+
+    Attributes:
+        check: of a value of the annotated type; gives each problem with the way from the value to the table where it
+            stands. A recipe's check, and the constructor's, tell it there.
+    """
+
+    check: Callable[[Any], Iterable[tuple[tuple[str | int, ...], Any]]]
 
 
 class TrueWith(tuple[str, ...]):

@@ -8,14 +8,14 @@ import operator
 import re
 import types
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 
 import annotated_types
 
 from metriclab.registry.kinds import KINDS
-from metriclab.registry.marks import OwnKeys, RunStep, TableOf, TrueWith, mark_of
+from metriclab.registry.marks import CheckedBy, OwnKeys, RunStep, TableOf, TrueWith, mark_of
 from metriclab.registry.toml import show
 
 
@@ -84,6 +84,16 @@ class Parameter:
     def run_step(self) -> RunStep | None:
         """What it says of the steps of a run, if it is one."""
         return mark_of(self.annotation, RunStep)
+
+    def problems_inside(self, value: object) -> list[ParameterProblem]:
+        """What is wrong inside of a value of the right type."""
+        mark = mark_of(self.annotation, CheckedBy)
+        if mark is None or value is None:
+            return []
+        return [
+            replace(problem, parameter=self.name, inside=(*where, *problem.path))
+            for where, problem in mark.check(value)
+        ]
 
     def filled(self, values: Mapping[str, object]) -> object:
         """Its value among those of its table, of which each is given or a default."""
@@ -180,6 +190,7 @@ class ParameterProblem:
         help: how to repair it, where that can be told.
         unknown: whether there is no such key.
         within: the parameter in whose table the key stands, if it is in one.
+        inside: the way on from the parameter, to the place inside of its value.
     """
 
     parameter: str
@@ -187,11 +198,13 @@ class ParameterProblem:
     help: str | None = None
     unknown: bool = False
     within: str | None = None
+    inside: tuple[str | int, ...] = ()
 
     @property
-    def path(self) -> tuple[str, ...]:
+    def path(self) -> tuple[str | int, ...]:
         """The way to the key from the component's table."""
-        return (self.parameter,) if self.within is None else (self.within, self.parameter)
+        outer = () if self.within is None else (self.within,)
+        return (*outer, self.parameter, *self.inside)
 
     def __str__(self) -> str:
         return self.message if self.help is None else f"{self.message}\n  help: {self.help}"

@@ -8,10 +8,12 @@ if TYPE_CHECKING:
     from metriclab.views.multi_crop import MultiCropViews as MultiCropViews
     from metriclab.views.plain import PlainViews as PlainViews
     from metriclab.views.simclr import SimCLRViews as SimCLRViews
+    from metriclab.views.torchvision import TorchvisionViews as TorchvisionViews
 else:
     __getattr__, __dir__, __all__ = exports(
         __name__,
         MultiCropViews="multi_crop",
         PlainViews="plain",
         SimCLRViews="simclr",
+        TorchvisionViews="torchvision",
     )

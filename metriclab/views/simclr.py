@@ -13,7 +13,6 @@ from torch import Tensor
 from metriclab.core.batch import Images
 from metriclab.core.random import RandomKeys
 from metriclab.core.settings import keep_settings, repr_settings
-from metriclab.errors import RecipeError
 from metriclab.registry import OwnKeys, register
 from metriclab.views.augmentation import (
     AreaShare,
@@ -26,6 +25,7 @@ from metriclab.views.augmentation import (
     check_areas,
 )
 from metriclab.views.geometry import Fit, central_view
+from metriclab.views.second import require_two_views
 
 OF_A_VIEW = tuple(field.name for field in fields(Augmentation) if field.name != "size")
 
@@ -101,11 +101,7 @@ class SimCLRViews:
 
 def _other(first: Augmentation, count: int, second: Mapping[str, Any]) -> Augmentation:
     """That of the second view."""
-    if count == 1:
-        raise RecipeError(
-            "views 'simclr' make one view of an image, and `second` is about another",
-            help="set views.count = 2, or leave out second",
-        )
+    require_two_views("simclr", count)
     changed = replace(first, **second)
     check_areas("simclr", ("second's min_area", changed.min_area), ("max_area", changed.max_area))
     return changed

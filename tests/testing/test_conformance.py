@@ -22,6 +22,9 @@ OTHERS = ("views", "sampler", "encoder", "head", "method", "optimizer", "schedul
 PARAMETERS = {
     ("sampler", "balanced"): {"classes_per_batch": 4, "per_class": 3},
     ("sampler", "hard-negatives"): {"classes_per_batch": 4, "per_class": 3, "every": 1},
+    ("views", "torchvision"): {
+        "transforms": [{"name": "RandomResizedCrop", "size": 24}, {"name": "ColorJitter", "brightness": 0.4}]
+    },
     ("encoder", "timm"): {"model": "test_resnet"},
     ("evaluator", "mlp-probe"): {"rounds": 1, "hidden": 8},
     ("evaluator", "prefixes"): {"dims": [2, 4]},
