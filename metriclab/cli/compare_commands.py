@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import click
@@ -14,7 +14,8 @@ from metriclab.cli.run_commands import INTERRUPTED, stop_on_signals
 from metriclab.comparison.compare import Comparison
 from metriclab.comparison.compare import compare as compare_entries
 from metriclab.comparison.finished import find_runs, group
-from metriclab.comparison.launch import SuiteRun, finished, launch, plan
+from metriclab.comparison.launch import Event, SuiteRun, finished, launch, plan
+from metriclab.comparison.search import EntrySearch, searches_of, tune, tuned
 from metriclab.comparison.suite import Suite, read_suite
 from metriclab.errors import RecipeError
 from metriclab.registry import load_plugin_file
@@ -74,6 +75,13 @@ def compare(
         load_plugin_file(plugin)
     suite = read_suite(paths[0])
     place = out or suite.folder
+    searches = searches_of(suite, place)
+    if dry_run and not all(search.is_done for search in searches):
+        for search in searches:
+            click.echo(search.outlook())
+        return
+    _search(searches, jobs, plugins)
+    suite, left_out = tuned(suite, place)
     planned = plan(suite, place)
     if dry_run:
         for run in planned:
@@ -81,7 +89,7 @@ def compare(
             click.echo(f"{run.state:<11}  {run}{command}")
         return
     failed = _run_missing(planned, jobs, plugins)
-    compared = _compare_suite(suite, planned, metric, also, reference)
+    compared = _compare_suite(suite, planned, metric, also, reference, left_out)
     write_json(place / "comparison.json", compared.to_dict())
     click.echo(FORMATS[form](compared), nl=False)
     if failed:
@@ -89,27 +97,43 @@ def compare(
         sys.exit(1)
 
 
+def _search(searches: Sequence[EntrySearch], jobs: int, plugins: Sequence[Path]) -> None:
+    """Runs all trials that are left and says how it goes. Exits where it is told to stop."""
+    total, left = (sum(map(of, searches)) for of in (EntrySearch.runs_in_all, EntrySearch.runs_left))
+    with stop_on_signals() as stop:
+        _follow(tune(searches, jobs=jobs, plugins=plugins, stop=stop), stop, total, total - left)
+
+
 def _run_missing(planned: Sequence[SuiteRun], jobs: int, plugins: Sequence[Path]) -> list[SuiteRun]:
     """Runs what is missing, says how it goes, and returns the runs that failed. Exits where it is told to stop."""
-    failed, done = [], sum(run.state == "finished" for run in planned)
-    stopped = False
+    done = sum(run.state == "finished" for run in planned)
     with stop_on_signals() as stop:
-        for run, what, detail in launch(planned, jobs=jobs, plugins=plugins, stop=stop):
-            done += what == "finished"
-            stopped = stopped or what == "stopped"
-            if what == "failed":
-                failed.append(run)
-            shown = f"log {run.log}" if what == "started" else detail
-            click.echo(f"[{done}/{len(planned)}] {run}: {what}" + (f" ({shown})" if shown else ""), err=True)
-        stopped = stopped or stop()
-    if stopped:
+        return _follow(launch(planned, jobs=jobs, plugins=plugins, stop=stop), stop, len(planned), done)
+
+
+def _follow(events: Iterator[Event], stop: Callable[[], bool], total: int, done: int) -> list[SuiteRun]:
+    """Says what becomes of each run, and returns those that failed. Exits where it was told to stop."""
+    failed, stopped = [], False
+    for run, what, detail, _ in events:
+        done += what == "finished"
+        stopped = stopped or what == "stopped"
+        if what == "failed":
+            failed.append(run)
+        shown = f"log {run.log}" if what == "started" else detail
+        click.echo(f"[{done}/{total}] {run}: {what}" + (f" ({shown})" if shown else ""), err=True)
+    if stopped or stop():
         click.echo("stopped; the same command goes on from here", err=True)
         sys.exit(INTERRUPTED)
     return failed
 
 
 def _compare_suite(
-    suite: Suite, planned: Sequence[SuiteRun], metric: str | None, also: Sequence[str], reference: str | None
+    suite: Suite,
+    planned: Sequence[SuiteRun],
+    metric: str | None,
+    also: Sequence[str],
+    reference: str | None,
+    left_out: Sequence[str],
 ) -> Comparison:
     groups, notes = finished(suite, planned)
     return compare_entries(
@@ -117,5 +141,5 @@ def _compare_suite(
         metric=metric or suite.metric,
         also=also or suite.also,
         reference=reference or suite.reference,
-        notes=notes,
+        notes=[*left_out, *notes],
     )

@@ -20,6 +20,7 @@ from metriclab.comparison.statistics import (
     smallest_p,
     t_interval,
 )
+from metriclab.comparison.tuning import tuning_notes, tuning_of, unequal_tuning
 from metriclab.comparison.verdicts import Comparison, ComparisonEntry, Difference, Mean, Verdict
 from metriclab.comparison.warned import warning_sentences, warnings_of
 from metriclab.errors import RecipeError
@@ -77,7 +78,10 @@ def compare(
         entries=tuple(entries),
         differences=differences,
         reference=reference,
-        warnings=tuple(text for one in entries for text in warning_sentences(one.name, groups[one.name], metric)),
+        warnings=(
+            *(text for one in entries for text in warning_sentences(one.name, groups[one.name], metric)),
+            *unequal_tuning(entries),
+        ),
         notes=(*notes, *_notes(entries, runs, differences, len(counts)), *doubts),
     )
 
@@ -105,6 +109,7 @@ def _entry(name: str, runs: Sequence[FinishedRun], differing: Sequence[str], met
         images_seen=runs[0].result["images_seen"],
         settings={key: runs[0].settings[key] for key in differing if key in runs[0].settings},
         warnings=warnings_of(runs, metric),
+        tuning=tuning_of(runs),
     )
 
 
@@ -189,6 +194,7 @@ def _notes(
         numbers = {entry.name: getattr(entry, attribute) for entry in entries}
         if len(set(numbers.values())) > 1:
             yield f"{text}: " + ", ".join(f"{name} {number:,}" for name, number in numbers.items())
+    yield from tuning_notes(entries)
     if len({run.trained_on for run in runs}) > 1:
         yield "the training images are not the same in all runs"
     if len({run.result["output"] for run in runs}) > 1:

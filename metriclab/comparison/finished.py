@@ -25,8 +25,8 @@ from metriclab.recipe.renamed import upgrade
 from metriclab.registry import KINDS, REQUIRED, load_component, suggest
 from metriclab.runs.folder import RECIPE_FILE, RunFolder
 
-_OF_TRAINING = ("sampler", "optimizer", "schedule")
-_BOOKKEEPING = {"train.seed", "train.threads", "train.log_every", "train.checkpoint_every", "train.keep_checkpoints"}
+_NO_NUMBER = "seed threads log_every checkpoint_every keep_checkpoints baselines"
+_BOOKKEEPING = {f"train.{key}" for key in _NO_NUMBER.split()}
 _PLACE = re.compile(r"evaluate\.[^.]+\.data\.(?!name$)")  # where an evaluator's data lie, told by earlier versions
 _DISAGREE = 1e-4  # between a metric and the float32 mean of its queries
 
@@ -139,7 +139,7 @@ def read_run(path: Path) -> FinishedRun:
     # Plain values: what made the run, a plugin perhaps, need not be installed to compare it.
     tables, result = upgrade(read_document(folder.recipe_file).values), folder.result()
     # How it is measured is no part of an entry: runs that are measured otherwise are refused.
-    idle = ("track", "evaluate", *(_OF_TRAINING if result["steps"] == 0 else ()))
+    idle = ("track", "evaluate", *(("sampler", "optimizer", "schedule") if result["steps"] == 0 else ()))
     settings = dict(flatten({table: value for table, value in tables.items() if table not in idle}))
     metrics = dict(flatten(result["metrics"]))
     seed = settings.get("train.seed")

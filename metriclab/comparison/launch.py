@@ -9,20 +9,24 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 
 from metriclab.comparison.finished import FinishedRun, read_run
-from metriclab.comparison.suite import Suite, SuiteEntry
+from metriclab.comparison.suite import Suite
+from metriclab.comparison.suite_entry import SuiteEntry
 from metriclab.core.cores import usable_cores
 from metriclab.core.files import repair
 from metriclab.errors import StorageError
 from metriclab.runs.folder import RunFolder
 
 State = Literal["missing", "interrupted", "finished"]
+
+POLL = 0.1
+"""Seconds between looks at the runs under way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +50,7 @@ class SuiteRun:
             *(word for option in options for word in ("--set", option)),
             *(word for plugin in plugins for word in ("--plugin", str(plugin))),
             *("--out", str(self.folder)),
-            *(["--resume"] if self.state == "interrupted" else []),
+            *(["--resume"] if self.state != "missing" else []),
         ]
 
     def __str__(self) -> str:
@@ -54,11 +58,25 @@ class SuiteRun:
 
 
 class Event(NamedTuple):
-    """Something that became of a run; `detail` is the end of the log of one that failed."""
+    """Something that became of a run; `detail` is the end of the log of one that failed, and `code` how it ended."""
 
     run: SuiteRun
     what: Literal["started", "finished", "stopped", "failed"]
     detail: str = ""
+    code: int = 0
+
+
+class Process(Protocol):
+    """A run under way, as `subprocess.Popen` is one; `poll` gives its exit code, or None before its end."""
+
+    def poll(self) -> int | None: ...
+    def terminate(self) -> None: ...
+    def kill(self) -> None: ...
+    def wait(self) -> int: ...
+
+
+Start = Callable[[SuiteRun, Sequence[Path], int, str | None], Process | None]
+"""Starts a run with these plugin files, CPU threads and GPU; None where another process is at it."""
 
 
 def plan(suite: Suite, out: Path) -> list[SuiteRun]:
@@ -70,18 +88,27 @@ def plan(suite: Suite, out: Path) -> list[SuiteRun]:
     runs = []
     for seed in suite.seeds:
         for entry in suite.entries:
-            folder = RunFolder(out / entry.folder / f"seed-{seed}")
-            state: State = "missing"
-            if folder.recipe_file.is_file():
-                changed = folder.differences(entry.with_seed(seed))
-                if changed:
-                    raise StorageError(
-                        f"{folder.path} holds a run of another recipe, which differs in {', '.join(changed)}",
-                        help="remove that folder, or choose another one with --out",
-                    )
-                state = "finished" if folder.result_file.is_file() else "interrupted"
-            runs.append(SuiteRun(entry, seed, folder.path, state))
+            runs.append(planned_run(entry, seed, out / entry.folder / f"seed-{seed}"))
     return runs
+
+
+def planned_run(entry: SuiteEntry, seed: int, path: Path) -> SuiteRun:
+    """A run of an entry in a folder, and how it stands. Raises as `plan` does."""
+    folder = RunFolder(path)
+    changed = folder.differences(entry.with_seed(seed)) if folder.recipe_file.is_file() else []
+    if changed:
+        raise StorageError(
+            f"{path} holds a run of another recipe, which differs in {', '.join(changed)}",
+            help="remove that folder, or choose another one with --out",
+        )
+    return SuiteRun(entry, seed, path, state_of(folder))
+
+
+def state_of(folder: RunFolder) -> State:
+    """How far the run in a folder is."""
+    if not folder.recipe_file.is_file():
+        return "missing"
+    return "finished" if folder.result_file.is_file() else "interrupted"
 
 
 def finished(suite: Suite, planned: Sequence[SuiteRun]) -> tuple[dict[str, list[FinishedRun]], list[str]]:
@@ -103,7 +130,13 @@ def finished(suite: Suite, planned: Sequence[SuiteRun]) -> tuple[dict[str, list[
 
 
 def launch(
-    runs: Sequence[SuiteRun], *, jobs: int = 1, plugins: Sequence[Path] = (), stop: Callable[[], bool] = lambda: False
+    runs: Sequence[SuiteRun],
+    *,
+    jobs: int = 1,
+    plugins: Sequence[Path] = (),
+    stop: Callable[[], bool] = lambda: False,
+    then: Callable[[Event], Sequence[SuiteRun]] | None = None,
+    start: Start | None = None,
 ) -> Iterator[Event]:
     """Runs those that are not finished, some at a time, and yields what becomes of each.
 
@@ -112,31 +145,41 @@ def launch(
             sees one GPU, that with the fewest runs, where there are any.
         plugins: files that each run imports.
         stop: asked often; True asks the runs under way to save and stop, and starts no other.
+        then: what is to be run after the end of a run. A run that another process is at is waited for then, and has
+            failed without it.
+        start: how a run is started; as a process of this machine by default.
     """
     waiting = [run for run in runs if run.state != "finished"]
-    under_way: list[tuple[SuiteRun, subprocess.Popen[bytes], str | None]] = []
-    devices, stopping = _devices(), False
+    under_way: list[tuple[SuiteRun, Process, str | None]] = []
+    devices, threads, stopping = _devices(), max(1, usable_cores() // jobs), False
     try:
         while under_way or (waiting and not stopping):
+            busy = []
             while waiting and len(under_way) < jobs and not stopping:
                 run = waiting.pop(0)
                 device = least_busy(devices, (one[2] for one in under_way))
-                process = _start(run, plugins, max(1, usable_cores() // jobs), device)
-                if process is None:
-                    yield Event(run, "failed", f"another process is at it: wait for its end, see {run.log}")
-                else:
+                process = (start or start_process)(run, plugins, threads, device)
+                if process is not None:
                     under_way.append((run, process, device))
                     yield Event(run, "started")
+                elif then is not None:
+                    busy.append(run)
+                else:
+                    yield Event(run, "failed", f"another process is at it: wait for its end, see {run.log}")
+            waiting += busy
             if stop() and not stopping:
                 stopping = True
                 for _, process, _ in under_way:
                     process.terminate()
-            time.sleep(0.1)
+            time.sleep(POLL)
             for one in list(under_way):
                 run, process, _ = one
-                if process.poll() is not None:
+                code = process.poll()
+                if code is not None:
                     under_way.remove(one)
-                    yield _ended(run, process.returncode, stopping)
+                    event = _ended(run, code, stopping)
+                    waiting += [] if then is None else then(event)
+                    yield event
     finally:
         for _, process, _ in under_way:
             process.kill()
@@ -156,7 +199,8 @@ def least_busy(devices: Sequence[str], taken: Iterable[str | None]) -> str | Non
     return min(devices, key=lambda device: often[device], default=None)
 
 
-def _start(run: SuiteRun, plugins: Sequence[Path], threads: int, device: str | None) -> subprocess.Popen[bytes] | None:
+def start_process(run: SuiteRun, plugins: Sequence[Path], threads: int, device: str | None) -> Process | None:
+    """Starts a run as a process of this machine; see `Start`."""
     try:
         run.folder.parent.mkdir(parents=True, exist_ok=True)
         # A pipe in its place would wait for a reader.
@@ -166,6 +210,7 @@ def _start(run: SuiteRun, plugins: Sequence[Path], threads: int, device: str | N
                 fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return None
+            run = replace(run, state=state_of(RunFolder(run.folder)))  # whoever had the lock may have run it
             # One report about them all says more than one of each.
             environment = {"OMP_NUM_THREADS": str(threads), "COLUMNS": "120", "METRICLAB_REPORT": "none", **os.environ}
             if device is not None:
@@ -192,4 +237,4 @@ def _ended(run: SuiteRun, code: int, stopping: bool) -> Event:
         return Event(run, "stopped")
     lines = run.log.read_text("utf-8", "replace").splitlines()
     end = "\n".join(lines[-5:])
-    return Event(run, "failed", f"exit code {code}, see {run.log}, which ends:\n{end}")
+    return Event(run, "failed", f"exit code {code}, see {run.log}, which ends:\n{end}", code)

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from metriclab.comparison.statistics import LEVEL, Interval
+from metriclab.comparison.trials import Tuning
 
 Verdict = Literal["better", "better model", "no evidence"]
 
@@ -31,6 +32,7 @@ class ComparisonEntry:
         steps, images_seen: of each run.
         settings: the dotted recipe keys in which the entries differ, as far as this one has them.
         warnings: that its runs gave, by name, with the seeds of those that did.
+        tuning: the search that chose its settings, None where there was none.
     """
 
     name: str
@@ -42,6 +44,7 @@ class ComparisonEntry:
     images_seen: int
     settings: dict[str, Any]
     warnings: dict[str, tuple[int, ...]]
+    tuning: Tuning | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from metriclab.lazy import exports
 
 if TYPE_CHECKING:
     from metriclab.datasets.cars196 import Cars196 as Cars196
+    from metriclab.datasets.class_folds import ClassFolds as ClassFolds
     from metriclab.datasets.cub200 import CUB200 as CUB200
     from metriclab.datasets.fabrics import Fabrics as Fabrics
     from metriclab.datasets.fashion_mnist import FashionMNIST as FashionMNIST
@@ -23,6 +24,7 @@ else:
     __getattr__, __dir__, __all__ = exports(
         __name__,
         Cars196="cars196",
+        ClassFolds="class_folds",
         CUB200="cub200",
         Fabrics="fabrics",
         FashionMNIST="fashion_mnist",

@@ -74,6 +74,8 @@ def final_result(
         metrics |= {f"{name}-{other}": part for name, part in score_values(of_other).items()}
     queries: Rows = getattr(embedded.queries, output)
     builders = baselines(recipe, training, queries.embedding_dim, z.embedding_dim)
+    if not training.settings.baselines:
+        builders = iter(())
     of_baselines = yield from _of_baselines(protocol, missing, builders)
     images = len(queries) + (0 if sides[0] is sides[1] else len(embedded.gallery.h))
     below = shortfall({"metrics": metrics, "baselines": of_baselines}, recipe.train.select)

@@ -94,6 +94,9 @@ class Train(BaseModel):
     evaluation_batch_size: Count = 512
     """Images embedded at a time."""
 
+    baselines: bool = True
+    """Measure what needs no training too: raw pixels, their principal components, the network before its first step."""
+
 
 LOSS = "loss"
 """What chooses by the run's own loss on val."""

@@ -16,6 +16,7 @@ from markupsafe import Markup
 from metriclab import __version__
 from metriclab.comparison.finished import find_runs, group
 from metriclab.comparison.launch import finished, plan
+from metriclab.comparison.search import tuned
 from metriclab.comparison.suite import read_suite
 from metriclab.errors import RecipeError, StorageError
 from metriclab.images.cache_files import without_caching
@@ -66,8 +67,10 @@ def _content(paths: Sequence[Path], metric: str | None, images: bool) -> Content
     if any(path.is_file() for path in paths):
         if len(paths) > 1:
             raise RecipeError("a suite is reported on its own", help="name one suite file, or folders of runs")
-        suite = read_suite(paths[0])
+        read = read_suite(paths[0])
+        suite, left_out = tuned(read, read.folder)
         groups, notes = finished(suite, plan(suite, suite.folder))
+        notes = [*left_out, *notes]
         return SeveralRuns(groups, metric=metric, images=images, notes=notes, suite=suite)
     runs, notes = find_runs(paths)
     if len(runs) == 1 and not notes:

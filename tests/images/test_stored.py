@@ -232,7 +232,7 @@ def test_what_was_cached_before_is_not_decoded_again(tmp_path, cache, monkeypatc
         Image.fromarray(deep(9, 8, 3, dtype="uint8")).save(path)
     before = ImageFiles(paths, size=64)
     forget_formats(before.place)
-    monkeypatch.setattr("metriclab.images.build.open_upright", None)
+    monkeypatch.setattr("metriclab.images.build.open_upright", lambda *_: pytest.fail("it is decoded again"))
     after = ImageFiles(paths, size=64)
     assert np.array_equal(before.images(np.arange(2)).pixels, after.images(np.arange(2)).pixels)
     assert Index.read(after.place).lost == {}  # and not asked again
