@@ -13,15 +13,14 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int64
 
 from metriclab.core.cores import usable_cores
-from metriclab.core.reading import open_regular
 from metriclab.images.decode import Pixels, decode_file, giving_reasons, loss_of
 from metriclab.images.index import PixelStore, Record, format_of, pixel_digest
+from metriclab.images.sources import Source, opened
 from metriclab.images.stored import UnreadableImageError
 
 _LONG = 10_000  # images whose decoding is told of on the way, where there is no bar
@@ -71,7 +70,7 @@ class Room:
 
 
 def read_files(
-    paths: Sequence[Path],
+    paths: Sequence[Source],
     size: int,
     pixels: Pixels,
     store: PixelStore,
@@ -101,10 +100,10 @@ def read_files(
     return records
 
 
-def _read_file(path: Path, size: int, pixels: Pixels, store: PixelStore, room: Room) -> Record:
+def _read_file(path: Source, size: int, pixels: Pixels, store: PixelStore, room: Room) -> Record:
     content = Record().content
     try:
-        with giving_reasons(), open_regular(path) as file:
+        with giving_reasons(), opened(path) as file:
             content = hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=16)).digest()
             file.seek(0)
             known = store.get(content)

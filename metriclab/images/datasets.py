@@ -24,6 +24,7 @@ from metriclab.core.protocols import Split
 from metriclab.errors import DataError
 from metriclab.images.decode import Pixels, decode
 from metriclab.images.files import ImageFiles, OnError, say_once
+from metriclab.images.sources import ImageSource, Source
 from metriclab.images.stored import Stored, UnreadableImageError
 
 _log = logging.getLogger(__name__)
@@ -87,7 +88,7 @@ class LabelledFile(NamedTuple):
     """One image file of a data set.
 
     Attributes:
-        path: where it is.
+        path: where it is, and its name in messages.
         label: name of its class, "" for unknown.
         split: "train", "val" or "test".
         key: its name within the data set, wherever that lies; only for who makes splits by it.
@@ -95,6 +96,7 @@ class LabelledFile(NamedTuple):
         category: name of its coarser class, "" for unknown.
         query, gallery: whether it is looked for, and looked among, in val and test; where none of a split is marked,
             each image is looked for among all others.
+        source: where its bytes are, if not in a file at `path`.
     """
 
     path: Path
@@ -105,6 +107,7 @@ class LabelledFile(NamedTuple):
     category: str = ""
     query: bool = False
     gallery: bool = False
+    source: ImageSource | None = None
 
 
 class FileDataset:
@@ -169,15 +172,15 @@ class FileDataset:
             say_once(note)
         self.classes = sorted({file.label for file in files} - {""}) if classes is None else classes
         self._numbers = {key: _numbers(getattr(file, key) for file in files) for key in ("group", "category")}
-        paths = [file.path for file in files]
+        sources = [file.source or file.path for file in files]
         self.has_features = features is not None
         self.files: ImageFiles | _ListedFiles | _FeatureRows
         if features is not None:
             self.files = _FeatureRows(features)
         elif _decoded.get():
-            self.files = ImageFiles(paths, size=size, on_error=on_error, pixels=pixels)
+            self.files = ImageFiles(sources, size=size, on_error=on_error, pixels=pixels)
         else:
-            self.files = _ListedFiles(paths, size, pixels)
+            self.files = _ListedFiles(sources, size, pixels)
         self._choose(split)
 
     def with_split(self, split: Split, /) -> FileDataset:
@@ -234,7 +237,7 @@ class FileDataset:
 class _ListedFiles:
     """What stands in for `ImageFiles` where nothing is decoded, but for one image where its channels are to be told."""
 
-    def __init__(self, paths: Sequence[Path], size: int, pixels: Pixels) -> None:
+    def __init__(self, paths: Sequence[Source], size: int, pixels: Pixels) -> None:
         self.size, self.readable, self.skipped = size, np.ones(len(paths), dtype=bool), None
         self.digests = np.zeros((len(paths), 16), np.uint8)
         self._black: Stored = np.zeros((3, size, size), np.uint8)

@@ -6,14 +6,13 @@ import contextlib
 import functools
 import os
 from collections.abc import Iterator
-from pathlib import Path
-from typing import BinaryIO, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.ImageFile import StubImageFile
 
-from metriclab.core.reading import open_regular
+from metriclab.images.sources import ImageBytes, Source, opened
 from metriclab.images.stored import TIFF, Stored, UnreadableImageError, has_16_bits, lost_in_rgb, reduced, stored_array
 
 Pixels = Literal["rgb", "stored"]
@@ -70,7 +69,7 @@ def image_endings(pixels: Pixels = "rgb") -> frozenset[str]:
     return frozenset({".npy"} if pixels == "stored" else ()).union(*image_formats().values())
 
 
-def decode(path: Path, size: int, pixels: Pixels = "rgb") -> Stored:
+def decode(source: Source, size: int, pixels: Pixels = "rgb") -> Stored:
     """The first frame of an image file, upright; in RGB, or with the channels and the bits that the file has.
 
     The EXIF orientation is applied, transparency lies on white. The image is reduced, never enlarged, until its short
@@ -80,7 +79,7 @@ def decode(path: Path, size: int, pixels: Pixels = "rgb") -> Stored:
     Raises:
         UnreadableImageError: for a file that is empty, cut short, damaged, no image, too large or has no known scale.
     """
-    with giving_reasons(), open_regular(path) as file:
+    with giving_reasons(), opened(source) as file:
         return decode_file(file, size, pixels).pixels
 
 
@@ -102,10 +101,11 @@ def giving_reasons() -> Iterator[None]:
 
 
 @giving_reasons()
-def decode_file(file: BinaryIO, size: int, pixels: Pixels = "rgb") -> Decoded:
+def decode_file(file: ImageBytes, size: int, pixels: Pixels = "rgb") -> Decoded:
     """The same, of a file open at its beginning."""
-    if os.fstat(file.fileno()).st_size == 0:
+    if not file.seek(0, os.SEEK_END):
         raise UnreadableImageError("the file is empty")
+    file.seek(0)
     if pixels == "stored" and (array := stored_array(file, list(image_formats()), MOST_PIXELS)) is not None:
         height, width = array.shape[1:]
         return Decoded(reduced(array, _target((width, height), size)), (height, width))
@@ -125,7 +125,7 @@ def decode_file(file: BinaryIO, size: int, pixels: Pixels = "rgb") -> Decoded:
 
 
 @giving_reasons()
-def loss_of(file: BinaryIO, pixels: Pixels) -> str:
+def loss_of(file: ImageBytes, pixels: Pixels) -> str:
     """What `decode_file` would say is lost, by the header of a file that it can decode."""
     if pixels == "stored":
         return ""
@@ -134,7 +134,7 @@ def loss_of(file: BinaryIO, pixels: Pixels) -> str:
         return lost_in_rgb(image)
 
 
-def _opened(file: BinaryIO, pixels: Pixels) -> Image.Image:
+def _opened(file: ImageBytes, pixels: Pixels) -> Image.Image:
     try:
         return Image.open(file, formats=list(image_formats()))
     except UnidentifiedImageError as error:
