@@ -32,10 +32,10 @@ def Shards(
     /,
     *,
     root: str,
-    label: str | None = "cls",
-    group: str | None = None,
-    category: str | None = None,
-    image: str | None = None,
+    label: str = "cls",
+    group: str = "",
+    category: str = "",
+    image: str = "",
     size: Annotated[int, Ge(8), Le(4096)] = 256,
     val: Annotated[float, Ge(0), Lt(1)] = 0.1,
     test: Annotated[float, Ge(0), Lt(1)] = 0.2,
@@ -58,7 +58,7 @@ def Shards(
         root: a `.tar` file, or a folder of them.
         label: where the class of a sample is: "cls" for a number in its `.cls` (negative for unknown), "txt" for the
             text of its `.txt`, "json.species" for that key of its `.json` ("json.product.id" for one further in),
-            "folder" for the folder of the shard; none for images without classes.
+            "folder" for the folder of the shard; "" for images without classes.
         group, category: where those are, in the same way.
         image: ending of the member that is the image, such as "jpg", where a sample has several.
         size: images are reduced until their short side has this many pixels, never enlarged; as in `folder`.
@@ -74,8 +74,8 @@ def Shards(
     """
     require_split(split)
     given = {"label": label, "group": group, "category": category}
-    where = {name: value for name, value in given.items() if value is not None}
-    endings = tuple(sorted(ending[1:] for ending in image_endings(pixels))) if image is None else (image.lower(),)
+    where = {name: value for name, value in given.items() if value}
+    endings = tuple(sorted(ending[1:] for ending in image_endings(pixels))) if not image else (image.lower(),)
     fields = Fields(endings, {name: value for name, value in where.items() if value != FOLDER})
     listed, notes = _listed(Path(root), fields, [name for name, value in where.items() if value == FOLDER])
     files, told = carve_missing(listed, {"val": val, "test": test}, disjoint, root)
@@ -103,8 +103,9 @@ def _listed(root: Path, fields: Fields, of_folder: list[str]) -> tuple[list[Labe
             problems.append(Problem(f"{shard}: it lies in no folder that could be its {of_folder[0]}", help))
         for member, values in found.samples:
             said = {**dict.fromkeys(of_folder, place.label), **values}
-            path = Path(str(member))
-            files.append(LabelledFile(path, split=place.split, key=f"{name}/{member.name}", source=member, **said))
+            label, group, category = (said.get(key, "") for key in ("label", "group", "category"))
+            key = f"{name}/{member.name}"
+            files.append(LabelledFile(Path(str(member)), label, place.split, key, group, category, source=member))
     _refuse(root, problems)
     return files, [f"{root}: left out {count:,} files ({kind})" for kind, count in left.items()]
 

@@ -81,8 +81,8 @@ def read_shard(path: Path, fields: Fields) -> Shard:
     values = zip(*(stored[key].tolist() for key in fields.values), strict=True) if fields.values else [()] * len(names)
     return Shard(
         [
-            Sample(Member(path, name, *at, status.st_mtime_ns), dict(zip(fields.values, said, strict=True)))
-            for name, at, said in zip(names, places, values, strict=True)
+            Sample(Member(path, name, offset, size, status.st_mtime_ns), dict(zip(fields.values, said, strict=True)))
+            for name, (offset, size), said in zip(names, places, values, strict=True)
         ]
     )
 
