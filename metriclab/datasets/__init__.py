@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from metriclab.datasets.in_shop import InShop as InShop
     from metriclab.datasets.market1501 import Market1501 as Market1501
     from metriclab.datasets.msmt17 import MSMT17 as MSMT17
+    from metriclab.datasets.shards import Shards as Shards
     from metriclab.datasets.sop import StanfordOnlineProducts as StanfordOnlineProducts
     from metriclab.datasets.synthetic import Synthetic as Synthetic
     from metriclab.datasets.torchvision import Torchvision as Torchvision
@@ -34,6 +35,7 @@ else:
         InShop="in_shop",
         Market1501="market1501",
         MSMT17="msmt17",
+        Shards="shards",
         StanfordOnlineProducts="sop",
         Synthetic="synthetic",
         Torchvision="torchvision",

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from metriclab.images.sources import ImageSource, Source
 from metriclab.images.stored import Stored
 
 _NAMED = re.compile(r"(?P<path>.+)#xywh=(?P<x>\d{1,9}),(?P<y>\d{1,9}),(?P<w>\d{1,9}),(?P<h>\d{1,9})", re.DOTALL)
@@ -46,12 +47,14 @@ class Box(NamedTuple):
         return image[:, self.y_1 : self.y_2, self.x_1 : self.x_2]
 
 
-def split_box(name: str | os.PathLike[str]) -> tuple[str, Box | None]:
-    """The path in the name of an item, and its box; None where it is the whole image.
+def split_box(source: Source) -> tuple[Source, Box | None]:
+    """The file in the name of an item, and its box; None where it is the whole image.
 
     A file that has such a name itself is meant as a whole.
     """
-    name = os.fspath(name)
+    if isinstance(source, ImageSource):
+        return source, None
+    name = os.fspath(source)
     found = _NAMED.fullmatch(name) if "#xywh=" in name else None
     if found is None or os.path.exists(name):
         return name, None

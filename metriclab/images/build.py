@@ -15,16 +15,15 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int64
 
 from metriclab.core.cores import usable_cores
-from metriclab.core.reading import open_regular
 from metriclab.images.boxes import Box, split_box
 from metriclab.images.decode import Pixels, Upright, giving_reasons, loss_of, open_upright, reduce
 from metriclab.images.index import PixelStore, Record, format_of, pixel_digest
+from metriclab.images.sources import Source, opened
 from metriclab.images.stored import UnreadableImageError
 
 _LONG = 10_000  # images whose decoding is told of on the way, where there is no bar
@@ -74,7 +73,7 @@ class Room:
 
 
 def read_files(
-    paths: Sequence[str | Path],
+    paths: Sequence[Source],
     size: int,
     pixels: Pixels,
     store: PixelStore,
@@ -95,7 +94,7 @@ def read_files(
     pool = ThreadPoolExecutor(usable_cores(), thread_name_prefix="metriclab-decode")
     try:
         with quiet_pillow(), progress(len(items)) as advance:
-            boxes = defaultdict[str, dict[int, Box | None]](dict)
+            boxes = defaultdict[Source, dict[int, Box | None]](dict)
             for item in items.tolist():
                 path, box = split_box(paths[item])
                 boxes[path][item] = box
@@ -112,7 +111,7 @@ def read_files(
 
 
 def _read_file(
-    file_boxes: tuple[str, dict[int, Box | None]], size: int, pixels: Pixels, store: PixelStore, room: Room
+    file_boxes: tuple[Source, dict[int, Box | None]], size: int, pixels: Pixels, store: PixelStore, room: Room
 ) -> dict[int, Record]:
     """The records of the items of one file."""
     path, boxes = file_boxes
@@ -120,22 +119,21 @@ def _read_file(
     with contextlib.ExitStack() as stack:
         try:
             with giving_reasons():
-                file = stack.enter_context(open_regular(path))
+                file = opened(path)
+                stack.enter_context(file)
                 content = hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=16)).digest()
         except UnreadableImageError as error:
             return dict.fromkeys(boxes, Record(content, problem=str(error)))
         # Decoded where the first item is not in the store, and once for all of them.
-        opened = functools.cache(partial(open_upright, file, None if any(boxes.values()) else size, pixels))
-        loss = functools.cache(partial(loss_of, file, pixels))
-        return {
-            item: _record(content_of(content, box), box, opened, loss, size, store, room) for item, box in boxes.items()
-        }
+        upright = functools.cache(partial(open_upright, file, None if any(boxes.values()) else size, pixels))
+        record = partial(_record, upright=upright, loss=functools.cache(partial(loss_of, file, pixels)), size=size)
+        return {item: record(content_of(content, box), box, store=store, room=room) for item, box in boxes.items()}
 
 
 def _record(
     content: bytes,
     box: Box | None,
-    opened: Callable[[], Upright],
+    upright: Callable[[], Upright],
     loss: Callable[[], str],
     size: int,
     store: PixelStore,
@@ -144,7 +142,7 @@ def _record(
     known = store.get(content)
     try:
         with giving_reasons():
-            decoded = reduce(opened(), size, box) if known is None else known
+            decoded = reduce(upright(), size, box) if known is None else known
             lost = decoded.lost if known is None else loss()
     except UnreadableImageError as error:
         return Record(content, problem=str(error))

@@ -24,8 +24,8 @@ class Cached:
 
     Attributes:
         place: file or folder.
-        kind: "images" that were decoded, "unfinished" ones that no index has, "glyphs" that were drawn, or a "remnant"
-            of a write that was killed.
+        kind: "images" that were decoded, "unfinished" ones that no index has, "glyphs" that were drawn, what is in
+            "shards", or a "remnant" of a write that was killed.
         source: where images came from.
         images: how many; 0 where it is not known.
         bytes: on disk; of images that several caches have, with the one used last.
@@ -34,7 +34,7 @@ class Cached:
     """
 
     place: Path
-    kind: Literal["images", "unfinished", "glyphs", "remnant"]
+    kind: Literal["images", "unfinished", "glyphs", "shards", "remnant"]
     source: str
     images: int
     bytes: int
@@ -46,7 +46,8 @@ def find_caches() -> list[Cached]:
     """All caches, the one used last first. What metriclab did not make is not among them."""
     base = cache_base()
     found = [*_image_caches(base / "decoded"), *_files(base / "glyphs", "glyphs", r"[0-9]+px-.*\.npz")]
-    for name in ("decoded", "glyphs"):
+    found += _files(base / "shards", "shards", r"[0-9a-f]{32}\.npz")
+    for name in ("decoded", "glyphs", "shards"):
         found += [file for file in _files(base / name, "remnant", r"\..*\.part") if days_since(file.used) > _DAY]
     return sorted(found, key=lambda cache: -cache.used)
 
@@ -103,7 +104,7 @@ def _pixel_files(folder: Path) -> Iterator[tuple[str, int]]:
                         yield entry.path, entry.stat().st_size
 
 
-def _files(folder: Path, kind: Literal["glyphs", "remnant"], pattern: str) -> Iterator[Cached]:
+def _files(folder: Path, kind: Literal["glyphs", "shards", "remnant"], pattern: str) -> Iterator[Cached]:
     for path in folder.glob("*"):
         if re.fullmatch(pattern, path.name) and path.is_file():
             status = path.stat()

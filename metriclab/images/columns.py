@@ -14,13 +14,14 @@ from jaxtyping import Bool, Int32, Int64
 from metriclab.core.splits import SPLITS
 from metriclab.errors import DataError
 from metriclab.images.boxes import Box
+from metriclab.images.sources import ImageSource, Source
 
 
 class LabelledFile(NamedTuple):
     """One image of a data set: a file, or a box in one.
 
     Attributes:
-        path: where it is.
+        path: where it is, and its name in messages.
         label: name of its class, "" for unknown.
         split: "train", "val" or "test".
         key: its name within the data set, wherever that lies; only for who makes splits by it.
@@ -29,6 +30,7 @@ class LabelledFile(NamedTuple):
         query, gallery: whether it is looked for, and looked among, in val and test; where none of a split is marked,
             each image is looked for among all others.
         box: the part of the file that is the image; None for all of it.
+        source: where its bytes are, if not in a file at `path`.
     """
 
     path: Path
@@ -40,6 +42,7 @@ class LabelledFile(NamedTuple):
     query: bool = False
     gallery: bool = False
     box: Box | None = None
+    source: ImageSource | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +140,7 @@ class Files:
             none has one.
         splits: numbers in `SPLITS`.
         places: where a table lists them; None where no table does.
+        inside: where the bytes of each are, if they lie within files; None where each is in a file of its own.
     """
 
     paths: Sequence[str]
@@ -149,6 +153,7 @@ class Files:
     gallery: Bool[np.ndarray, "n"]
     boxes: Int64[np.ndarray, "n 4"] | None = None
     places: Places | None = None
+    inside: Sequence[ImageSource] | None = None
 
     @classmethod
     def of(cls, files: Iterable[LabelledFile] | Files) -> Files:
@@ -165,6 +170,8 @@ class Files:
         boxes = None
         if any(file.box is not None for file in files):
             boxes = np.array([file.box or (0, 0, 0, 0) for file in files], dtype=np.int64)
+        inside = [file.source for file in files if file.source is not None]
+        assert len(inside) in (0, len(files)), "sources are of all files or of none"
         return cls(
             [str(file.path) for file in files],
             [file.key for file in files],
@@ -175,6 +182,7 @@ class Files:
             np.array([file.query for file in files], dtype=np.bool_),
             np.array([file.gallery for file in files], dtype=np.bool_),
             boxes,
+            inside=inside or None,
         )
 
     @classmethod
@@ -198,6 +206,7 @@ class Files:
             bool(self.query[item]),
             bool(self.gallery[item]),
             self.box(item),
+            None if self.inside is None else self.inside[item],
         )
 
     def __iter__(self) -> Iterator[LabelledFile]:
@@ -215,6 +224,11 @@ class Files:
             if self.boxes is None
             else Made(len(self), lambda item: f"{self.paths[item]}{self.box(item) or ''}")
         )
+
+    @property
+    def sources(self) -> Sequence[Source]:
+        """Where the images are: see `sources`."""
+        return self.names if self.inside is None else self.inside
 
     def with_splits(self, splits: Int64[np.ndarray, "n"]) -> Files:
         """The same items in other splits: in one that nobody made, no image is marked as query or gallery."""

@@ -25,6 +25,7 @@ from metriclab.images.columns import Files
 from metriclab.images.columns import LabelledFile as LabelledFile  # where data sets look for it
 from metriclab.images.decode import Pixels, decode
 from metriclab.images.files import ImageFiles, OnError, say_once
+from metriclab.images.sources import Source
 from metriclab.images.stored import Stored, UnreadableImageError
 
 _log = logging.getLogger(__name__)
@@ -151,9 +152,9 @@ class FileDataset:
             self.files = _FeatureRows(features)
         elif _decoded.get():
             place = self._listed.place
-            self.files = ImageFiles(self._listed.names, size=size, on_error=on_error, pixels=pixels, place=place)
+            self.files = ImageFiles(self._listed.sources, size=size, on_error=on_error, pixels=pixels, place=place)
         else:
-            self.files = _ListedFiles(self._listed.names, size, pixels)
+            self.files = _ListedFiles(self._listed.sources, size, pixels)
         self._choose(split)
 
     def with_split(self, split: Split, /) -> FileDataset:
@@ -208,7 +209,7 @@ class FileDataset:
 class _ListedFiles:
     """What stands in for `ImageFiles` where nothing is decoded, but for one image where its channels are to be told."""
 
-    def __init__(self, paths: Sequence[str], size: int, pixels: Pixels) -> None:
+    def __init__(self, paths: Sequence[Source], size: int, pixels: Pixels) -> None:
         self.size, self.readable, self.skipped = size, np.ones(len(paths), dtype=bool), None
         self.digests = np.zeros((len(paths), 16), np.uint8)
         self._black: Stored = np.zeros((3, size, size), np.uint8)

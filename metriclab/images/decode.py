@@ -6,15 +6,14 @@ import contextlib
 import functools
 import os
 from collections.abc import Iterator
-from pathlib import Path
-from typing import BinaryIO, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.ImageFile import StubImageFile
 
-from metriclab.core.reading import open_regular
 from metriclab.images.boxes import Box, split_box
+from metriclab.images.sources import ImageBytes, Source, opened
 from metriclab.images.stored import TIFF, Stored, UnreadableImageError, has_16_bits, lost_in_rgb, reduced, stored_array
 
 Pixels = Literal["rgb", "stored"]
@@ -71,7 +70,7 @@ def image_endings(pixels: Pixels = "rgb") -> frozenset[str]:
     return frozenset({".npy"} if pixels == "stored" else ()).union(*image_formats().values())
 
 
-def decode(path: str | Path, size: int, pixels: Pixels = "rgb") -> Stored:
+def decode(source: Source, size: int, pixels: Pixels = "rgb") -> Stored:
     """The first frame of an image file, upright; in RGB, or with the channels and the bits that the file has.
 
     Where the path has a box, that part of it; see `boxes`.
@@ -84,8 +83,8 @@ def decode(path: str | Path, size: int, pixels: Pixels = "rgb") -> Stored:
         UnreadableImageError: for a file that is empty, cut short, damaged, no image, too large or has no known scale,
             and a box that reaches beyond the image.
     """
-    name, box = split_box(path)
-    with giving_reasons(), open_regular(name) as file:
+    name, box = split_box(source)
+    with giving_reasons(), opened(name) as file:
         return decode_file(file, size, pixels, box).pixels
 
 
@@ -121,16 +120,16 @@ class Upright(NamedTuple):
 
 
 @giving_reasons()
-def decode_file(file: BinaryIO, size: int, pixels: Pixels = "rgb", box: Box | None = None) -> Decoded:
+def decode_file(file: ImageBytes, size: int, pixels: Pixels = "rgb", box: Box | None = None) -> Decoded:
     """The same, of a file open at its beginning."""
     return reduce(open_upright(file, size if box is None else None, pixels), size, box)
 
 
-def open_upright(file: BinaryIO, size: int | None, pixels: Pixels = "rgb") -> Upright:
+def open_upright(file: ImageBytes, size: int | None, pixels: Pixels = "rgb") -> Upright:
     """The image of a file, not yet reduced, or only as far as its decoder does that on the way to `size`."""
-    file.seek(0)
-    if os.fstat(file.fileno()).st_size == 0:
+    if not file.seek(0, os.SEEK_END):
         raise UnreadableImageError("the file is empty")
+    file.seek(0)
     if pixels == "stored" and (array := stored_array(file, list(image_formats()), MOST_PIXELS)) is not None:
         return Upright(array, array.shape[1:])
     with _opened(file, pixels) as image:
@@ -165,7 +164,7 @@ def reduce(upright: Upright, size: int, box: Box | None = None) -> Decoded:
 
 
 @giving_reasons()
-def loss_of(file: BinaryIO, pixels: Pixels) -> str:
+def loss_of(file: ImageBytes, pixels: Pixels) -> str:
     """What `decode_file` would say is lost, by the header of a file that it can decode."""
     if pixels == "stored":
         return ""
@@ -174,7 +173,7 @@ def loss_of(file: BinaryIO, pixels: Pixels) -> str:
         return lost_in_rgb(image)
 
 
-def _opened(file: BinaryIO, pixels: Pixels) -> Image.Image:
+def _opened(file: ImageBytes, pixels: Pixels) -> Image.Image:
     try:
         return Image.open(file, formats=list(image_formats()))
     except UnidentifiedImageError as error:

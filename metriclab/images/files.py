@@ -18,13 +18,13 @@ from jaxtyping import Bool, Int64, UInt8
 
 from metriclab.core.batch import Images
 from metriclab.core.cores import usable_cores
-from metriclab.core.reading import open_regular
 from metriclab.errors import DataError, StorageError
 from metriclab.images.boxes import split_box
 from metriclab.images.build import Room, read_files
 from metriclab.images.cache_files import LIMIT, SKIPPED, alone, bytes_text, cache_folder, keeps, room, writing
 from metriclab.images.decode import Decoded, Pixels, decode_file, giving_reasons
 from metriclab.images.index import Index, PixelStore, Record, decoding, pixel_digest
+from metriclab.images.sources import Source, folder_of, opened, state_of
 from metriclab.images.stored import Stored, UnreadableImageError
 
 _SHOWN = 5  # problems named in one message
@@ -45,7 +45,8 @@ class ImageFiles:
     is decoded again and put right.
 
     Args:
-        paths: the files, in the order in which they are asked for; one or more. A path may have a box: see `boxes`.
+        paths: the files, or what lies in files, in the order in which they are asked for; one or more. A path may have
+            a box: see `boxes`.
         size: longest short side in pixels; see `decode`.
         on_error: "error" to refuse files that give no image, "skip" to leave them out of `readable`.
         pixels: "rgb", or "stored" for the channels and bits that the files have, which are then the same in all.
@@ -74,7 +75,7 @@ class ImageFiles:
 
     def __init__(
         self,
-        paths: Sequence[str | Path],
+        paths: Sequence[Source],
         *,
         size: int,
         on_error: OnError = "error",
@@ -123,7 +124,7 @@ class ImageFiles:
         path, problem = self._paths[item], "the file has changed"
         name, box = split_box(path)
         try:
-            with giving_reasons(), open_regular(name) as file:
+            with giving_reasons(), opened(name) as file:
                 decoded = decode_file(file, self.size, self.pixels, box)
         except UnreadableImageError as error:
             problem = str(error)
@@ -175,7 +176,7 @@ class ImageFiles:
         records = [Record()] * len(states) if known is None else list(known.records())
         left = Room(room(self.place.parent)[0])
         records = read_files(self._paths, self.size, self.pixels, self._store, left, records, items)
-        source = os.path.commonpath([os.path.abspath(os.path.dirname(path)) for path in self._paths])
+        source = os.path.commonpath(list({folder_of(path) for path in self._paths}))
         index = Index.of(records, states, decoding=decoding(self.size, self.pixels), source=source)
         if index.problems:
             with writing(self.place.with_suffix(SKIPPED)) as file:
@@ -190,26 +191,24 @@ class ImageFiles:
         return index
 
 
-def _name(paths: Sequence[str | Path], decoding: str) -> str:
+def _name(paths: Sequence[Source], decoding: str) -> str:
     state, here = hashlib.sha256(decoding.encode()), os.getcwd()
     for path in paths:
-        state.update(b"\n" + os.fsencode(os.path.join(here, path)))
+        state.update(b"\n" + os.fsencode(os.path.join(here, str(path))))
     return state.hexdigest()[:32]
 
 
-def _states(paths: Sequence[str | Path]) -> Int64[np.ndarray, "n 3"]:
+def _states(paths: Sequence[Source]) -> Int64[np.ndarray, "n 3"]:
     states = np.empty((len(paths), 3), dtype=np.int64)
     for row, path in enumerate(paths):
         try:
-            status = os.stat(split_box(path)[0])
+            states[row] = state_of(split_box(path)[0])
         except OSError as error:
             raise DataError(f"{path}: {error.strerror}", help="check the path, and that you may read it") from error
-        # The last of the times is the one that nobody can set back.
-        states[row] = status.st_size, status.st_mtime_ns, status.st_ctime_ns
     return states
 
 
-def _require_one_format(paths: Sequence[str | Path], index: Index) -> None:
+def _require_one_format(paths: Sequence[Source], index: Index) -> None:
     formats = index.formats[index.readable]
     others = np.flatnonzero((formats != formats[:1]).any(axis=1))
     if len(others):
@@ -225,7 +224,7 @@ def _format_text(channels: int, value_bytes: int) -> str:
     return f"{channels} channel{'s' * (channels > 1)} of {8 * value_bytes} bits"
 
 
-def _say_lost(paths: Sequence[str | Path], index: Index) -> None:
+def _say_lost(paths: Sequence[Source], index: Index) -> None:
     for what, count in Counter((index.lost or {}).values()).items():
         first = next(item for item, lost in (index.lost or {}).items() if lost == what)
         say_once(
@@ -256,9 +255,7 @@ def say_once(warning: str) -> None:
     _log.warning("%s", warning)
 
 
-def _refuse(
-    paths: Sequence[str | Path], problems: dict[int, str], on_error: OnError, place: Callable[[int], str]
-) -> None:
+def _refuse(paths: Sequence[Source], problems: dict[int, str], on_error: OnError, place: Callable[[int], str]) -> None:
     files = {str(paths[item]): problem for item, problem in problems.items()}
     bad = [f"{place(item)}{paths[item]}: {problem}" for item, problem in problems.items()]
     if len(problems) == len(paths):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from jaxtyping import Shaped, UInt8, UInt16
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+from metriclab.images.sources import ImageBytes
 
 Stored = UInt8[np.ndarray, "_c _h _w"] | UInt16[np.ndarray, "_c _h _w"]
 
@@ -55,7 +57,7 @@ def has_16_bits(image: Image.Image) -> bool:
     return any(";16" in mode for mode in _raw_modes(image)) or (image.format == "PPM" and bool(above))
 
 
-def stored_array(file: BinaryIO, formats: list[str], most: int) -> Stored | None:
+def stored_array(file: ImageBytes, formats: list[str], most: int) -> Stored | None:
     """The channels of an image file upright, in the bits that it has them; None for 8 bits that Pillow has all of.
 
     Args:
@@ -93,7 +95,7 @@ def reduced(array: Stored, target: tuple[int, int]) -> Stored:
     return made
 
 
-def _of_pillow(file: BinaryIO, image: Image.Image, formats: list[str]) -> Stored:
+def _of_pillow(file: ImageBytes, image: Image.Image, formats: list[str]) -> Stored:
     """16 bits, that Pillow keeps in grey alone: of colours in PNG it gives the upper or the lower 8 of each."""
     modes = list(_raw_modes(image))
     if image.format == "PNG" and modes in (["RGB;16B"], ["RGBA;16B"]):
@@ -113,7 +115,7 @@ def _values(image: Image.Image) -> Shaped[np.ndarray, "..."]:
     return np.asarray(image)
 
 
-def _of_numpy(file: BinaryIO, most: int) -> Stored:
+def _of_numpy(file: ImageBytes, most: int) -> Stored:
     """An array of h x w, or with the channels last or, where the first axis is the shortest, first."""
     try:
         version = np.lib.format.read_magic(file)
@@ -136,7 +138,7 @@ def _of_numpy(file: BinaryIO, most: int) -> Stored:
     return _native(array)
 
 
-def _of_tiff(file: BinaryIO, most: int) -> Stored:
+def _of_tiff(file: ImageBytes, most: int) -> Stored:
     try:
         import tifffile
     except ModuleNotFoundError as error:

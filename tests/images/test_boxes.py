@@ -50,7 +50,9 @@ GOOD = ["a.png,x,train,0,20,0,30", "a.png,y,train,50.0,90,10,60", "b.png,x,test,
 def test_each_box_is_an_item_cut_out_of_its_image_and_an_image_is_opened_once(root, monkeypatch):
     opened = []
     opening = image_build.open_upright
-    monkeypatch.setattr(image_build, "open_upright", lambda file, size, *more: opened.append(size) or opening(file, size, *more))
+    monkeypatch.setattr(
+        image_build, "open_upright", lambda file, size, *more: opened.append(size) or opening(file, size, *more)
+    )
     train = Folder("train", root=str(table(root, *GOOD)), val=0.0)
     assert opened == [None, None]
     assert train.names == [f"{root}/a.png#xywh=0,0,20,30", f"{root}/a.png#xywh=50,10,40,50"]
