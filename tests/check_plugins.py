@@ -28,6 +28,7 @@ from tests.support.tiny import TINY
 
 ROOT = Path(__file__).parent.parent
 STEPS, BATCH = 20, 32
+RUN_COMMANDS = ROOT / "tests" / "support" / "run_commands.py"  # beside which is no metriclab
 _LEFT_OUT = re.compile(r"^(epochs|weights)\s*=.*$", re.MULTILINE)
 """Lines of recipes: steps say how long, and both would be refused; what an earlier run trained is not here."""
 
@@ -105,8 +106,8 @@ def check(package: Path, made: Environment) -> None:
             for component in components
         }
         assert promised == components_of(name, made), (promised, components_of(name, made))
-        run_tiny(name, sorted(component for kind, component in promised if kind == "loss"), made)
-        run_recipes(name, package, made)
+        losses = sorted(component for kind, component in promised if kind == "loss")
+        run(name, [*of_losses(losses, made), *of_recipes(package, made)], made)
     finally:
         made.call("-m", "pip", "uninstall", "--quiet", "--yes", name)
     assert not components_of(name, made), f"{name} is still there after it was removed"
@@ -122,23 +123,25 @@ def components_of(name: str, made: Environment) -> set[tuple[str, str]]:
     return {(entry["kind"], entry["name"]) for entry in of_package} if found else set()
 
 
-def run_tiny(name: str, losses: list[str], made: Environment) -> None:
+def of_losses(losses: list[str], made: Environment) -> Iterator[list[str]]:
     """A short run with each of the plugin's losses; one over classes has their proxies."""
+    if not losses:
+        return
     recipe = made.folder / "tiny.toml"
     recipe.write_text(TINY)
     needs_memory = f"getattr(build('loss', name), 'needs_memory', False) for name in {losses}"
     of_classes = made.ask("-c", f"from metriclab.api import build; print(*({needs_memory}))").split()
     for loss, needed in zip(losses, of_classes, strict=True):
         more = ["--set", "method.name=supervised", "--set", "memory.name=proxies"] if needed == "True" else []
-        run(name, recipe, made, "--set", f"loss.name={loss}", *more)
+        yield [str(recipe), "--set", f"loss.name={loss}", *more]
 
 
-def run_recipes(name: str, package: Path, made: Environment) -> None:
+def of_recipes(package: Path, made: Environment) -> Iterator[list[str]]:
     """The first steps of every recipe of the package, in small batches; of large data on fewer and simpler images."""
     if not (package / "recipes").is_dir():
         return
-    copied = made.folder / "recipes"
-    shutil.copytree(package / "recipes", copied, dirs_exist_ok=True)
+    copied = made.folder / package.name
+    shutil.copytree(package / "recipes", copied)
     for recipe in sorted(copied.rglob("*.toml")):
         recipe.write_text(_LEFT_OUT.sub("", recipe.read_text()))
     for recipe in sorted(copied.glob("*.toml")):
@@ -151,18 +154,19 @@ def run_recipes(name: str, package: Path, made: Environment) -> None:
         smaller = ["--set", f"sampler.batch_size={BATCH}"] if batch > BATCH else []
         if values.get("data", {}).get("name") in ("glyphs", "fabrics"):
             smaller += ["--set", "data.name=synthetic"]  # measuring 14,773 images by every baseline takes minutes
-        run(name, recipe, made, *smaller)
-    shutil.rmtree(copied)
+        yield [str(recipe), *smaller]
 
 
-def run(name: str, recipe: Path, made: Environment, *options: str) -> None:
-    """Some steps, after which the plugin's package and version stand in the manifest."""
-    out = made.folder / "run"
-    made.call("-m", "metriclab.cli", "run", recipe, *options, "--set", f"train.steps={STEPS}", "--out", out, "-q")
-    plugins = json.loads((out / "manifest.json").read_text())["plugins"]
-    made.said.append(f"plugins of the run: {plugins}")
-    assert name in plugins, f"the run used nothing of {name}"
-    shutil.rmtree(out)
+def run(name: str, recipes: list[list[str]], made: Environment) -> None:
+    """Some steps of each, after which the plugin's package and version stand in the manifest."""
+    out = [made.folder / f"{name}-{number}" for number in range(len(recipes))]
+    ends = [["--set", f"train.steps={STEPS}", "--out", str(folder), "-q"] for folder in out]
+    commands = [["run", *recipe, *end] for recipe, end in zip(recipes, ends, strict=True)]
+    made.call(RUN_COMMANDS, json.dumps(commands))
+    for folder in out:
+        plugins = json.loads((folder / "manifest.json").read_text())["plugins"]
+        made.said.append(f"plugins of the run: {plugins}")
+        assert name in plugins, f"the run used nothing of {name}"
 
 
 def check_all(packages: list[Path], folder: Path) -> Iterator[str]:

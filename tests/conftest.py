@@ -31,41 +31,34 @@ if not torch.cuda.is_available():  # torch's own keeps a formatted stack of each
     torch.manual_seed = torch.default_generator.manual_seed
 
 
-def pytest_collection_finish() -> None:
-    """All that was imported stays: the collector need not look through it again and again."""
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """All that was imported stays: the collector need not look through it again and again.
+
+    For `make quick` nothing has to be marked: a test that starts a process leaves itself out.
+    """
     gc.collect()
     gc.freeze()
+    if session.config.getoption("no_processes"):
+        subprocess.Popen = lambda *_, **__: pytest.skip("starts a process")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--no-processes", action="store_true", help="leave out tests as soon as they start a process")
 
 
-@pytest.fixture(autouse=True)
-def no_processes(request, monkeypatch) -> None:
-    """For `make quick`: nothing has to be marked, a test that starts a process leaves itself out."""
-    if request.config.getoption("no_processes"):
-        monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.skip("starts a process"))
-
-
-@pytest.fixture(scope="session", autouse=True)
-def remove_cache() -> Iterator[None]:
-    """Leaves nothing behind."""
-    yield
+def pytest_unconfigure() -> None:
+    """Leaves nothing behind, in the process that hands tests out as little as in those that run them."""
     shutil.rmtree(os.environ["METRICLAB_CACHE"], ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)
-def fixed_numbers(request, monkeypatch) -> None:
-    """Every test draws the same numbers, and gives its rows the same items and ids, alone or after others."""
+def alone(request) -> Iterator[None]:
+    """Every test draws the same numbers, and gives its rows the same items and ids, alone or after others.
+
+    A command that is quiet in one test, in this process, keeps nothing from another that waits for a message.
+    """
     torch.manual_seed(0)
-    of_this_test = zlib.crc32(request.node.nodeid.encode()) % 2**19 + 1
-    monkeypatch.setattr(fresh_numbers, "_next", of_this_test << 20)
-
-
-@pytest.fixture(autouse=True)
-def as_talkative_as_before() -> Iterator[None]:
-    """A command that is quiet in one test, in this process, keeps nothing from another that waits for a message."""
+    fresh_numbers._next = (zlib.crc32(request.node.nodeid.encode()) % 2**19 + 1) << 20
     logger = logging.getLogger("metriclab")
     level = logger.level
     yield

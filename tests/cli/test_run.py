@@ -18,7 +18,9 @@ from click.testing import CliRunner
 from safetensors.torch import load_file
 
 from metriclab.cli import main
-from tests.support.tiny import TINY
+from metriclab.recipe import read_recipe
+from metriclab.testing import Share, on_ranks
+from tests.support.tiny import TINY, run
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
@@ -36,13 +38,13 @@ def recipe(tmp_path) -> Path:
 
 
 def test_a_run_prints_the_table_and_says_where_it_is(recipe, tmp_path, monkeypatch):
-    done = metriclab("run", "tiny.toml", "--set", "train.steps=2", folder=tmp_path)
-    assert done.returncode == 0, done.stderr
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(main, ["run", "tiny.toml", "--set", "train.steps=2"])
+    assert done.exit_code == 0, done.output
     (folder,) = (tmp_path / "runs").iterdir()
     assert folder.name.startswith("tiny-")
     for text in ("raw pixels", "untrained", "trained", "  map_at_r", f"run folder: runs/{folder.name}"):
         assert text in done.stdout
-    monkeypatch.chdir(tmp_path)
     as_json = CliRunner().invoke(main, ["run", "tiny.toml", "--set", "train.steps=2", "--resume", "--json", "-q"])
     assert json.loads(as_json.stdout) == json.loads((folder / "result.json").read_text())
 
@@ -91,11 +93,15 @@ def test_control_c_saves_and_says_how_to_go_on(recipe, tmp_path):
     assert list((tmp_path / "run" / "checkpoints").glob("step-*.json"))
 
 
+def train(share: Share, recipe: Path, out: Path) -> None:
+    run(read_recipe(recipe), out)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks", [2, 3])
-def test_under_torchrun_the_run_is_that_of_one_process(ranks, recipe, tmp_path):
-    _run_on(1, "one", recipe)
-    _run_on(ranks, "several", recipe)
+def test_on_ranks_the_run_is_that_of_one_process(ranks, recipe, tmp_path):
+    for number, name in ((1, "one"), (ranks, "several")):
+        on_ranks(train, number, recipe, tmp_path / name)
     one, several = (_finished(tmp_path / name) for name in ("one", "several"))
     assert len(one.metrics) == len(several.metrics)
     for expected, found in zip(one.metrics, several.metrics, strict=True):
