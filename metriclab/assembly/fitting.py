@@ -6,7 +6,6 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from metriclab.core.network import Network
-from metriclab.errors import RecipeError
 from metriclab.recipe import Recipe, RecipeProblems
 from metriclab.recipe.losses import too_many
 
@@ -27,17 +26,17 @@ def check_fitting(recipe: Recipe, network: Network, classes: Int64[Tensor, "c"])
             width = int(output.out_features)  # type: ignore[arg-type]  # of encoders and heads, a number
             if highest > width:
                 message, help = too_many(highest, width)
-                raise RecipeError(f"evaluate.{evaluator.label}: {message} {recipe.train.output}", help=help)
+                raise evaluator.refusal(f"{message} {recipe.train.output}", help)
 
 
 def _refuse_losses(recipe: Recipe) -> None:
-    method = recipe.components["method"].name
+    method = recipe.components["method"]
     message = "tells classes apart, and the training split has no labels"
     if recipe.losses:
         wrong = [entry for entry in recipe.losses.entries if entry.options.labels == "method"]
         help = 'remove it, or set labels = "item" to tell images apart'
-        problems = [entry.place.problem(f"loss '{entry.spec.name}' {message}", help) for entry in wrong]
-        if problems:
-            raise RecipeProblems(problems)
+        refused = [entry.spec.refusal(f"loss '{entry.spec.name}' {message}", help) for entry in wrong]
+        if refused:
+            raise RecipeProblems([problem for one in refused for problem in one.problems])
     elif "loss" in recipe.components:
-        raise RecipeError(f"method '{method}' {message}", help="choose data with labels, or a method such as simclr")
+        raise method.refusal(f"method '{method.name}' {message}", "choose data with labels, or a method such as simclr")

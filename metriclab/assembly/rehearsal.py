@@ -52,33 +52,34 @@ def rehearse(recipe: Recipe, *, tell_data: bool = True) -> Rehearsal:
     splits = _data(chosen["dataset"], recipe, found if tell_data else Rehearsal([], []))
     labels = splits.train.labels if splits else np.arange(2)
     if splits and recipe.train.steps != 0:
-        _attempt(found, lambda: build_sampler(recipe, splits.train))
+        _attempt(recipe, found, lambda: build_sampler(recipe, splits.train))
     local = replace(recipe, components={**chosen, "encoder": _without(chosen["encoder"], "pretrained")})
-    method: nn.Module | None = _attempt(found, lambda: build_method(local, classes_of(labels)))
-    views: Views | None = _attempt(found, chosen["views"].build)
-    _attempt(found, lambda: chosen["schedule"].build(1))
-    built = {one.label: _attempt(found, one.build) for one in recipe.evaluators}
+    method: nn.Module | None = _attempt(recipe, found, lambda: build_method(local, classes_of(labels)))
+    views: Views | None = _attempt(recipe, found, chosen["views"].build)
+    _attempt(recipe, found, lambda: chosen["schedule"].build(1))
+    built = {one.label: _attempt(recipe, found, one.build) for one in recipe.evaluators}
     evaluators: dict[str, Evaluator] = {label: one for label, one in built.items() if one is not None}
-    _attempt(found, lambda: require_selectable(recipe, evaluators))
+    _attempt(recipe, found, lambda: require_selectable(recipe, evaluators))
     if method is None:
         return found
     if splits is not None:
-        _attempt(found, lambda: require_loss(recipe, splits, method))
+        _attempt(recipe, found, lambda: require_loss(recipe, splits, method))
     encoder = method.get_submodule("network.encoder")
     note = getattr(encoder, "note", None)
     found.notes.extend([] if note is None else [note])
     if recipe.train.steps != 0:
-        _attempt(found, lambda: build_optimizer(recipe, method, 1))
-    _attempt(found, lambda: require_finite(method, local))
+        _attempt(recipe, found, lambda: build_optimizer(recipe, method, 1))
+    _attempt(recipe, found, lambda: require_finite(method, local))
     if views is not None and (splits or not getattr(encoder, "takes_features", False)):
         data = splits.train if splits else _no_image()
-        _attempt(found, lambda: try_one_image(local, method, views, data, torch.device("cpu")))
+        _attempt(recipe, found, lambda: try_one_image(local, method, views, data, torch.device("cpu")))
     return found
 
 
-def _attempt(found: Rehearsal, build: Callable[[], T]) -> T | None:
+def _attempt(recipe: Recipe, found: Rehearsal, build: Callable[[], T]) -> T | None:
     try:
-        return build()
+        with recipe.telling_places():
+            return build()
     except MetriclabError as error:
         found.problems.append(error)
         return None

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from metriclab.distributed.failures import meeting
+from metriclab.distributed.failures import act_together, meeting
 from metriclab.distributed.group import rank, world_size
 from metriclab.errors import MetriclabError
 
@@ -56,27 +56,28 @@ def on_first_rank(action: Callable[[], None]) -> None:
 
 
 def on_every_rank(action: Callable[[], T]) -> T:
-    """Lets each rank act alone; where one fails, all do, so that none is left waiting for it.
+    """Lets ranks act; where one fails, all do, so that none is left waiting for it.
 
     Args:
-        action: in which ranks do not meet.
+        action: ranks may meet in it.
 
     Raises:
         MetriclabError: this rank's own, or that another rank failed, with what it said.
         Exception: this rank's own, whatever it is.
     """
-    own: Exception | None = None
-    try:
-        value = action()
-    except Exception as error:
-        own = error
-    texts = gather_objects(None if own is None else str(own) or type(own).__name__)
-    if own is not None:
-        raise own
+    own: list[Exception] = []
+
+    def describe(error: Exception) -> str:
+        own.append(error)
+        return str(error) or type(error).__name__
+
+    value, texts = act_together(action, describe)
+    if own:
+        raise own[0]
     for other, text in enumerate(texts):
         if text is not None:
             raise MetriclabError(f"rank {other} failed, so this one stops too: {text}")
-    return value
+    return value  # type: ignore[return-value]  # no rank has failed
 
 
 def gather_objects(value: T) -> list[T]:

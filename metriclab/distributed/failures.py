@@ -13,47 +13,51 @@ from metriclab.errors import MetriclabError
 
 T = TypeVar("T")
 
-_acting_together = False
+_level = 0
+"""How many `act_together` are under way, one in the other."""
 
 
 class OtherRankFailedError(BaseException):
-    """Another rank has failed in `act_together`. No `Exception`: nothing on its way may take it for one of its own.
+    """A rank has failed in `act_together`. No `Exception`: nothing on its way may take it for one of its own.
 
     Args:
-        reasons: what each rank failed by, in rank order; None for those that did not.
+        level: of that `act_together`.
+        reasons: what each rank failed by there, in rank order; None for those that did not.
     """
 
-    def __init__(self, reasons: list[str | None]) -> None:
+    def __init__(self, level: int, reasons: list[str | None]) -> None:
         super().__init__(next(filter(None, reasons)))
-        self.reasons = reasons
+        self.level, self.reasons = level, reasons
 
 
 def act_together(action: Callable[[], T], describe: Callable[[Exception], str]) -> tuple[T | None, list[str | None]]:
     """Lets ranks act that may meet while they do; where one fails, all stop where they would have met it next.
 
     Before each meeting within, and once at the end, ranks tell each other that all goes well, which costs a small
-    exchange each time. On no rank is anything raised.
+    exchange each time. Nothing is raised.
 
     Args:
-        action: the same meetings on every rank, as far as it gets. Not itself within another one.
+        action: on every rank the same meetings, as far as it gets.
         describe: a failure in words.
 
     Returns:
         What the action gave, None where any rank failed; and by rank what it failed by, None where it did not.
     """
-    global _acting_together
+    global _level
     value, reason = None, None
-    _acting_together = True
+    _level += 1
     try:
-        value = action()
+        try:
+            value = action()
+        except Exception as error:
+            reason = describe(error)
+        return value, _exchange(reason)
     except OtherRankFailedError as error:
+        if error.level < _level:
+            raise
         return None, error.reasons
-    except Exception as error:
-        reason = describe(error)
     finally:
-        _acting_together = False
-    reasons = _exchange(reason)
-    return (value if reasons.count(None) == len(reasons) else None), reasons
+        _level -= 1
 
 
 @contextmanager
@@ -64,21 +68,23 @@ def meeting() -> Iterator[None]:
         OtherRankFailedError: within `act_together`, where another rank has failed and will not come.
         MetriclabError: where another rank has ended or cannot be reached.
     """
-    if _acting_together:
-        reasons = _exchange(None)
-        if reasons.count(None) < len(reasons):
-            raise OtherRankFailedError(reasons)
+    if _level > 0:
+        _exchange(None)
     with _telling_of_lost_ranks():
         yield
 
 
 def _exchange(reason: str | None) -> list[str | None]:
-    if world_size() == 1:
-        return [reason]
-    reasons: list[Any] = [None] * world_size()
-    with _telling_of_lost_ranks():
-        dist.all_gather_object(reasons, reason)
-    return reasons
+    """Tells the others whether this rank has failed. Raises OtherRankFailedError where any has, this one included."""
+    told: list[Any] = [(_level, reason)] * world_size()
+    if world_size() > 1:
+        with _telling_of_lost_ranks():
+            dist.all_gather_object(told, (_level, reason))
+    levels = [level for level, failure in told if failure is not None]
+    if levels:
+        outermost = min(levels)
+        raise OtherRankFailedError(outermost, [failure if level == outermost else None for level, failure in told])
+    return [None] * world_size()
 
 
 @contextmanager

@@ -57,7 +57,7 @@ def check(document: Document, path: Path, problems: Sequence[Problem] = ()) -> R
         raise RecipeProblems(in_order(found, str(path)))
     assert train is not None
     components = {name: chosen for name, chosen in single.items() if chosen is not None}
-    return Recipe(path, components, evaluators, trackers, train, required, losses)
+    return Recipe(path, document, components, evaluators, trackers, train, required, losses)
 
 
 class _Checker:

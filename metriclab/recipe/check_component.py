@@ -45,7 +45,7 @@ class ComponentChecker:
             return None
         filled = self.parameters(definition, params, *where)
         assert isinstance(name, str)
-        return ComponentSpec(kind.name, name, filled, definition, label)
+        return ComponentSpec(kind.name, name, filled, definition, label, self.document, where)
 
     def parameters(self, definition: Definition, params: dict[str, Any], *where: str | int) -> dict[str, Any]:
         """A component's parameters, defaults filled in. They may have problems."""

@@ -65,10 +65,10 @@ def _entry(checker: ComponentChecker, table: Any, index: int) -> LossEntry | Non
     params = checker.parameters(definition, params, "loss", index)
     if problems:
         return None
-    spec = ComponentSpec("loss", table["name"], params, definition, str(label))
+    spec = ComponentSpec("loss", table["name"], params, definition, str(label), checker.document, ("loss", index))
     options = LossOptions.model_validate({**filled, "miner": None})
     mining = None if miner is None or miner.name == "none" else miner
-    return LossEntry(spec, options, mining, checker.document.key("loss", index))
+    return LossEntry(spec, options, mining)
 
 
 def _names(checker: ComponentChecker, entries: list[tuple[int, LossEntry]]) -> None:

@@ -20,6 +20,8 @@ LIMIT = 1_000_000
 DEEP = ("tables or lists are nested more than 32 deep", "recipes are flat: a table holds the keys of one component")
 
 # A key of so many parts that tomllib, which takes time in the square of them, must not see it.
+# What a message may name of a recipe: `table.key`, or `key = ...`.
+_NAMED = re.compile(r"(?<![\w./'\"-])(?P<way>[a-z_]\w*(?:\.[a-z_]\w*)*)(?P<set> = )?")
 _LONG_KEY = re.compile(r"""(?<![\w-])(?:(?:[A-Za-z0-9_-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){200}""")
 
 
@@ -57,6 +59,28 @@ class Document:
         for places in (self.keys, self.starts):
             for old in [known for known in places if known[: len(path)] == path]:
                 del places[old]
+
+    def named(self, text: str, table: str = "", where: KeyPath = ()) -> Place | None:
+        """Where the key stands that a text names first, as `table.key`, or of the table at `where` as `key = ...`.
+
+        Args:
+            text: of an error.
+            table: what the text calls the table at `where`: to itself an encoder is in `encoder`, also as the base or
+                the teacher of another component.
+            where: the path of a table.
+        """
+        for found in _NAMED.finditer(text):
+            *way, key = found["way"].split(".")
+            if where and (way[:1] == [table] or (not way and found["set"])):
+                inside = where
+            elif way and way[0] in self.values:
+                inside = (way[0],)
+            else:
+                continue
+            stated = [path for path in self.starts if path[: len(inside)] == inside and path[-1] == key]
+            if stated or way:
+                return self.starts[min(stated, key=len)] if stated else self.value(*inside)
+        return None
 
     def _nearest(self, places: Mapping[KeyPath, Place], path: KeyPath) -> Place:
         while path:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, MinLen
 from pydantic import BaseModel, ConfigDict
 
 from metriclab.errors import RecipeError
-from metriclab.recipe.problems import Place, RecipeProblems, show
+from metriclab.recipe.problems import show
 from metriclab.recipe.spec import ComponentSpec
 from metriclab.registry.marks import TableOf
 from metriclab.registry.params import suggest
@@ -50,13 +50,11 @@ class LossEntry:
         spec: of the loss.
         options: the rest of its table, but for the miner.
         miner: what chooses among its pairs.
-        place: where the table stands.
     """
 
     spec: ComponentSpec
     options: LossOptions
     miner: ComponentSpec | None
-    place: Place = field(compare=False, repr=False)
 
     def parts(self) -> Iterator[tuple[str, int | None]]:
         """Name and dimensions of each loss that it stands for."""
@@ -67,7 +65,7 @@ class LossEntry:
             yield name, dims
 
     def build(self, dims: int | None, embedding_dim: int, classes: Any) -> Any:
-        """One of them. What cannot be is told at the table's place.
+        """One of them. What cannot be is told at its place.
 
         Raises:
             RecipeProblems: for more dimensions than the embedding has, and for what the loss or its miner refuses.
@@ -75,14 +73,14 @@ class LossEntry:
         from metriclab.losses.composite import Part
 
         if dims is not None and dims > embedding_dim:
-            raise RecipeProblems([self.place.problem(*too_many(dims, embedding_dim))])
+            raise self.spec.refusal(*too_many(dims, embedding_dim))
         loss = self.spec.build(dims or embedding_dim, classes)
         miner = None if self.miner is None else self.miner.build()
         kept = self.options
         try:
             return Part(loss, weight=kept.weight, dims=dims, labels=kept.labels, against=kept.against, miner=miner)
         except RecipeError as error:
-            raise RecipeProblems([self.place.problem(error.message, error.help)]) from None
+            raise self.spec.refusal(error.message, error.help) from None
 
     def as_dict(self) -> dict[str, Any]:
         """The recipe's table."""

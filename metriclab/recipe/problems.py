@@ -70,15 +70,24 @@ class Lines:
 
 
 class RecipeProblems(RecipeError):
-    """All that is wrong with a recipe. `str(error)` is the text of every problem, in the order of the file."""
+    """All that is wrong with a recipe. `str(error)` is the text of every problem, in the order of the file.
+
+    A single problem's message and help are those of the error.
+    """
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         assert problems
         texts = [str(problem) for problem in problems[:_SHOWN]]
         if len(problems) > _SHOWN:
             texts.append(f"and {len(problems) - _SHOWN} problems more")
-        super().__init__("\n".join(texts))
-        self.problems = list(problems)
+        self.problems, self._text = list(problems), "\n".join(texts)
+        if len(problems) == 1:
+            super().__init__(problems[0].message, help=problems[0].help)
+        else:
+            super().__init__(self._text)
+
+    def __str__(self) -> str:
+        return self._text
 
     def __reduce__(self) -> tuple[Any, ...]:
         return RecipeProblems, (self.problems,)

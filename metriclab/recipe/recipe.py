@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from metriclab.errors import RecipeError
+from metriclab.recipe.document import Document
 from metriclab.recipe.losses import LossList
+from metriclab.recipe.problems import RecipeProblems
 from metriclab.recipe.spec import ComponentSpec
 from metriclab.recipe.train import Train
 from metriclab.registry.kinds import KINDS
@@ -22,6 +27,7 @@ class Recipe:
 
     Attributes:
         path: the file it was read from.
+        document: what stands in it.
         components: by kind, all but evaluators and trackers; without the losses, miners and memories the method has
             no use for.
         evaluators: in the order of the recipe.
@@ -32,6 +38,7 @@ class Recipe:
     """
 
     path: Path = field(compare=False)
+    document: Document = field(compare=False, repr=False)
     components: dict[str, ComponentSpec]
     evaluators: list[ComponentSpec]
     trackers: list[ComponentSpec]
@@ -43,6 +50,19 @@ class Recipe:
         """Every component that is named."""
         losses = self.losses.specs() if self.losses else []
         return [*self.components.values(), *losses, *self.evaluators, *self.trackers]
+
+    @contextmanager
+    def telling_places(self) -> Iterator[None]:
+        """Around what a recipe is built or run by: errors of it are told at the place of the key that they name."""
+        try:
+            yield
+        except RecipeProblems:
+            raise
+        except RecipeError as error:
+            place = self.document.named(error.message) or self.document.named(error.help or "")
+            if place is None:
+                raise
+            raise RecipeProblems([place.problem(error.message, error.help)]) from error
 
     def as_dict(self) -> dict[str, Any]:
         """The recipe as plain data, table by table, None where a parameter is not set."""

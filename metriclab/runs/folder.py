@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import shlex
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -131,6 +132,10 @@ class RunFolder:
         if not self.manifest_file.exists():
             write_json(self.manifest_file, manifest)
 
+    def withdraw(self) -> None:
+        """Takes back what `begin` has made, for a new run that cannot begin after all."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
     def reopen(self, recipe: Recipe) -> None:
         """Checks that the folder holds a run of this very recipe.
 
@@ -223,10 +228,7 @@ class RunFolder:
 
     def finish(self, result: Mapping[str, Any], scores: Mapping[str, Tensor]) -> None:
         """Writes what the run measured, the result last: a folder that has it is finished."""
-        self.write_result({**result, "scores_sha256": self.write_scores(scores)})
-
-    def write_result(self, result: Mapping[str, Any]) -> None:
-        write_json(self.result_file, result)
+        write_json(self.result_file, {**result, "scores_sha256": self.write_scores(scores)})
 
     def scores(self) -> dict[str, Tensor]:
         """The scores of a finished run query by query, as `write_scores` took them.

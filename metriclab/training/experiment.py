@@ -14,7 +14,7 @@ from metriclab.assembly.assemble import Training, assemble, build_evaluators
 from metriclab.assembly.selection import require_loss, require_selectable
 from metriclab.assembly.splits import Splits, benchmark, has_labels, load_splits, require_columns
 from metriclab.core.protocols import Evaluator, Tracker
-from metriclab.errors import RecipeError, StorageError
+from metriclab.errors import MetriclabError, RecipeError, StorageError
 from metriclab.evaluation.result import Pausing, final_result
 from metriclab.recipe import Recipe
 from metriclab.recipe.train import LOSS
@@ -26,7 +26,7 @@ from metriclab.training.agreement import require_same, require_same_recipe
 from metriclab.training.alarms import logged, stop_if_diverged, warnings_of
 from metriclab.training.averaging import WeightAverage
 from metriclab.training.drift import drift_of, embed_followed
-from metriclab.training.features import with_features
+from metriclab.training.features import prepare, with_features
 from metriclab.training.fit import StepResult, fit
 from metriclab.training.imprint import imprint_proxies
 from metriclab.training.interruption import Interrupted, unless_stopped
@@ -59,34 +59,22 @@ def experiment(
     require_same_recipe(recipe)
     if resume:
         distributed.on_every_rank(lambda: folder.reopen(recipe))
+        if distributed.broadcast_object(folder.result_file.exists()):
+            yield RunStatus("finished", 0, 0, message=f"{folder.path} is finished already; nothing was run")
+            return
+        distributed.on_first_rank(folder.take)
     else:
         distributed.on_first_rank(folder.refuse_existing)
-    if resume and distributed.broadcast_object(folder.result_file.exists()):
-        yield RunStatus("finished", 0, 0, message=f"{folder.path} is finished already; nothing was run")
-        return
-    if resume:
-        distributed.on_first_rank(folder.take)
-    run = yield from _begin(recipe, folder, resume=resume)
-    total = run.training.steps
-    try:
-        if distributed.rank() == 0:
-            run.trackers += _trackers(recipe, folder, quiet)
-        yield from run.train(stop)
-        yield RunStatus("evaluate", total, total)
-        yield from run.load_best()
-        result, scores = unless_stopped(run.measure(), stop)
-        for name, reason in result["missing"].items():
-            yield RunStatus("evaluate", total, total, message=f"{name} is missing from the result: {reason}")
-        distributed.on_first_rank(lambda: folder.finish(result, scores))
-        if not recipe.train.keep_checkpoints:
-            distributed.on_first_rank(lambda: checkpoints.keep_weights(folder.checkpoints, run.numbers.best_step))
-        yield RunStatus("finished", total, total)
-    finally:
-        for tracker in run.trackers:
-            tracker.close()
+    with recipe.telling_places():
+        run = yield from _begin(recipe, folder, resume=resume, quiet=quiet)
+        try:
+            yield from _finish(run, stop)
+        finally:
+            for tracker in run.trackers:
+                tracker.close()
 
 
-def _begin(recipe: Recipe, folder: RunFolder, *, resume: bool) -> Generator[RunStatus, None, _Run]:
+def _begin(recipe: Recipe, folder: RunFolder, *, resume: bool, quiet: bool) -> Generator[RunStatus, None, _Run]:
     """Loads and builds everything, says what the user should know, and writes the run folder's first files."""
     splits = distributed.on_every_rank(lambda: load_splits(recipe))
     newest = partial(checkpoints.read_newest_checkpoint, folder.checkpoints)
@@ -99,8 +87,10 @@ def _begin(recipe: Recipe, folder: RunFolder, *, resume: bool) -> Generator[RunS
     distributed.on_every_rank(lambda: require_selectable(recipe, evaluators))
     distributed.on_every_rank(lambda: require_loss(recipe, splits, training.method))
     if saved is None:  # after what refuses a recipe, as these embed images
-        imprint_proxies(recipe, training)
-        use_source(recipe, training)
+        distributed.on_every_rank(lambda: imprint_proxies(recipe, training))
+        distributed.on_every_rank(lambda: use_source(recipe, training))
+    if saved is None or saved.step < training.steps:
+        prepare(recipe, training)
     fingerprint = benchmark(recipe, splits, evaluators)
     now = manifest_of(recipe, data=splits.fingerprints(), classes=splits.classes(), benchmark=fingerprint)
     now |= {} if training.statistics is None else {"statistics": training.statistics}
@@ -118,11 +108,33 @@ def _begin(recipe: Recipe, folder: RunFolder, *, resume: bool) -> Generator[RunS
         run.restore(saved)
     if resume:
         distributed.on_first_rank(lambda: folder.cut_metrics(run.start))
+    try:
+        run.trackers = distributed.on_every_rank(lambda: _trackers(recipe, folder, quiet))
+    except MetriclabError:
+        if not resume and distributed.rank() == 0:
+            folder.withdraw()
+        raise
     return run
 
 
+def _finish(run: _Run, stop: Callable[[], bool]) -> Iterator[RunStatus]:
+    """All steps that are left, and the result."""
+    folder, total = run.folder, run.training.steps
+    yield from run.train(stop)
+    yield RunStatus("evaluate", total, total)
+    yield from run.load_best()
+    result, scores = unless_stopped(run.measure(), stop)
+    for name, reason in result["missing"].items():
+        yield RunStatus("evaluate", total, total, message=f"{name} is missing from the result: {reason}")
+    distributed.on_first_rank(lambda: folder.finish(result, scores))
+    if not run.settings.keep_checkpoints:
+        distributed.on_first_rank(lambda: checkpoints.keep_weights(folder.checkpoints, run.numbers.best_step))
+    yield RunStatus("finished", total, total)
+
+
 def _trackers(recipe: Recipe, folder: RunFolder, quiet: bool) -> list[Tracker]:
-    return [chosen.build(folder.path) for chosen in recipe.trackers if not (quiet and chosen.name == "console")]
+    chosen = [one for one in recipe.trackers if not (quiet and one.name == "console")]
+    return [one.build(folder.path) for one in chosen] if distributed.rank() == 0 else []
 
 
 class _Run:

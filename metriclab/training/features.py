@@ -17,27 +17,21 @@ from metriclab.assembly.assemble import Training
 from metriclab.assembly.statistics import give_statistics, statistics_for
 from metriclab.assembly.weights import build_encoder
 from metriclab.core.network import Embedded
-from metriclab.errors import RecipeError
 from metriclab.evaluation.embed import embed, embed_batches, embedding_settings, evaluating
-from metriclab.recipe import ComponentSpec
-from metriclab.registry import load_component
+from metriclab.recipe import ComponentSpec, Recipe
 
 
 def with_features(training: Training) -> Training:
-    """The training, with what its method wants to know of all items before the first step.
+    """The training, with the features of all items by the network's own encoder where its method trains on those.
 
-    A method that trains on features has them of the network's own encoder; one that has `prepare` is given the names
-    of the items, and the function that computes another encoder's. To be called when the weights are those to train
-    with, after a checkpoint is restored. The items are embedded by their test view in the order of their index, in
-    batches of `train.evaluation_batch_size`: a resumed run computes the same bits. Each rank does its share of the work
-    and holds all features.
+    To be called when the weights are those to train with, after a checkpoint is restored. The items are embedded by
+    their test view in the order of their index, in batches of `train.evaluation_batch_size`: a resumed run computes the
+    same bits. Each rank does its share of the work and holds all features.
 
     Where the result shall be that of computing them in each step, batches are as large as there, also the last one: an
     encoder may round otherwise in a batch of another size, but not among other images.
     """
-    method: Any = training.method
-    if hasattr(method, "prepare"):
-        method.prepare(training.data.names, partial(frozen_features, training))
+    method = training.method
     if getattr(method, "trains_on", "images") != "features":
         return training
     data, settings = training.data, embedding_settings(training)
@@ -51,24 +45,28 @@ def with_features(training: Training) -> Training:
     return replace(training, features=distributed.gather(features[: len(items)]))
 
 
-def frozen_features(training: Training, table: Mapping[str, object]) -> Float[Tensor, "n d"]:
-    """Unit features of all items by the encoder of a recipe's table, which is not trained and not kept.
+def prepare(recipe: Recipe, training: Training) -> None:
+    """Gives a method that has `prepare` the names of all items, and the function that computes an encoder's features.
+
+    What these are of is no part of what trains: it can be done, and may fail, before anything else of a run.
+    """
+    method: Any = training.method
+    if hasattr(method, "prepare"):
+        features = partial(_frozen_features, recipe.components["method"], training)
+        distributed.on_every_rank(lambda: method.prepare(training.data.names, features))
+
+
+def _frozen_features(method: ComponentSpec, training: Training, table: Mapping[str, object]) -> Float[Tensor, "n d"]:
+    """Unit features of all items by the encoder of a table of the method's, which is not trained and not kept.
 
     Raises:
         RecipeError: where the table does not name an encoder that can be built.
     """
 
     def built() -> nn.Module:
-        params = dict(table)
-        definition = load_component("encoder", str(params.pop("name", "")))
-        filled, problems = definition.check(params)
-        if problems:
-            raise RecipeError(problems[0].message, help=problems[0].help)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(training.settings.seed)
-            encoder: nn.Module = build_encoder(
-                ComponentSpec("encoder", definition.entry.name, filled, definition, definition.entry.name)
-            )
+            encoder: nn.Module = build_encoder(method.inner("encoder", table))
         give_statistics(encoder, statistics_for(encoder, training.data))
         return encoder.to(training.device).eval().requires_grad_(False)
 

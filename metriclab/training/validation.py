@@ -35,9 +35,15 @@ _log = logging.getLogger(__name__)
 
 
 def val_metrics(evaluators: Mapping[str, Evaluator], training: Training, val: Dataset) -> dict[str, float]:
-    """What evaluators measure on val, as `val.evaluator.metric`, the same on every rank; nothing without labels."""
-    if not has_labels(val):
-        return {}
+    """What evaluators measure on val, as `val.evaluator.metric`, the same on every rank; nothing without labels.
+
+    Raises:
+        Exception: on every rank, where one fails.
+    """
+    return distributed.on_every_rank(lambda: _val_metrics(evaluators, training, val)) if has_labels(val) else {}
+
+
+def _val_metrics(evaluators: Mapping[str, Evaluator], training: Training, val: Dataset) -> dict[str, float]:
     with evaluating(training.method) as encode:
         embedded = embed_splits(encode, *sides_of(val), embedding_settings(training))
     sides = embedded.rows(training.settings.output)

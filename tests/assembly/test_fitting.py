@@ -34,13 +34,13 @@ def recipe(folder, losses: str = LOSSES, *overrides: str, besides: str = "") -> 
     return read_recipe(path, [*supervised, *overrides])
 
 
-def test_a_loss_over_classes_without_labels_is_told_at_its_table(tmp_path):
+def test_a_loss_over_classes_without_labels_is_told_at_its_name(tmp_path):
     with pytest.raises(RecipeError) as caught:
         build_method(recipe(tmp_path), NONE)
     assert str(caught.value) == (
-        f"{tmp_path / 'recipe.toml'}:24:3: loss 'supcon' tells classes apart, and the training split has no labels\n"
-        "    24 | [[loss]]\n"
-        '       |   ^ help: remove it, or set labels = "item" to tell images apart'
+        f"{tmp_path / 'recipe.toml'}:25:8: loss 'supcon' tells classes apart, and the training split has no labels\n"
+        '    25 | name = "supcon"\n'
+        '       |        ^ help: remove it, or set labels = "item" to tell images apart'
     )
 
 
@@ -68,6 +68,10 @@ def test_nor_does_one_loss_go_without(tmp_path, method):
     ],
 )
 def test_prefixes_longer_than_what_is_measured_are_told(tmp_path, output, width, given):
-    dims = PREFIXES.replace("40", str(width + 1))
-    texts = [error.message for error in rehearse(recipe(tmp_path, LOSSES, *given, besides=dims)).problems]
-    assert texts == [f"evaluate.prefixes: dims = {width + 1} is above the {width} dimensions of the embedding {output}"]
+    dims, file = PREFIXES.replace("40", str(width + 1)), tmp_path / "recipe.toml"
+    texts = [str(error) for error in rehearse(recipe(tmp_path, LOSSES, *given, besides=dims)).problems]
+    assert texts == [
+        f"{file}:56:8: dims = {width + 1} is above the {width} dimensions of the embedding {output}\n"
+        f"    56 | dims = [4, {width + 1}]\n"
+        "       |        ^ help: lower it, or widen the head"
+    ]

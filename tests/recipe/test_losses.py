@@ -83,13 +83,13 @@ def test_every_component_is_named(base: Path, tmp_path: Path) -> None:
     assert {"nt-xent", "pml", "pull", "sieve", "twig", "nearest"} <= set(names)
 
 
-def test_dims_above_those_of_an_embedding_that_is_known_late_are_told_at_their_table(base, tmp_path) -> None:
+def test_dims_above_those_of_an_embedding_that_is_known_late_are_told_there(base, tmp_path) -> None:
     with pytest.raises(RecipeProblems) as caught:
         several(base, tmp_path).losses.build(3, torch.arange(3))
     assert str(caught.value) == (
-        f"{tmp_path / 'several.toml'}:3:3: dims = 4 is above the 3 dimensions of the embedding\n"
-        "     3 | [[loss]]\n"
-        "       |   ^ help: lower it, or widen the head"
+        f"{tmp_path / 'several.toml'}:5:8: dims = 4 is above the 3 dimensions of the embedding\n"
+        "     5 | dims = [2, 4]\n"
+        "       |        ^ help: lower it, or widen the head"
     )
 
 

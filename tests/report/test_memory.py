@@ -40,7 +40,7 @@ def hold(folder: Path, metrics: dict[str, float]) -> None:
     run_folder = RunFolder(folder)
     scores = run_folder.scores()
     scores |= {name: torch.full_like(scores[name], value) for name, value in metrics.items()}
-    run_folder.write_result({**run_folder.result(), "scores_sha256": run_folder.write_scores(scores)})
+    run_folder.finish(run_folder.result(), scores)
 
 
 @pytest.fixture
