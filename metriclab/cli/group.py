@@ -33,6 +33,7 @@ COMMANDS = {
         "Write an installable package with a component of your own.",
     ),
     "check-plugin": ("metriclab.cli.check_plugin:check_plugin", "Run the conformance kit over what a package brings."),
+    "check-loss": ("metriclab.cli.check_loss:check_loss", "Check anybody's loss: odd rows, precisions, several ranks."),
     "schema": ("metriclab.cli.recipe_commands:schema", "Print the JSON Schema of recipes, for editors."),
 }
 """Name -> where the command is, and its line of help."""

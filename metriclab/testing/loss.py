@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from metriclab.core.promises import check_scalar
 from metriclab.core.protocols import Loss
@@ -14,6 +14,7 @@ from metriclab.core.rows import Rows
 from metriclab.core.tiles import forced_tile_cells
 from metriclab.testing.cases import Call, case, edges, evaluate, fresh, oblong, pairless, plain, shuffle, square
 from metriclab.testing.checks import Check, check, running, wanted
+from metriclab.testing.gaps import after_saving, deviation, gradient_fault, in_autocast, in_order_and_shuffled
 from metriclab.testing.loss_on_ranks import check_ranks
 from metriclab.testing.loss_signs import check_signs
 from metriclab.testing.meter import measure
@@ -91,8 +92,7 @@ def _name(loss: Loss) -> str:
 
 
 def _same(one: Tensor, other: Tensor, tolerance: float = CLOSE) -> bool:
-    scale = max(1.0, float(other.abs().max())) if other.numel() else 1.0
-    return one.shape == other.shape and bool(((one.double() - other.double()).abs() <= tolerance * scale).all())
+    return deviation(one, other) <= tolerance
 
 
 def _check_result(loss: Loss, call: Call) -> None:
@@ -134,10 +134,9 @@ def _check_order(loss: Loss, call: Call) -> None:
     given = plain()
     cut = 8 if call is oblong else len(given.z)  # anchors stay anchors
     order = torch.cat([shuffle(cut), cut + shuffle(len(given.z) - cut)])
-    value, gradient = evaluate(loss, given, call)
-    shuffled, of_shuffled = evaluate(loss, given[order], call)
+    (value, gradient), (shuffled, of_shuffled) = in_order_and_shuffled(loss, given, order, call)
     assert _same(shuffled, value), f"{_name(loss)} is {value} or {shuffled} by the order of its rows"
-    assert _same(of_shuffled, gradient[order]), f"the gradient of {_name(loss)} depends on the order of the rows"
+    assert _same(of_shuffled, gradient), f"the gradient of {_name(loss)} depends on the order of the rows"
 
 
 def _check_length(loss: Loss) -> None:
@@ -152,30 +151,14 @@ def _check_length(loss: Loss) -> None:
 
 
 def _check_gradient(loss: Loss, call: Call) -> None:
-    given = plain()
-    loss = fresh(loss)
-    parameters = [p for p in loss.parameters() if p.requires_grad] if isinstance(loss, nn.Module) else []
-
-    def value(z: Tensor, *_: Tensor) -> Tensor:
-        return call(loss, given.rows(z))
-
-    try:
-        inputs = (given.z.clone().requires_grad_(), *parameters)
-        torch.autograd.gradcheck(value, inputs, atol=1e-6, rtol=1e-4, fast_mode=True)  # along fixed directions
-    except RuntimeError as error:  # gradcheck's own kind of error
-        reason = str(error).splitlines()[0].rstrip(",")
-        raise AssertionError(f"the gradient of {_name(loss)} is not that of its value: {reason}") from error
+    fault = gradient_fault(loss, plain(), call)
+    assert fault is None, f"the gradient of {_name(loss)} is not that of its value: {fault}"
 
 
 def _check_modes(loss: Loss, call: Call) -> None:
     single = plain().to(torch.float32)
     value, gradient = evaluate(loss, single, call)
-
-    def in_autocast(loss: Loss, all_rows: Rows) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
-            return call(loss, all_rows)
-
-    lower, of_lower = evaluate(loss, single, in_autocast)
+    lower, of_lower = evaluate(loss, single, in_autocast(call))
     same = _same(lower, value, 1e-5) and _same(of_lower, gradient, 1e-5)
     assert same, f"{_name(loss)} is {lower} under bfloat16 autocast, {value} without: compute in float32 there"
     with torch.no_grad():
@@ -207,14 +190,7 @@ def _check_arguments(loss: Loss) -> None:
 
 def _check_state(loss: Loss) -> None:
     first, second = plain(), case("other rows", [3, 3, 1, 1, 0, 0], seed=1)
-    one = fresh(loss)
-    square(one, first.rows())
-    saved = copy.deepcopy(one.state_dict()) if isinstance(one, nn.Module) else {}
-    value = square(one, second.rows())
-    other = fresh(loss)
-    if isinstance(other, nn.Module):
-        other.load_state_dict(saved)
-    again = square(other, second.rows())
+    value, again, other = after_saving(loss, [first, second], square)
     assert torch.equal(value, again) or bool(value.isnan() & again.isnan()), (
         f"{_name(loss)} gives {again} after its state was saved and loaded, {value} without: keep state in buffers"
     )

@@ -18,12 +18,13 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     Attributes:
         largest: elements of the largest storage that any operator returned; views of it count as it.
+        largest_bytes: bytes of the largest one.
         operators: how often each operator ran.
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.largest = 0
+        self.largest = self.largest_bytes = 0
         self.operators: Counter[str] = Counter()
 
     def __torch_dispatch__(
@@ -33,7 +34,9 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.operators[str(function)] += 1
         for tensor in tree_leaves(given):
             if isinstance(tensor, Tensor):
-                self.largest = max(self.largest, tensor.untyped_storage().nbytes() // tensor.element_size())
+                size = tensor.untyped_storage().nbytes()
+                self.largest = max(self.largest, size // tensor.element_size())
+                self.largest_bytes = max(self.largest_bytes, size)
         return given
 
 

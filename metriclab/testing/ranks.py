@@ -55,7 +55,8 @@ class RankCrash(AssertionError):
     """
 
     def __init__(self, failures: Sequence[tuple[str, str]]) -> None:
-        where, trace = failures[0]
+        # Where one rank fails, the others lose their connection to it.
+        where, trace = min(failures, key=lambda failure: "Connection closed by peer" in failure[1])
         super().__init__(f"raises {where}: {trace.strip().splitlines()[-1]}\n{trace}")
 
 
