@@ -4,7 +4,8 @@
 
 In each simulated table every entry has some seeds, each of which shifts all its queries alike and each class by itself,
 and queries of one class share what that class is worth to an entry. Without a difference all entries are drawn alike.
-A "verdict" is what `metriclab compare` calls better; simpler tests stand beside it.
+A "verdict" is what `metriclab compare` calls better; simpler tests stand beside it. Tuned entries are the best of
+several trials on held-out classes, from one response of the score to the setting for all of them.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ from metriclab.comparison.statistics import (
     sum_by_class,
     t_interval,
 )
+from metriclab.comparison.trials import Tuning
+from metriclab.comparison.tuning import unequal_tuning
+from metriclab.comparison.verdicts import ComparisonEntry
 
 SPREAD = {"class": 0.08, "seed": 0.008, "seed and class": 0.02, "query": 0.2}
 """Standard deviations of what an entry's score of a query is made of, beside what the class is worth to all entries."""
@@ -47,22 +51,79 @@ def table(generator, entries: int, classes: int, *, seeds: int = 3, effect: floa
 
 def verdicts(scores, labels) -> dict[str, np.ndarray]:
     """For each pair of entries, whether a difference is found: by what compare does, and by simpler tests."""
+    differences, sums, large = large_differences(scores, labels)
+    p = sign_flip_test(sums)
+    by_query = stats.ttest_1samp(differences.mean(1), 0.0, axis=1).pvalue
+    return {
+        "verdict of compare": (p < 0.05) & large,
+        "test by class alone": p < 0.05,
+        "test by query, Bonferroni": by_query < 0.05 / len(differences),
+    }
+
+
+def large_differences(scores, labels) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of all pairs the differences, their sums by class, and which are large by the two tests that look at seeds."""
     entries, seeds, _ = scores.shape
     pairs = list(itertools.combinations(range(entries), 2))
     first, second = (np.array(side) for side in zip(*pairs, strict=True))
     differences = scores[first] - scores[second]
     sums, counts = sum_by_class(differences.mean(1), labels)
-    runs = scores.mean(2)
     errors = class_errors(sums, counts)
-    least = least_difference(list(runs), errors, np.full(len(pairs), 2 / seeds))
+    least = least_difference(list(scores.mean(2)), errors, np.full(len(pairs), 2 / seeds))
     over_seeds = np.array([t_interval(one).holds(0.0) for one in differences.mean(2)])
-    p = sign_flip_test(sums)
-    by_query = stats.ttest_1samp(differences.mean(1), 0.0, axis=1).pvalue
-    return {
-        "verdict of compare": (p < 0.05) & ~over_seeds & (np.abs(differences.mean((1, 2))) > least),
-        "test by class alone": p < 0.05,
-        "test by query, Bonferroni": by_query < 0.05 / len(pairs),
-    }
+    return differences, sums, ~over_seeds & (np.abs(differences.mean((1, 2))) > least)
+
+
+def is_told_apart(scores, labels) -> bool:
+    """Whether compare finds a difference in any pair; the slow test is made where the others leave one alone."""
+    _, sums, large = large_differences(scores, labels)
+    return bool(large.any() and ((sign_flip_test(sums) < 0.05) & large).any())
+
+
+def chosen(generator, trials: int, steepness: float, *, classes: int = 100, folds: int = 4) -> float:
+    """What the setting costs that a search of so many trials chooses: the score falls with the square of its distance.
+
+    Settings are drawn at random from -1 to 1, and 0 is the best one. What is seen of each is its score on held-out
+    classes, with the luck of these and of one seed a fold.
+    """
+    settings = generator.uniform(-1, 1, trials)
+    luck = (SPREAD["class"] ** 2 + SPREAD["seed and class"] ** 2) / classes + SPREAD["seed"] ** 2 / folds
+    seen = -steepness * settings**2 + generator.normal(0, np.sqrt(luck), trials)
+    return float(-steepness * settings[seen.argmax()] ** 2)
+
+
+def tuned_table(generator, trials, steepness: float):
+    """As `table`, of entries that are all alike but for how many trials each was tuned by."""
+    scores, labels = table(generator, len(trials), 300)
+    costs = np.array([chosen(generator, count, steepness) for count in trials])
+    return scores + costs[:, None, None], labels
+
+
+def warned(trials) -> bool:
+    """Whether a comparison of entries that were tuned by so many trials says that it is unequal."""
+    empty = {"seeds": (0,), "paths": (), "metrics": {}, "cost": {}, "images_seen": 1, "settings": {}, "warnings": {}}
+    entries = [
+        ComparisonEntry(str(at), steps=1, tuning=Tuning(count, 0, 100 * count, {}, 0.5), **empty)
+        for at, count in enumerate(trials)
+    ]
+    return any("tuned unequally" in sentence for sentence in unequal_tuning(entries))
+
+
+def print_tuned(tables: int) -> None:
+    """How often entries without a difference are told apart after tuning."""
+    print(f"Tables of tuned entries with a verdict, of {tables}; no entry differs, three seeds, 300 classes")
+    cases = [
+        ("settings do not matter", [20] * 10, 0.0),
+        ("settings matter", [20] * 2, 0.1),
+        ("settings matter", [20] * 10, 0.1),
+        ("settings matter much", [20] * 10, 0.5),
+        ("much, one tuned by 1 trial", [20] * 9 + [1], 0.5),
+    ]
+    for name, trials, steepness in cases:
+        generator = np.random.default_rng(len(trials))
+        found = [is_told_apart(*tuned_table(generator, trials, steepness)) for _ in range(tables)]
+        note = "  and the warning" if warned(trials) else ""
+        print(f"{len(trials):>3} entries  {name:<26} {rate(found)}{note}", flush=True)
 
 
 def rate(values) -> str:
@@ -74,7 +135,12 @@ def rate(values) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=200)
-    trials = parser.parse_args().trials
+    parser.add_argument("--only-tuned", action="store_true", help="leave all but the tuned entries out")
+    arguments = parser.parse_args()
+    trials = arguments.trials
+    print_tuned(trials)
+    if arguments.only_tuned:
+        return
     print(f"Tables with a false verdict, of {trials}; no entry differs, three seeds, 300 classes")
     for entries in (2, 5, 10):
         generator = np.random.default_rng(entries)

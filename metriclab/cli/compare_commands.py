@@ -108,7 +108,7 @@ def _run_missing(planned: Sequence[SuiteRun], jobs: int, plugins: Sequence[Path]
     """Runs what is missing, says how it goes, and returns the runs that failed. Exits where it is told to stop."""
     done = sum(run.state == "finished" for run in planned)
     with stop_on_signals() as stop:
-        return _follow(launch(planned, jobs=jobs, plugins=plugins, stop=stop), stop, len(planned), done)
+        return _follow(launch(planned, jobs=jobs, plugins=plugins, stop=stop, patient=True), stop, len(planned), done)
 
 
 def _follow(events: Iterator[Event], stop: Callable[[], bool], total: int, done: int) -> list[SuiteRun]:

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 
@@ -61,11 +61,12 @@ class Event(NamedTuple):
     """Something that became of a run; `detail` is the end of the log of one that failed, and `code` how it ended."""
 
     run: SuiteRun
-    what: Literal["started", "finished", "stopped", "failed"]
+    what: Literal["waiting", "started", "finished", "stopped", "failed"]
     detail: str = ""
     code: int = 0
 
 
+@runtime_checkable
 class Process(Protocol):
     """A run under way, as `subprocess.Popen` is one; `poll` gives its exit code, or None before its end."""
 
@@ -135,7 +136,8 @@ def launch(
     jobs: int = 1,
     plugins: Sequence[Path] = (),
     stop: Callable[[], bool] = lambda: False,
-    then: Callable[[Event], Sequence[SuiteRun]] | None = None,
+    patient: bool = False,
+    then: Callable[[Event], Sequence[SuiteRun]] = lambda event: (),
     start: Start | None = None,
 ) -> Iterator[Event]:
     """Runs those that are not finished, some at a time, and yields what becomes of each.
@@ -145,16 +147,18 @@ def launch(
             sees one GPU, that with the fewest runs, where there are any.
         plugins: files that each run imports.
         stop: asked often; True asks the runs under way to save and stop, and starts no other.
-        then: what is to be run after the end of a run. A run that another process is at is waited for then, and has
-            failed without it.
+        patient: whether a run that another process is at is waited for, as one is whose parent was killed; else it
+            has failed.
+        then: what is to be run after the end of a run.
         start: how a run is started; as a process of this machine by default.
     """
     waiting = [run for run in runs if run.state != "finished"]
     under_way: list[tuple[SuiteRun, Process, str | None]] = []
+    told: set[Path] = set()
     devices, threads, stopping = _devices(), max(1, usable_cores() // jobs), False
     try:
         while under_way or (waiting and not stopping):
-            busy = []
+            busy: list[SuiteRun] = []
             while waiting and len(under_way) < jobs and not stopping:
                 run = waiting.pop(0)
                 device = least_busy(devices, (one[2] for one in under_way))
@@ -162,10 +166,13 @@ def launch(
                 if process is not None:
                     under_way.append((run, process, device))
                     yield Event(run, "started")
-                elif then is not None:
-                    busy.append(run)
-                else:
+                elif not patient:
                     yield Event(run, "failed", f"another process is at it: wait for its end, see {run.log}")
+                else:
+                    busy.append(run)
+                    if run.folder not in told:
+                        told.add(run.folder)
+                        yield Event(run, "waiting", f"another process is at it, see {run.log}")
             waiting += busy
             if stop() and not stopping:
                 stopping = True
@@ -178,7 +185,7 @@ def launch(
                 if code is not None:
                     under_way.remove(one)
                     event = _ended(run, code, stopping)
-                    waiting += [] if then is None else then(event)
+                    waiting += then(event)
                     yield event
     finally:
         for _, process, _ in under_way:

@@ -244,7 +244,7 @@ def tune(
         return owned(search, search.told(run, event.detail if event.what == "failed" else None))
 
     first = [run for search in searches for run in owned(search, search.wanted())]
-    return launch(first, jobs=jobs, plugins=plugins, stop=stop, then=then, start=start)
+    return launch(first, jobs=jobs, plugins=plugins, stop=stop, patient=True, then=then, start=start)
 
 
 def tuned(suite: Suite, out: Path) -> tuple[Suite, list[str]]:

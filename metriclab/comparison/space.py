@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Where = tuple[str | int, ...]
 
-_FORM = "write { low = 0.02, high = 0.5 }, with log = true for orders of magnitude, or { choices = [16, 32] }"
+_FORM = "write { low = 0.02, high = 0.5, log = true } or { choices = [16, 32] }"
 _RANGE = {"low", "high", "log"}
 _TABLES = ("data", "evaluate", "track", "requires", "extends")
 _TRAIN = ("seed", "steps", "epochs", "select", "baselines")
@@ -36,8 +36,8 @@ class Dimension:
     """
 
     key: str
-    low: float = 0.0
-    high: float = 0.0
+    low: int | float = 0.0
+    high: int | float = 0.0
     log: bool = False
     whole: bool = False
     choices: tuple[Any, ...] = ()
@@ -148,11 +148,11 @@ def _dimension(key: str, value: Any) -> Dimension | tuple[str, str]:
         return f"'{key}' is searched, and {show(value)} is no range", _FORM
     if "choices" in value:
         return _choices(key, value)
-    for other in value.keys() - _RANGE:
+    for other in sorted(value.keys() - _RANGE):
         return f"a range has no '{other}'", suggest(other, sorted(_RANGE)) or _FORM
     low, high, log = value.get("low"), value.get("high"), value.get("log", False)
     for end, name in ((low, "low"), (high, "high")):
-        if isinstance(end, bool) or not isinstance(end, int | float) or not math.isfinite(end):
+        if isinstance(end, bool) or not isinstance(end, int | float):
             return f"{name} of '{key}' must be a number, not {'missing' if end is None else show(end)}", _FORM
     assert low is not None
     assert high is not None
@@ -167,7 +167,7 @@ def _dimension(key: str, value: Any) -> Dimension | tuple[str, str]:
 def _choices(key: str, value: dict[str, Any]) -> Dimension | tuple[str, str]:
     choices = value["choices"]
     if len(value) > 1:
-        return f"'{key}' has choices, and {', '.join(value.keys() - {'choices'})} besides", "keep one of both"
+        return f"'{key}' has choices, and {', '.join(sorted(value.keys() - {'choices'}))} besides", "keep one of both"
     if not isinstance(choices, list) or len({show(one) for one in choices}) != len(choices) or len(choices) < 2:
         return f"choices of '{key}' must be a list of at least two different values", _FORM
     return Dimension(key, choices=tuple(choices))

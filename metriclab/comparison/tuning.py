@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from metriclab.comparison.finished import FinishedRun
-from metriclab.comparison.trials import FOLDER, Tuning, read_trials
+from metriclab.comparison.finished import FinishedRun, flatten
+from metriclab.comparison.trials import FOLDER, TrialsFile, Tuning, read_trials
 from metriclab.comparison.verdicts import ComparisonEntry
 
 
-def tuning_of(runs: Sequence[FinishedRun]) -> Tuning | None:
+def search_behind(runs: Sequence[FinishedRun]) -> TrialsFile | None:
     """The search that chose the settings of an entry's runs, which lies beside them; None where there was none.
 
     Raises:
@@ -17,12 +17,16 @@ def tuning_of(runs: Sequence[FinishedRun]) -> Tuning | None:
     """
     for run in runs:
         stored = read_trials(run.path.parent / FOLDER)
-        tuning = None if stored is None else stored.tuning()
-        if tuning is None or tuning.chosen is None:
-            continue
-        if all(run.settings.get(key) == value for key, value in tuning.chosen.items()):
-            return tuning
+        chosen = None if stored is None else stored.tuning().chosen
+        if chosen is not None and all(run.settings.get(key) == value for key, value in flatten(chosen)):
+            return stored
     return None
+
+
+def tuning_of(runs: Sequence[FinishedRun]) -> Tuning | None:
+    """What that search cost and chose. Raises as `search_behind` does."""
+    found = search_behind(runs)
+    return None if found is None else found.tuning()
 
 
 def unequal_tuning(entries: Sequence[ComparisonEntry]) -> Iterator[str]:

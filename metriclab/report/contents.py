@@ -11,6 +11,7 @@ from metriclab.comparison.compare import ComparisonEntry, Mean, compare
 from metriclab.comparison.finished import FinishedRun, require_metric
 from metriclab.comparison.statistics import Interval
 from metriclab.comparison.suite import Suite
+from metriclab.comparison.tuning import search_behind
 from metriclab.evaluation.shortfall import shortfall
 from metriclab.report.blocks import Cell, Charts, Notes, Opening, Section, Table, Text, shorten
 from metriclab.report.charts import Point, Range, draw_forest, draw_grid, draw_scatter, make_legend
@@ -36,6 +37,7 @@ from metriclab.report.summary import (
     robustness_sections,
 )
 from metriclab.report.thumbnails import Sizes
+from metriclab.report.trials import search_section
 from metriclab.runs.folder import RunFolder
 
 DEFAULT_METRIC = "retrieval.map_at_r"
@@ -168,6 +170,8 @@ class SeveralRuns:
         yield self._summary()
         yield self._grid()
         yield self._intervals()
+        searches = {name: found for name, runs in entries.items() if (found := search_behind(runs))}
+        yield search_section(searches)
         yield self._costs()
         yield curves_section({name: curves[runs[0].path] for name, runs in entries.items()}, self.metric)
         yield memory_section(entries, curves)

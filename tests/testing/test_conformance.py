@@ -30,6 +30,7 @@ PARAMETERS = {
     ("evaluator", "prefixes"): {"dims": [2, 4]},
     ("evaluator", "robustness"): {"severities": [5], "corruptions": ["contrast", "noise"]},
     ("evaluator", "transfer"): {"data": {"name": "synthetic", "size": 8, "classes": 3, "per_class": 4}},
+    ("dataset", "class-folds"): {"data": {"name": "synthetic", "size": 8, "classes": 4, "per_class": 4}, "folds": 2},
     ("encoder", "features"): {"out_features": 3 * 32 * 32},
     ("dataset", "synthetic"): {"size": 8, "classes": 3, "per_class": 4},
 }
