@@ -25,7 +25,7 @@ test: .venv/installed-test
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
 slow: .venv/installed-test
-	$(BIN)/python -m pytest -m slow -n auto --durations=10
+	$(BIN)/python -m pytest -m slow -n auto --dist worksteal --durations=10
 
 plugins: .venv/installed-dev
 	$(BIN)/python -m tests.check_plugins

@@ -14,14 +14,19 @@ from tests.support import type_checks
 type_checks.install()
 
 import gc  # noqa: E402
+
+gc.disable()  # until all is imported, as that stays
+
 import logging  # noqa: E402
 import shutil  # noqa: E402
 import subprocess  # noqa: E402
 import zlib  # noqa: E402
 from collections.abc import Iterator  # noqa: E402
+from pathlib import Path  # noqa: E402
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from filelock import FileLock  # noqa: E402
 
 from metriclab.core import fresh_numbers  # noqa: E402
 
@@ -32,12 +37,13 @@ if not torch.cuda.is_available():  # torch's own keeps a formatted stack of each
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """All that was imported stays: the collector need not look through it again and again.
+    """The collector need not look through what was imported again and again.
 
     For `make quick` nothing has to be marked: a test that starts a process leaves itself out.
     """
     gc.collect()
     gc.freeze()
+    gc.enable()
     if session.config.getoption("no_processes"):
         subprocess.Popen = lambda *_, **__: pytest.skip("starts a process")
 
@@ -88,3 +94,20 @@ def drawn_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("METRICLAB_CACHE", str(folder))
         yield folder
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory) -> Path:
+    """The tiny recipe run to its end: once for all processes of a session, of which each has a copy of its own."""
+    from tests.support.tiny import run, tiny
+
+    here = tmp_path_factory.getbasetemp()
+    of_all = (here.parent if "PYTEST_XDIST_WORKER" in os.environ else here) / "tiny-run"
+    own = tmp_path_factory.mktemp("tiny") / "run"
+    with FileLock(f"{of_all}.lock"):
+        if not of_all.exists():
+            run(tiny(own.parent), own)
+            shutil.copytree(own, of_all)
+            return own
+    shutil.copytree(of_all, own)
+    return own

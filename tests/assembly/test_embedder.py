@@ -21,14 +21,11 @@ from metriclab.encoders import TimmEncoder
 from metriclab.vectors.export import find_images, writer_for
 from metriclab.vectors.formats import read_arrays
 from tests.support.pictures import classes, fill, picture
-from tests.support.tiny import run, tiny
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("load")
-    run(tiny(folder), folder / "run")
-    return folder / "run"
+@pytest.fixture
+def folder(tiny_run) -> Path:
+    return tiny_run
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,7 @@ from metriclab.vectors.export import find_images
 from metriclab.vectors.formats import read_arrays
 from metriclab.vectors.rows import Source, read_rows
 from tests.support.pictures import fill, picture
-from tests.support.tiny import TINY, run, tiny
+from tests.support.tiny import TINY
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("cache")]
 bounded = settings(
@@ -75,13 +75,6 @@ def plain(tmp_path):
         yield Path(place)
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("trained")
-    run(tiny(folder), folder / "run")
-    return folder / "run"
-
-
 def plant(folder: Path, entries: dict, number: list[int]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for name, what in entries.items():
@@ -118,12 +111,12 @@ def same_groups(one, other) -> bool:
 
 @bounded
 @given(tree=TREES)
-def test_a_tree_is_the_same_to_all_that_read_it(tree, trained, tmp_path):
+def test_a_tree_is_the_same_to_all_that_read_it(tree, tiny_run, tmp_path):
     with tempfile.TemporaryDirectory(dir=tmp_path) as place:
         fill(Path(place) / "store", 4, start=900)
         root, out = plant(Path(place) / "root", tree, [0]), Path(place) / "out" / "z.npy"
         before = everything(root)
-        embedded = CliRunner().invoke(main, ["embed", str(trained), str(root), "-o", str(out)])
+        embedded = CliRunner().invoke(main, ["embed", str(tiny_run), str(root), "-o", str(out)])
         assert embedded.exit_code in (0, 3), embedded.output
         measured = CliRunner().invoke(main, ["measure", str(out), "--by-folder", "--json"])
         assert measured.exit_code in (0, 3), measured.output

@@ -167,10 +167,11 @@ name = "retrieval"
 
 @pytest.mark.slow
 def test_weights_memory_and_result_on_ranks_are_those_of_one_process_also_when_their_number_changes(tmp_path):
+    """The last of these runs under torchrun, as a user starts it."""
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(RECIPE_OF_RANKS)
     for ranks in (1, 2, 3):
-        _run_on(ranks, f"ranks-{ranks}", recipe)
+        on_ranks(train, ranks, recipe, tmp_path / f"ranks-{ranks}")
     # What a killed run leaves behind: no result, and the newest checkpoint is not the last step's.
     cut = tmp_path / "ranks-2"
     shutil.copytree(cut, tmp_path / "changed")
@@ -178,8 +179,11 @@ def test_weights_memory_and_result_on_ranks_are_those_of_one_process_also_when_t
     assert {path.suffix for path in newest} == {".json", ".safetensors"}
     for path in (tmp_path / "changed" / "result.json", tmp_path / "changed" / "scores.safetensors", *newest):
         path.unlink()
-    told = _run_on(3, "changed", recipe, "--resume")
-    assert "ranks changed since the run began (2 to 3)" in told
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=3", "-m"]
+    command = [*torchrun, "metriclab.cli", "run", recipe, "--out", tmp_path / "changed", "-q", "--resume"]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "ranks changed since the run began (2 to 3)" in done.stderr
     one = _finished(tmp_path / "ranks-1")
     assert int((_memory_labels(one.weights) >= 0).sum()) == 40
     for name in ("ranks-2", "ranks-3", "changed"):
@@ -191,20 +195,6 @@ def test_weights_memory_and_result_on_ranks_are_those_of_one_process_also_when_t
                 assert line[key] == pytest.approx(expected[key], rel=1e-4), (name, key, expected["step"])
         for metric, value in one.result["metrics"]["retrieval"].items():
             assert found.result["metrics"]["retrieval"][metric] == pytest.approx(value, abs=1e-3), (name, metric)
-
-
-def _run_on(ranks: int, out: str, recipe: Path, *options: str) -> str:
-    """What is said on the way, in a folder beside the recipe; one rank is this process."""
-    arguments = ["run", str(recipe), "--out", str(recipe.parent / out), "-q", *options]
-    if ranks == 1:
-        here = CliRunner().invoke(main, arguments)
-        assert here.exit_code == 0, here.output
-        return here.stderr
-    torchrun = ["torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m"]
-    command = [sys.executable, "-m", *torchrun, "metriclab.cli", *arguments]
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return done.stderr
 
 
 class _Finished(NamedTuple):

@@ -90,10 +90,9 @@ def test_a_network_that_no_step_trained_is_not_headed_trained(tmp_path):
 
 
 @pytest.mark.parametrize("part", ["embedding", "scores", "baselines"])
-def test_a_signal_in_the_last_evaluation_stops_it(part, tmp_path, monkeypatch):
+def test_a_signal_in_the_last_evaluation_stops_it(part, tiny_run, tmp_path, monkeypatch):
     """After the part that is under way; nothing is lost."""
     reference = tiny(tmp_path)
-    run(reference, tmp_path / "whole")
     asked: list[bool] = []
 
     def asking(function):
@@ -114,7 +113,7 @@ def test_a_signal_in_the_last_evaluation_stops_it(part, tmp_path, monkeypatch):
             run(reference, tmp_path / "run", stop=lambda: bool(asked))
     assert not RunFolder(tmp_path / "run").result_file.exists()
     run(reference, tmp_path / "run", resume=True)
-    assert outcome(tmp_path / "run")["result"] == outcome(tmp_path / "whole")["result"]
+    assert outcome(tmp_path / "run")["result"] == outcome(tiny_run)["result"]
 
 
 def test_the_command_stops_in_the_last_evaluation_and_says_how_to_go_on(tmp_path, monkeypatch):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,15 +24,8 @@ from metriclab.runs.folder import RunFolder
 from tests.support.tiny import outcome, run, tiny
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("finished")
-    run(tiny(folder), folder / "run")
-    return folder / "run"
-
-
-def test_the_result_holds_what_others_rely_on(finished):
-    result = json.loads((finished / "result.json").read_text())
+def test_the_result_holds_what_others_rely_on(tiny_run):
+    result = json.loads((tiny_run / "result.json").read_text())
     assert set(result["metrics"]) == {"retrieval", "retrieval-z"}
     assert set(result["baselines"]) == {"raw_pixels", "pca", "untrained"}
     assert 0 <= result["metrics"]["retrieval"]["map_at_r"] <= 1
@@ -56,9 +48,9 @@ def test_the_result_holds_what_others_rely_on(finished):
     assert "leave" in result["definitions"]["retrieval"]["map_at_r"] or result["definitions"]["retrieval"]["map_at_r"]
 
 
-def test_a_run_can_be_measured_by_what_its_head_makes(finished, tmp_path):
+def test_a_run_can_be_measured_by_what_its_head_makes(tiny_run, tmp_path):
     run(tiny(tmp_path, "train.output=z"), tmp_path / "run")
-    by_z, by_h = outcome(tmp_path / "run")["result"], outcome(finished)["result"]
+    by_z, by_h = outcome(tmp_path / "run")["result"], outcome(tiny_run)["result"]
     assert by_z["output"] == "z"
     assert by_z["best_step"] == by_h["best_step"] == 7
     assert by_z["metrics"]["retrieval"] == by_h["metrics"]["retrieval-z"]
@@ -129,15 +121,15 @@ def test_a_device_that_is_not_there_is_refused(tmp_path):
         run(tiny(tmp_path, f"train.device={missing}"), tmp_path / "run")
 
 
-def test_the_same_seed_gives_the_same_run_and_another_seed_does_not(finished, tmp_path):
+def test_the_same_seed_gives_the_same_run_and_another_seed_does_not(tiny_run, tmp_path):
     run(tiny(tmp_path), tmp_path / "again")
     run(tiny(tmp_path, "train.seed=1"), tmp_path / "other")
-    assert outcome(tmp_path / "again") == outcome(finished)
-    assert outcome(tmp_path / "other")["metrics"] != outcome(finished)["metrics"]
+    assert outcome(tmp_path / "again") == outcome(tiny_run)
+    assert outcome(tmp_path / "other")["metrics"] != outcome(tiny_run)["metrics"]
 
 
-def test_every_step_is_logged_with_its_health(finished):
-    lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+def test_every_step_is_logged_with_its_health(tiny_run):
+    lines = [json.loads(line) for line in (tiny_run / "metrics.jsonl").read_text().splitlines()]
     steps = [line for line in lines if "loss" in line]
     assert [line["step"] for line in steps] == list(range(1, 8))
     assert {
@@ -152,18 +144,18 @@ def test_every_step_is_logged_with_its_health(finished):
     assert any("val.retrieval.map_at_r" in line for line in lines)
 
 
-def test_the_run_folder_holds_the_complete_recipe(finished, tmp_path):
-    assert read_recipe(finished / "recipe.toml").as_dict() == tiny(tmp_path).as_dict()
-    manifest = RunFolder(finished).manifest()
+def test_the_run_folder_holds_the_complete_recipe(tiny_run, tmp_path):
+    assert read_recipe(tiny_run / "recipe.toml").as_dict() == tiny(tmp_path).as_dict()
+    manifest = RunFolder(tiny_run).manifest()
     assert manifest["plugins"] == {"metriclab-toolkit": "0.1.0"}
     assert torch.__version__.startswith(manifest["versions"]["torch"])
     assert set(manifest["data"]) == {"train", "val", "test"}
 
 
-def test_the_best_checkpoint_is_chosen_on_val(finished):
-    lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+def test_the_best_checkpoint_is_chosen_on_val(tiny_run):
+    lines = [json.loads(line) for line in (tiny_run / "metrics.jsonl").read_text().splitlines()]
     on_val = {line["step"]: line["val.retrieval.map_at_r"] for line in lines if "val.retrieval.map_at_r" in line}
-    best = RunFolder(finished).result()["best_step"]
+    best = RunFolder(tiny_run).result()["best_step"]
     assert on_val[best] == max(on_val.values())
 
 
@@ -201,9 +193,9 @@ def test_bfloat16_trains_to_nearly_the_same_loss(tmp_path):
     assert all(math.isfinite(line["loss"]) for line in halves if "loss" in line)
 
 
-def test_clipping_bounds_the_step_and_logs_the_norm_before_it(finished, tmp_path):
+def test_clipping_bounds_the_step_and_logs_the_norm_before_it(tiny_run, tmp_path):
     run(tiny(tmp_path, "train.clip_gradient=1e-9", "optimizer.weight_decay=0.0"), tmp_path / "run")
-    clipped, free = (outcome(folder)["metrics"] for folder in (tmp_path / "run", finished))
+    clipped, free = (outcome(folder)["metrics"] for folder in (tmp_path / "run", tiny_run))
     assert clipped[0]["gradient_norm"] == pytest.approx(free[0]["gradient_norm"])
     assert clipped[0]["gradient_norm"] > 1e-6
 

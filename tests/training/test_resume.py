@@ -23,10 +23,8 @@ from tests.support.tiny import TINY, outcome, run, tiny
 
 
 @pytest.fixture(scope="module")
-def reference(tmp_path_factory) -> tuple[Path, dict]:
-    folder = tmp_path_factory.mktemp("reference")
-    run(tiny(folder), folder / "run")
-    return folder / "run", outcome(folder / "run")
+def reference(tiny_run) -> tuple[Path, dict]:
+    return tiny_run, outcome(tiny_run)
 
 
 def stop_after(steps: int):
