@@ -95,7 +95,7 @@ def build(recipe) -> tuple[SimCLR, torch.optim.Optimizer]:
     parts = recipe.components
     torch.manual_seed(recipe.train.seed)
     head = parts["head"].params
-    model = SimCLR(parts["encoder"].params["model"], head["hidden"], head["width"])
+    model = SimCLR(parts["encoder"].params["model"], head["hidden"], head["embedding_dim"])
     modules = {"encoder": model.backbone, "head": model.projection_head}
     return model, parts["optimizer"].build(modules)
 

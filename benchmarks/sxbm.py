@@ -2,6 +2,7 @@
 
     metriclab run recipes/simclr-glyphs.toml --out runs/simclr
     python benchmarks/sxbm.py runs/simclr
+    python benchmarks/sxbm.py RUN_ON_FABRICS --set data.name=fabrics --set encoder.model=test_resnet
 
 The teacher is the frozen encoder of the run. All see its features of the training images only, and are measured on the
 test images, whose classes are not trained on, leave-one-out. Random pairs are those of the same method, recipe and seed
@@ -70,16 +71,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="Of the recipe.")
     given = parser.parse_args()
-    start = f"encoder.weights='{given.run}'"
-    first = read_recipe(RECIPE, [start])
+    start = [f"encoder.weights='{given.run}'", *given.set]
+    first = read_recipe(RECIPE, start)
     splits = load_splits(first)
     reading = embedding_settings(assemble(first, splits.train))
     embedder = load(given.run)
     train, test = (
         embed(embedding_function(embedder.method), split, reading).h for split in (splits.train, splits.test)
     )
-    width = first.components["head"].params["width"]
+    width = first.components["head"].params["embedding_dim"]
     pca = PCA(width, random_state=0).fit(train.z.numpy())
     by_pca = map_at_r(torch.from_numpy(pca.transform(test.z.numpy())), test.labels)
     print(f"teacher, {train.width} dimensions: {map_at_r(test.z, test.labels):.4f}")
@@ -87,7 +89,7 @@ def main() -> None:
     for form, recipe_file in (("with a pair loss", RECIPE), ("aligned, without labels", without_loss())):
         found = {"S-XBM": [], "random pairs": []}
         for seed in range(given.seeds):
-            recipe = read_recipe(recipe_file, [start, f"train.seed={seed}"])
+            recipe = read_recipe(recipe_file, [*start, f"train.seed={seed}"])
             for name, search in (("S-XBM", nearest_features), ("random pairs", random_rows)):
                 sxbm.nearest_features = search
                 found[name].append(trained(recipe))

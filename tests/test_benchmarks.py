@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from metriclab.recipe import read_recipe
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
@@ -27,3 +30,14 @@ def test_a_benchmark_runs(command):
     done = subprocess.run([sys.executable, BENCHMARKS / script, *arguments], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("\n") > 3
+
+
+@pytest.mark.parametrize(
+    ("script", "recipe"),
+    [("sxbm.py", "../recipes/sxbm.toml"), ("lightly_loop.py", "simclr-fashion-mnist.toml")],
+)
+def test_a_script_asks_a_recipe_for_settings_that_it_has(script, recipe):
+    asked = re.findall(r'(?:params|head|views)\["(\w+)"\]', (BENCHMARKS / script).read_text("utf-8"))
+    components = read_recipe(BENCHMARKS / recipe).components.values()
+    assert asked
+    assert set(asked) <= {name for component in components for name in component.params}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,24 @@ def test_every_figure_of_its_tables_is_one_of_the_results():
     figures = re.findall(r"\d\.\d{4}|\d{1,3}(?:,\d{3})+", tables)
     assert len(figures) > 50
     assert [figure for figure in figures if figure not in results] == []
+
+
+STARTED = [
+    path
+    for path in sorted([*ROOT.glob("recipes/*.toml"), *ROOT.glob("plugins/*/recipes/*.toml")])
+    if re.search(r'^weights = "runs/', path.read_text("utf-8"), re.MULTILINE)
+]
+
+
+@pytest.mark.parametrize("path", STARTED, ids=lambda path: path.name)
+def test_a_recipe_that_starts_from_a_run_says_how_to_get_one_whose_weights_fit(path):
+    text = path.read_text("utf-8")
+    recipe = tomllib.loads(text)
+    (started,) = (
+        part for part in (recipe["encoder"], recipe["method"].get("teacher", {})) if "runs/" in part.get("weights", "")
+    )
+    (base,) = re.findall(rf"metriclab run (\S+) --out {started['weights']}\b", text)
+    assert tomllib.loads((ROOT / base).read_text("utf-8"))["encoder"]["model"] == started["model"]
 
 
 def test_every_recipe_that_a_text_names_is_there():
