@@ -17,7 +17,7 @@ from metriclab.core.protocols import Dataset, Evaluator
 from metriclab.core.splits import build_splits
 from metriclab.errors import DataError
 from metriclab.recipe import ComponentSpec, Recipe
-from metriclab.runs.files import digest_of
+from metriclab.runs.files import digest_of, without_folders
 
 Groups = Int64[np.ndarray, "n"] | None
 
@@ -85,10 +85,10 @@ def _measured(chosen: ComponentSpec, evaluator: Evaluator) -> dict[str, Any]:
     wants = getattr(evaluator, "wants", "rows")
     fingerprint = None if wants == "rows" else getattr(evaluator, "fingerprint", None)
     if fingerprint is None:
-        return {**name, **chosen.params}
+        return {**name, **without_folders(chosen.params)}
     tables = {one.name for one in chosen.definition.parameters if one.table_of and one.table_of.kind == "dataset"}
     told = {key: _named(value) if key in tables else value for key, value in chosen.params.items()}
-    return {**name, **told, "fingerprint": fingerprint}
+    return {**name, **without_folders(told), "fingerprint": fingerprint}
 
 
 def _named(table: Any) -> Any:

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from metriclab.assembly.splits import sides_of
 from metriclab.core.progress import ProgressGenerator
-from metriclab.core.promises import check_scores
+from metriclab.core.promises import BrokenPromise, check_scores
 from metriclab.core.protocols import Change, Dataset, EvaluatedEncoder, Evaluator, Score
 from metriclab.core.rows import Rows
+from metriclab.errors import PluginError
 from metriclab.evaluation.embed import (
     EmbeddedSplits,
     EmbeddingSettings,
@@ -22,6 +23,7 @@ from metriclab.evaluation.embed import (
     embed,
     embed_splits,
 )
+from metriclab.registry.decorator import source_of
 
 Scores = Mapping[str, Mapping[str, Score]]
 
@@ -102,8 +104,17 @@ def run_evaluators(
         elif encoder is not None:
             scores[name] = evaluator(encoder)  # type: ignore[call-arg, arg-type]  # what it says it wants
     for name, found in scores.items():
-        check_scores(f"evaluator '{name}'", found, len(queries))
+        _check(name, evaluators[name], found, len(queries))
     return scores
+
+
+def _check(name: str, evaluator: Evaluator, found: Mapping[str, Score], queries: int) -> None:
+    try:
+        check_scores(f"evaluator '{name}'", found, queries)
+    except BrokenPromise as error:
+        source = source_of(evaluator)
+        help = "its author must mend that; `metriclab check-plugin` tests all of it"
+        raise PluginError(f"{source}: {error}", help=help) from error
 
 
 def steps_of(evaluator: Evaluator, queries: Rows, gallery: Rows) -> ProgressGenerator[Mapping[str, Score]]:

@@ -147,6 +147,12 @@ def _entry_of(kind: str, name: str, component: Any) -> ComponentEntry:
     return ComponentEntry(kind, name, target, module, "code")
 
 
+def source_of(component: object) -> str:
+    """The package, and its version, whose code a component is; the module where no package brings it."""
+    code = component if inspect.isfunction(component) else type(component)
+    return _entry_of("", "", code).source
+
+
 def _declare(definition: Definition) -> None:
     entry = definition.entry
     key = (entry.kind, entry.name, entry.package)

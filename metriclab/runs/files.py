@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +19,9 @@ LIMIT = 2**28
 """Bytes of a JSON file: a larger one is not what a run wrote."""
 
 _DEPTH = 64
+_FOLDERS = re.compile(r"""(?<=['"])~?/[^'"\n]*/|(?<![\w./:~'"-])~?/(?:[^\s/'",;)\]]+/)+""")
+"""Those of absolute paths in a text: in quotes with spaces, else up to the first space; not those of an address."""
+
 _PUT_BACK = "put back what the run wrote, or run it again in another folder"
 
 
@@ -52,6 +56,18 @@ def _finite(value: Any) -> Any:
 def write_json(path: Path, value: Any) -> None:
     """`to_json`, atomically; all of it is text."""
     write_atomic(path, to_json(value, no_text="replace").encode())
+
+
+def without_folders(value: Any) -> Any:
+    """The value, where texts have of each absolute path its last part alone: folders are this machine's.
+
+    What a run hands on has none of them, whoever wrote the text: an error, a parameter, a definition.
+    """
+    if isinstance(value, str):
+        return _FOLDERS.sub("", value)
+    if isinstance(value, Mapping):
+        return {key: without_folders(part) for key, part in value.items()}
+    return [without_folders(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 def read_json(path: Path, shape: type[BaseModel]) -> Any:

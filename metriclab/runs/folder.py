@@ -30,7 +30,7 @@ from metriclab.recipe import Recipe, read_recipe
 from metriclab.recipe.renamed import SCHEMA
 from metriclab.registry import entries
 from metriclab.registry.kinds import BUILTIN
-from metriclab.runs.files import digest, parse_json, read_json, write_atomic, write_json
+from metriclab.runs.files import digest, parse_json, read_json, without_folders, write_atomic, write_json
 from metriclab.runs.lock import RunLock
 from metriclab.runs.renamed import rename, upgrade
 from metriclab.runs.shapes import Line, Manifest, Result
@@ -130,7 +130,7 @@ class RunFolder:
             self.take()
             self.create(recipe)
         if not self.manifest_file.exists():
-            write_json(self.manifest_file, manifest)
+            write_json(self.manifest_file, without_folders(manifest))
 
     def withdraw(self) -> None:
         """Takes back what `begin` has made, for a new run that cannot begin after all."""
@@ -228,7 +228,8 @@ class RunFolder:
 
     def finish(self, result: Mapping[str, Any], scores: Mapping[str, Tensor]) -> None:
         """Writes what the run measured, the result last: a folder that has it is finished."""
-        write_json(self.result_file, {**result, "scores_sha256": self.write_scores(scores)})
+        stored = {**without_folders(result), "scores_sha256": self.write_scores(scores)}
+        write_json(self.result_file, stored)
 
     def scores(self) -> dict[str, Tensor]:
         """The scores of a finished run query by query, as `write_scores` took them.

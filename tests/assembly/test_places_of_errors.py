@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import pytest
+import timm
 
 from metriclab.assembly.rehearsal import rehearse
 from metriclab.core.network import Network
@@ -87,3 +88,26 @@ def test_an_encoder_within_a_component_is_told_where_its_own_table_stands(tmp_pa
     with pytest.raises(RecipeProblems) as caught, recipe.telling_places():
         recipe.components["method"].inner("encoder", recipe.components["method"].params["teacher"]).build()
     assert str(caught.value).startswith(f"{path}:33:13: encoder.trainable = \"last:99\": 'test_resnet' has 5 blocks")
+
+
+def test_nothing_is_fetched_for_a_check_also_for_tables_within(tmp_path, monkeypatch):
+    path = tmp_path / "tiny.toml"
+    transfer = (
+        '\n[[evaluate]]\nname = "transfer"\ndata = { name = "torchvision", dataset = "MNIST", download = true }\n'
+    )
+    teacher = TEACHER.replace('trainable = "last:99"', "pretrained = true")
+    path.write_text(TINY.replace('[method]\nname = "simclr"\n', teacher) + transfer)
+    fetched: list[bool] = []
+    create = timm.create_model
+    monkeypatch.setattr(
+        timm, "create_model", lambda *a, pretrained, **b: (fetched.append(pretrained), create(*a, **b))[1]
+    )
+    monkeypatch.setattr("urllib.request.urlopen", refuse)
+    problems, notes = rehearse(read_recipe(path))
+    assert problems == []
+    assert fetched == [False, False]
+    assert len(notes) == 1
+    assert notes[0].startswith("the data are not here, and what depends on them is not checked: ")
+    path.write_text(TINY.replace('[method]\nname = "simclr"\n', TEACHER))
+    (problem,) = rehearse(read_recipe(path)).problems
+    assert str(problem).startswith(f"{path}:32:13: encoder.trainable")

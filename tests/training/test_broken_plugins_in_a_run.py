@@ -69,7 +69,10 @@ def test_an_evaluator_that_breaks_its_promise_on_many_rows_alone(tmp_path):
     tiny(tmp_path)
     with (tmp_path / "tiny.toml").open("a") as file:
         file.write('[[evaluate]]\nname = "late"\n')
-    with pytest.raises(PluginError, match=r"'hit' of evaluator 'late' has per_query of shape \(12,\) for \d+ queries"):
+    with pytest.raises(
+        PluginError,
+        match=r"^broken_plugin\.py file: 'hit' of evaluator 'late' has per_query of shape \(12,\) for \d+ queries",
+    ):
         run(read_recipe(tmp_path / "tiny.toml", ["train.steps=1"]), tmp_path / "run")
 
 
