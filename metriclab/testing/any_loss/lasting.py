@@ -79,7 +79,7 @@ def _keeps_state(trial: Trial) -> bool:
     return any(not torch.equal(buffer, before[name]) for name, buffer in one.named_buffers()) if before else False
 
 
-def _bytes(size: float) -> str:
+def _bytes(size: int | float) -> str:
     for unit in ("B", "kB", "MB", "GB"):
         if size < 1000:
             return f"{size:.3g} {unit}"
