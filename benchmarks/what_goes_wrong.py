@@ -68,18 +68,29 @@ LIBRARIES: dict[str, list[tuple[str, ...]]] = {
 """Library -> the loss, and its settings or options, as the command has them."""
 
 ISSUES = {
-    ("NTXentLoss", "memory"): "KevinMusgrave/pytorch-metric-learning#203, #547",
-    ("NTXentLoss", "float16"): "KevinMusgrave/pytorch-metric-learning#6",
-    ("TripletMarginLoss", "a row of NaN"): "KevinMusgrave/pytorch-metric-learning#228",
-    ("CrossBatchMemory", "state"): "KevinMusgrave/pytorch-metric-learning#639, #748",
-    ("DistributedLossWrapper", "several ranks"): "KevinMusgrave/pytorch-metric-learning#712, #380",
-    ("BarlowTwinsLoss", "several ranks"): "lightly-ai/lightly#1977",
-    ("SIGReg", "several ranks"): "lightly-ai/lightly#1920",
-    ("lightly NTXentLoss", "zero rows"): "lightly-ai/lightly#1259",
-    ("BatchSemiHardTripletLoss", "memory"): "huggingface/sentence-transformers#4026",
-    ("MultipleNegativesRankingLoss", "several ranks"): "huggingface/sentence-transformers#2831, #3149",
+    (PML + "NTXentLoss", "memory"): ("KevinMusgrave/pytorch-metric-learning", 203, 547),
+    (PML + "NTXentLoss", "float16"): ("KevinMusgrave/pytorch-metric-learning", 6),
+    (ADAPTED + "CrossBatchMemory", "several ranks"): ("KevinMusgrave/pytorch-metric-learning", 447, 639),
+    (ADAPTED + "DistributedLossWrapper", "several ranks"): ("KevinMusgrave/pytorch-metric-learning", 380, 712),
+    (LIGHTLY + "BarlowTwinsLoss gather_distributed=true", "several ranks"): ("lightly-ai/lightly", 1977),
+    (LIGHTLY + "NTXentLoss", "zero rows"): ("lightly-ai/lightly", 1259),
+    (ADAPTED + "SIGReg gather_distributed=true", "several ranks"): ("lightly-ai/lightly", 1920),
+    (ADAPTED + "BatchSemiHardTripletLoss", "memory"): ("huggingface/sentence-transformers", 4026),
+    (ADAPTED + "MultipleNegativesRankingLoss", "several ranks"): ("huggingface/sentence-transformers", 2831, 3149),
 }
-"""Where users met the same: a thread that is about this loss and this fault."""
+"""Where users met it: threads about this loss, with these settings where some stand here, and this subject. Some are
+mended since, as the row shows."""
+
+NOTES = {
+    (PML + "CircleLoss", "gradcheck"): "its weights of pairs are held constant on purpose",
+    (LIGHTLY + "DCLWLoss", "gradcheck"): "its weights are held constant on purpose",
+    (LIGHTLY + "MACLLoss", "gradcheck"): "its temperature and weights are held constant on purpose",
+    (LIGHTLY + "TiCoLoss", "gradcheck"): "its covariance is held constant on purpose",
+    (LIGHTLY + "BarlowTwinsLoss gather_distributed=true", "several ranks"): "each rank standardises its own rows",
+    (PML + "SmoothAPLoss", "row order"): "it wants equal classes, sorted, and says so for the former",
+    (PML + "NPairsLoss", "row order"): "it takes two rows of each class",
+}
+"""What is fair to add."""
 
 
 def command(words: tuple[str, ...]) -> list[str]:
@@ -95,7 +106,8 @@ def check(words: tuple[str, ...]) -> dict[str, object]:
     if result.exit_code == 2:
         return {"refused": result.output.strip().splitlines()[0]}
     assert result.exit_code in (0, 1), result.output
-    return json.loads(result.output[result.output.index("{") :])
+    told = json.loads(result.output[result.output.index("{") :])
+    return {**told, "checks": [[one["check"], one["status"], one["text"]] for one in told["checks"]]}
 
 
 def check_all(path: Path) -> None:
@@ -109,6 +121,98 @@ def check_all(path: Path) -> None:
                 print(key, flush=True)
 
 
+def page(found: dict[str, dict]) -> str:
+    """The page, from what was found."""
+    told = [one for one in found.values() if "checks" in one]
+    versions = sorted({one["package"] for one in told if not one["package"].endswith(".py")})
+    clean = sum(not _short(one) for one in told)
+    parts = [INTRO.format(count=len(told), clean=clean, torch=told[0]["torch"], versions=", ".join(versions))]
+    for library, losses in LIBRARIES.items():
+        rows = [_row(words, found[" ".join(command(words))]) for words in losses]
+        parts.append(f"## {library}\n\n{HEADER}\n" + "\n".join(rows))
+    return "\n\n".join(parts) + "\n"
+
+
+INTRO = """# What goes wrong in losses
+
+Made by `python benchmarks/what_goes_wrong.py`, which runs `metriclab check-loss` over losses of other libraries. The
+first column is what stands after `metriclab check-loss`, so each row can be made again; settings that are not named
+are the defaults. {versions}; torch {torch}; on CPU. Those of `benchmarks/other_losses.py` take something else than
+tensors, and are called there without a change of what they compute; all of sentence-transformers 6.2.0 are among them.
+
+Of {count} rows, {clean} fall short in nothing. A loss that falls short may serve you well: most of these cases are
+rare, and some are how the loss is meant, which stands beside it where we know. What holds is not listed. The same
+checks run over each loss of metriclab in its tests. Yours: `metriclab check-loss my_loss.py:MyLoss`.
+
+| check | where it falls short, a user sees |
+| --- | --- |
+| row order | what is learned depends on how the sampler orders a batch |
+| gradcheck | the optimizer follows something else than the logged loss |
+| signs | positives are not drawn together, or negatives are |
+| own pairs | a row counts itself, as its positive or in the softmax |
+| precision | float32 is not float64 to rounding: the hardest pairs get a wrong share |
+| float16, bfloat16 | a network in half precision trains by another loss, or not at all (2 % and 10 % are let pass) |
+| autocast | float32 rows inside an autocast block give another loss (2 % are let pass) |
+| no pairs | a batch without positives, without negatives, or of one row gives NaN or an error |
+| one pair | a far positive and a near negative give no gradient |
+| zero rows | one row of zeros gives NaN, or a gradient over a million |
+| identical rows | a collapsed network gives NaN; or a pair of copies drops out of the pairs |
+| a row of NaN | a network that diverged is not seen in the loss |
+| huge labels | labels from 2^24 or 2^53 on run together |
+| state | a resumed run goes on otherwise, val changes training, or one NaN stays for ever |
+| several ranks | under DistributedDataParallel, 2 and 3 ranks do not give what one process gives |
+
+*Several ranks* tells the kind: *exact*; *scaled by ranks*, a right gradient but for a factor; *local negatives*, each
+rank's rows meet only its own, which is the default of most libraries and cheap; or *another loss*. *Memory* is how the
+largest tensor grows with the rows, and its size for 16,384 rows of 16 dimensions, not counted as falling short."""
+
+HEADER = "| loss | several ranks | falls short | memory | users |\n| --- | --- | --- | --- | --- |"
+
+
+def _row(words: tuple[str, ...], one: dict) -> str:
+    name = f"`{' '.join(command(words)[1:]).removeprefix('benchmarks/')}`"
+    if "refused" in one:
+        return f"| {name} | | cannot be called: {_cell(one['refused'])} | | |"
+    texts = [f"{check}: {_cell(text)}{_note(words, check)}" for check, text in _short(one)]
+    memory = next(text for check, _, text in one["checks"] if check == "memory")
+    growth, _, sizes = memory.partition(": ")
+    size = sizes.rpartition(", ")[2].removesuffix(" for 16,384 rows")
+    kind = (
+        next(text for check, _, text in one["checks"] if check == "several ranks").partition(";")[0].partition(":")[0]
+    )
+    return f"| {name} | {kind} | {'<br>'.join(texts) or 'nothing'} | {growth}, {size} | {_users(words, one)} |"
+
+
+def _short(one: dict) -> list[tuple[str, str]]:
+    return [(check, text) for check, status, text in one["checks"] if status == "falls short"]
+
+
+def _about(table: dict, words: tuple[str, ...], check: str) -> object:
+    """What a table has of a loss with these settings, or of the loss."""
+    return table.get((" ".join(words), check), table.get((words[0], check)))
+
+
+def _note(words: tuple[str, ...], check: str) -> str:
+    note = _about(NOTES, words, check)
+    return f" ({note})" if note else ""
+
+
+def _users(words: tuple[str, ...], one: dict) -> str:
+    links = []
+    for check, status, _ in one["checks"]:
+        repository, *numbers = _about(ISSUES, words, check) or [""]
+        if status != "ok":
+            links += [f"[{repository}#{n}](https://github.com/{repository}/issues/{n})" for n in numbers]
+    return ", ".join(links)
+
+
+def _cell(text: str) -> str:
+    """Without what several ranks have beyond 2, and fit for a table."""
+    _, semicolon, rest = text.partition("; 2 ranks: ")
+    text = f"2 ranks: {rest.partition('; 3 ranks: ')[0]}" if semicolon else text
+    return text.replace("|", "\\|").replace("<", "&lt;")
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--page", action="store_true", help="write the page from what was found")
@@ -117,3 +221,4 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     if not arguments.page:
         check_all(arguments.found)
+    PAGE.write_text(page(json.loads(arguments.found.read_text())))
