@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.distributed.nn.functional  # before any group: its functions keep the one that they find when imported
 from torch.distributed.constants import default_pg_timeout
 
 from metriclab.errors import MetriclabError, RecipeError

@@ -68,10 +68,18 @@ def find_convention(loss: Any, asked: Calls | None) -> Convention:
         return Convention("labels", _scalar(_labels), _scalar(_labels))
     if asked == "views":
         return Convention("views", _scalar(_views), _scalar(_views))
-    given = [name for name in names if name.startswith("ref_")]
-    fill = _by_reference_names(given) if len(given) == 2 else _by_position([_is_label(name) for name in names])
-    call = _scalar(fill)
+    call = _scalar(_against(loss, list(names)))
     return Convention("rows", call, lambda loss, local: call(loss, _with_all_references(local)))
+
+
+def _against(loss: Any, names: list[str]) -> Call:
+    """The call with anchors, references and the labels of both, by where the labels are among the parameters."""
+    given = [name for name in names if name.startswith("ref_")]
+    if len(given) == 2:
+        return _by_reference_names(given)
+    if sum(map(_is_label, names[:4])) != 2:
+        raise RecipeError(f"{_name(loss)} takes ({', '.join(names)}), and no labels of two sides", help=WAYS)
+    return _by_position([_is_label(name) for name in names])
 
 
 def _parameters(loss: Any) -> dict[str, inspect.Parameter]:

@@ -51,9 +51,13 @@ def state(trial: Trial) -> Finding:
 
 def memory(trial: Trial) -> Finding:
     """The largest tensor of value and gradient, for N rows and for 2N. Told: no size is wrong by itself."""
-    n, sizes = 64, [_largest(trial, 64), _largest(trial, 128)]
-    while 2 * n < _MOST_ROWS and sizes[1] < _MOST_BYTES:  # what works in tiles shows it only in large batches
-        n, sizes = 2 * n, [sizes[1], _largest(trial, 4 * n)]
+    n, sizes = 64, []
+    try:
+        sizes = [_largest(trial, 64), _largest(trial, 128)]
+        while 2 * n < _MOST_ROWS and sizes[1] < _MOST_BYTES:  # what works in tiles shows it only in large batches
+            n, sizes = 2 * n, [sizes[1], _largest(trial, 4 * n)]
+    except Exception as error:
+        return Finding("memory", "told", f"not known: beyond {n} rows it raises {_told(error)}")
     ratio = sizes[1] / sizes[0]
     growth, power = next((name, power) for limit, name, power in _GROWTH if ratio < limit)
     many = sizes[1] * (_MANY / (2 * n)) ** power
@@ -79,7 +83,7 @@ def _keeps_state(trial: Trial) -> bool:
     return any(not torch.equal(buffer, before[name]) for name, buffer in one.named_buffers()) if before else False
 
 
-def _bytes(size: float) -> str:
+def _bytes(size: int | float) -> str:
     for unit in ("B", "kB", "MB", "GB"):
         if size < 1000:
             return f"{size:.3g} {unit}"
