@@ -20,6 +20,7 @@ from metriclab.comparison.statistics import (
     class_bootstrap,
     class_errors,
     least_difference,
+    search_spread,
     sign_flip_test,
     sum_by_class,
     t_interval,
@@ -61,7 +62,7 @@ def verdicts(scores, labels) -> dict[str, np.ndarray]:
     }
 
 
-def large_differences(scores, labels) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def large_differences(scores, labels, spreads=None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of all pairs the differences, their sums by class, and which are large by the two tests that look at seeds."""
     entries, seeds, _ = scores.shape
     pairs = list(itertools.combinations(range(entries), 2))
@@ -69,34 +70,35 @@ def large_differences(scores, labels) -> tuple[np.ndarray, np.ndarray, np.ndarra
     differences = scores[first] - scores[second]
     sums, counts = sum_by_class(differences.mean(1), labels)
     errors = class_errors(sums, counts)
-    least = least_difference(list(scores.mean(2)), errors, np.full(len(pairs), 2 / seeds))
+    searched = None if spreads is None else np.hypot(spreads[first], spreads[second])
+    least = least_difference(list(scores.mean(2)), errors, np.full(len(pairs), 2 / seeds), searched)
     over_seeds = np.array([t_interval(one).holds(0.0) for one in differences.mean(2)])
     return differences, sums, ~over_seeds & (np.abs(differences.mean((1, 2))) > least)
 
 
-def is_told_apart(scores, labels) -> bool:
+def is_told_apart(scores, labels, spreads=None) -> bool:
     """Whether compare finds a difference in any pair; the slow test is made where the others leave one alone."""
-    _, sums, large = large_differences(scores, labels)
+    _, sums, large = large_differences(scores, labels, spreads)
     return bool(large.any() and ((sign_flip_test(sums) < 0.05) & large).any())
 
 
-def chosen(generator, trials: int, steepness: float, *, classes: int = 100, folds: int = 4) -> float:
-    """What the setting costs that a search of so many trials chooses: the score falls with the square of its distance.
+def chosen(generator, trials: int, steepness: float, *, classes: int = 100, folds: int = 4) -> tuple[float, float]:
+    """What the setting costs that a search chooses, and how far the search says that goes up and down.
 
-    Settings are drawn at random from -1 to 1, and 0 is the best one. What is seen of each is its score on held-out
-    classes, with the luck of these and of one seed a fold.
+    The score falls with the square of a setting's distance from the best one, 0; settings are drawn from -1 to 1. What
+    is seen of each is its score on the held-out classes of each fold, with the luck of these and of a seed.
     """
     settings = generator.uniform(-1, 1, trials)
-    luck = (SPREAD["class"] ** 2 + SPREAD["seed and class"] ** 2) / classes + SPREAD["seed"] ** 2 / folds
-    seen = -steepness * settings**2 + generator.normal(0, np.sqrt(luck), trials)
-    return float(-steepness * settings[seen.argmax()] ** 2)
+    luck = (SPREAD["class"] ** 2 + SPREAD["seed and class"] ** 2) / (classes / folds) + SPREAD["seed"] ** 2
+    seen = -steepness * settings[:, None] ** 2 + generator.normal(0, np.sqrt(luck), (trials, folds))
+    return -steepness * settings[seen.mean(1).argmax()] ** 2, search_spread(seen)
 
 
 def tuned_table(generator, trials, steepness: float):
-    """As `table`, of entries that are all alike but for how many trials each was tuned by."""
+    """As `table`, of entries that are alike but for how many trials each was tuned by, and the spreads of searches."""
     scores, labels = table(generator, len(trials), 300)
-    costs = np.array([chosen(generator, count, steepness) for count in trials])
-    return scores + costs[:, None, None], labels
+    costs, spreads = np.array([chosen(generator, count, steepness) for count in trials]).T
+    return scores + costs[:, None, None], labels, spreads
 
 
 def warned(trials) -> bool:
@@ -121,9 +123,11 @@ def print_tuned(tables: int) -> None:
     ]
     for name, trials, steepness in cases:
         generator = np.random.default_rng(len(trials))
-        found = [is_told_apart(*tuned_table(generator, trials, steepness)) for _ in range(tables)]
+        drawn = [tuned_table(generator, trials, steepness) for _ in range(tables)]
+        found = rate([is_told_apart(*one) for one in drawn])
+        blind = rate([is_told_apart(*one[:2]) for one in drawn])
         note = "  and the warning" if warned(trials) else ""
-        print(f"{len(trials):>3} entries  {name:<26} {rate(found)}{note}", flush=True)
+        print(f"{len(trials):>3} entries  {name:<26} {found}; blind to searches {blind}{note}", flush=True)
 
 
 def rate(values) -> str:

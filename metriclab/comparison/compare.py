@@ -66,7 +66,8 @@ def compare(
     entries = [_entry(name, sorted(group, key=_seed), differing, metric) for name, group in groups.items()]
     entries.sort(key=lambda entry: -entry.metrics[metric].mean)
     pairs = list(combinations([entry.name for entry in entries], 2))
-    differences = _differences([pair for pair in pairs if reference in (None, *pair)], of_entry, counts)
+    spreads = {entry.name: entry.tuning.spread if entry.tuning else 0.0 for entry in entries}
+    differences = _differences([pair for pair in pairs if reference in (None, *pair)], of_entry, counts, spreads)
     result, (evaluator, _, name) = runs[0].result, metric.partition(".")
     return Comparison(
         metric=metric,
@@ -143,6 +144,7 @@ def _differences(
     pairs: Sequence[tuple[str, str]],
     of_entry: Mapping[str, Mapping[int, Float64[np.ndarray, "c"]]],
     counts: Float64[np.ndarray, "c"],
+    spreads: Mapping[str, float],
 ) -> tuple[Difference, ...]:
     if not pairs:
         return ()
@@ -157,7 +159,8 @@ def _differences(
     table = np.stack(sums)
     shares = np.array([2 / max(1, len(common)) for common in seeds])
     values = [np.array([row.sum() / size for row in runs.values()]) for runs in of_entry.values()]
-    tested = (sign_flip_test(table), least_difference(values, class_errors(table, counts), shares))
+    searched = np.array([np.hypot(spreads[one], spreads[two]) for one, two in pairs])
+    tested = (sign_flip_test(table), least_difference(values, class_errors(table, counts), shares, searched))
     columns = zip(pairs, table.sum(1) / size, *tested, class_bootstrap(table, counts), over_seeds, seeds, strict=True)
     return tuple(
         _difference(pair, float(value), float(p), float(least), by_class, of_seeds, common)

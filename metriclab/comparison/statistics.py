@@ -28,6 +28,7 @@ RESAMPLES = 4_999
 """Of the bootstrap."""
 
 _EXACT = 14  # classes: their 2^13 flips (a flip and its opposite are one) are all taken
+_SEARCHES = 1_999  # that are drawn anew
 _CELLS = 2**22  # random numbers at a time: 32 MB
 _TIED = 1 - 1e-9  # of a statistic: sums of the same numbers in another order
 
@@ -63,7 +64,10 @@ def t_interval(values: Float64[np.ndarray, "n"]) -> Interval | None:
 
 
 def least_difference(
-    runs: Sequence[Float64[np.ndarray, "_"]], by_class: Float64[np.ndarray, "p"], over_seeds: Float64[np.ndarray, "p"]
+    runs: Sequence[Float64[np.ndarray, "_"]],
+    by_class: Float64[np.ndarray, "p"],
+    over_seeds: Float64[np.ndarray, "p"],
+    over_searches: Float64[np.ndarray, "p"] | None = None,
 ) -> Float64[np.ndarray, "p"]:
     """What two entries must differ by, given that both the classes and the seeds are a draw, and how many entries vie.
 
@@ -81,12 +85,39 @@ def least_difference(
         runs: the metric of every run, entry by entry; those that never vary, as raw pixels do, do not count.
         by_class: standard error over classes of each pair's difference; see `class_errors`.
         over_seeds: 1 / n + 1 / m for each pair of entries with n and m runs.
+        over_searches: standard error over searches of each pair's difference, where entries were tuned: one search an
+            entry, of which no number of classes or seeds says how lucky it was; see `search_spread`.
     """
     varying = [values for values in runs if len(values) > 1 and np.ptp(values) > 0]
     freedom = sum(len(values) - 1 for values in varying)
     pooled = sum(float(((values - values.mean()) ** 2).sum()) for values in varying) / max(1, freedom)
     quantile = _range_quantile(max(2, len(runs)), freedom)
-    return np.asarray(quantile / np.sqrt(2) * np.sqrt(by_class**2 + pooled * over_seeds))
+    searched = 0.0 if over_searches is None else over_searches**2
+    return np.asarray(quantile / np.sqrt(2) * np.sqrt(by_class**2 + pooled * over_seeds + searched))
+
+
+def search_spread(values: Float64[np.ndarray, "t f"]) -> float:
+    """How far the value of what a search chooses goes up and down from search to search: its standard deviation.
+
+    Trials are drawn with replacement, as another search would have tried others; each mean over folds is disturbed by
+    its standard error, as other classes held out would have done; and the best is taken, 1,999 times. The standard
+    error is what is left of the values without the mean of their trial and of their fold, pooled over all trials. What
+    the best one scored counts as what it is worth, which errs on the side of caution: half of it may be luck. 0 for
+    fewer than two trials or folds, of which nothing can be known.
+
+    Args:
+        values: of each trial in each fold.
+    """
+    trials, folds = values.shape
+    if min(trials, folds) < 2:
+        return 0.0
+    means = values.mean(1)
+    left = values - means[:, None] - values.mean(0) + values.mean()
+    error = np.sqrt((left**2).sum() / ((trials - 1) * (folds - 1)) / folds)
+    generator = np.random.default_rng(0)
+    drawn = means[generator.integers(0, trials, (_SEARCHES, trials))]
+    best = (drawn + generator.normal(0, error, drawn.shape)).argmax(1)
+    return float(drawn[np.arange(_SEARCHES), best].std())
 
 
 @cache

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from metriclab.comparison.space import Search
+from metriclab.comparison.statistics import search_spread
 from metriclab.errors import StorageError
 from metriclab.runs.files import read_json, write_json
 from metriclab.runs.shapes import Count, Shape
@@ -50,6 +51,7 @@ class Tuning:
         steps: of training, all folds and rungs of all trials together.
         chosen: settings of the best trial, None where every one failed.
         value: its mean over the held-out folds.
+        spread: standard deviation of what is chosen over searches; see `statistics.search_spread`.
     """
 
     trials: int
@@ -57,6 +59,7 @@ class Tuning:
     steps: int
     chosen: dict[str, Any] | None
     value: float | None
+    spread: float = 0.0
 
 
 class _Trial(Shape):
@@ -110,7 +113,13 @@ class TrialsFile:
             steps=sum(self.folds * step for reached in rungs for step in self.steps[:reached]),
             chosen=None if best is None else dict(best.params),
             value=None if best is None else best.value(rung),
+            spread=max((self._spread(at) for at in range(len(self.steps))), default=0.0),
         )
+
+    def _spread(self, rung: int) -> float:
+        """Of the trials that have a value there; of all rungs the largest counts."""
+        values = [trial.values[rung] for trial in self.trials if len(trial.values) > rung]
+        return search_spread(np.array(values, np.float64).reshape(len(values), -1)) if values else 0.0
 
 
 def best_of(trials: Sequence[Trial]) -> tuple[Trial | None, int]:

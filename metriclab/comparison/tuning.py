@@ -52,6 +52,9 @@ def tuning_notes(entries: Sequence[ComparisonEntry]) -> Iterator[str]:
     if counts:
         numbers = " or ".join(map(str, counts))
         yield (
-            f"settings are the best of {numbers} trials by held-out training classes, never by the test: the verdicts "
-            "are on these settings, and another search may choose others"
+            f"settings are the best of {numbers} trials by held-out training classes, never by the test; what a "
+            "difference needs allows for another search choosing others"
         )
+    few = [entry.name for entry in entries if entry.tuning and entry.tuning.trials - entry.tuning.failed < 2]
+    if few:
+        yield f"how lucky its search was cannot be known of an entry with one trial: {', '.join(few)}"

@@ -57,8 +57,8 @@ class Difference:
         p: of the sign-flip test by class, for all pairs of the comparison together.
         by_class: bootstrap interval of the value over classes.
         over_seeds: Student's interval of the value over the seeds that both have; None for fewer than two.
-        least: what the value has to exceed, given the luck of classes and of seeds and the number of entries; None for
-            fewer than two seeds that both have.
+        least: what the value has to exceed, given the luck of classes, of seeds and of searches and the number of
+            entries; None for fewer than two seeds that both have.
         seeds: those that both have; where there are none, all of either entry are taken.
         verdict: "better"; "better model", where fewer than two seeds allow no more; or "no evidence".
     """

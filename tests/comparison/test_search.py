@@ -248,8 +248,8 @@ def test_an_entry_has_the_common_space_but_for_what_it_sets(tmp_path):
     assert nt_xent.space == (rate, Dimension("loss.temperature", 0.05, 1, log=True))
     assert triplet.space == (
         Dimension("loss.margin", 0, 1),
-        Dimension("head.hidden", 8, 12, whole=True),
         Dimension("loss.negatives", choices=("all", "semihard")),
+        Dimension("head.hidden", 8, 12, whole=True),
     )
     assert untrained.space == ()
 

@@ -14,6 +14,7 @@ from metriclab.comparison.statistics import (
     class_bootstrap,
     class_errors,
     least_difference,
+    search_spread,
     sign_flip_test,
     smallest_p,
     sum_by_class,
@@ -205,3 +206,26 @@ def test_the_interval_over_seeds_covers(seeds):
     generator = np.random.default_rng(10)
     held = [t_interval(generator.normal(0.0, 0.01, seeds)).holds(0.0) for _ in range(4000)]
     assert 0.94 <= np.mean(held) <= 0.96
+
+
+def test_the_spread_of_a_search_is_that_of_the_best_of_other_draws():
+    # Two trials without noise between folds: the better one is among two that are drawn in three of four cases.
+    values = np.array([[0.5, 0.6, 0.7], [0.1, 0.2, 0.3]])
+    assert search_spread(values) == pytest.approx(0.4 * np.sqrt(3 / 16), rel=0.05)
+    assert search_spread(values + 1) == pytest.approx(search_spread(values))
+    # Many trials that are all alike but for the luck of folds: what is chosen is some of that luck.
+    noise = np.random.default_rng(0).normal(0, 0.02, (200, 4))
+    assert 0.1 * 0.01 < search_spread(noise) < 0.01
+    # The luck of a fold is that of every trial, and chooses none.
+    assert search_spread(noise + np.array([0.5, -0.5, 0.2, 0.0])) == pytest.approx(search_spread(noise))
+    assert search_spread(values[:1]) == search_spread(values[:, :1]) == 0.0
+
+
+def test_the_luck_of_searches_is_added_to_the_other_two():
+    runs = [np.array([0.1, 0.2, 0.3]), np.array([0.3, 0.2, 0.4])]
+    by_class, shares = np.array([0.03]), np.array([2 / 3])
+    alone = least_difference(runs, by_class, shares)
+    searched = least_difference(runs, by_class, shares, np.array([0.04]))
+    quantile = stats.studentized_range.ppf(0.95, 2, 4)
+    assert searched**2 - alone**2 == pytest.approx((quantile / np.sqrt(2) * 0.04) ** 2)
+    assert least_difference(runs, by_class, shares, np.array([0.0])) == alone

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from metriclab.cli import main
+from metriclab.comparison.statistics import search_spread
 from metriclab.comparison.trials import Trial, TrialsFile, Tuning
 from metriclab.errors import StorageError
 from tests.comparison.test_compare import compared, finished
@@ -29,11 +31,16 @@ def test_equal_tuning_is_noted_and_gives_no_warning(tmp_path):
     comparison = compared([*entry(tmp_path / "a", 0.5, 0.1, 5), *entry(tmp_path / "b", 0.6, 0.2, 5)])
     assert comparison.warnings == ()
     assert comparison.notes[0] == (
-        "settings are the best of 5 trials by held-out training classes, never by the test: the verdicts are on these "
-        "settings, and another search may choose others"
+        "settings are the best of 5 trials by held-out training classes, never by the test; what a difference needs "
+        "allows for another search choosing others"
     )
-    tuning = Tuning(trials=5, failed=0, steps=2 * (5 * 10 + 40), chosen={"loss.temperature": 0.2}, value=0.625)
+    values = np.array([[0.2, 0.3]] * 4 + [[0.3, 0.5]])
+    tuning = Tuning(5, 0, 2 * (5 * 10 + 40), {"loss.temperature": 0.2}, 0.625, search_spread(values))
     assert comparison.entries[0].tuning == tuning
+    for name in "ab":
+        (tmp_path / name / "search" / "trials.json").unlink()
+    untuned = compared([path for name in "ab" for path in sorted((tmp_path / name).glob("seed-*"))])
+    assert untuned.differences[0].least < comparison.differences[0].least
     assert comparison.to_dict()["entries"][0]["tuning"]["trials"] == 5
 
 
