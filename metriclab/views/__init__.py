@@ -7,6 +7,8 @@ from metriclab.lazy import exports
 if TYPE_CHECKING:
     from metriclab.views.multi_crop import MultiCropViews as MultiCropViews
     from metriclab.views.plain import PlainViews as PlainViews
+    from metriclab.views.randaugment import RandAugmentViews as RandAugmentViews
+    from metriclab.views.retrieval import RetrievalViews as RetrievalViews
     from metriclab.views.simclr import SimCLRViews as SimCLRViews
     from metriclab.views.torchvision import TorchvisionViews as TorchvisionViews
 else:
@@ -14,6 +16,8 @@ else:
         __name__,
         MultiCropViews="multi_crop",
         PlainViews="plain",
+        RandAugmentViews="randaugment",
+        RetrievalViews="retrieval",
         SimCLRViews="simclr",
         TorchvisionViews="torchvision",
     )

@@ -17,12 +17,13 @@ SIGMA = (0.1, 2.0)
 _BLOCK = 64
 
 
-def blur_(x: Float[Tensor, "n c h w"], kernels: Float[Tensor, "n k"]) -> Float[Tensor, "n c h w"]:
+def blur_(x: Float[Tensor, "n c h w"], kernels: Float[Tensor, "n k"]) -> None:
     """`blur` in place; a CPU passes over what it leaves as it is."""
-    if not device.is_cpu(x):
-        return x.copy_(blur(x, kernels))
-    chosen = (kernels[:, kernels.shape[1] // 2] != 1).nonzero().squeeze(1)
-    return x.index_copy_(0, chosen, blur(x.index_select(0, chosen), kernels[chosen]))
+    device.change_(x, _blur_, kernels, lambda kernels: kernels[:, kernels.shape[1] // 2] != 1)
+
+
+def _blur_(x: Float[Tensor, "n c h w"], kernels: Float[Tensor, "n k"]) -> None:
+    x.copy_(blur(x, kernels))
 
 
 def blur(x: Float[Tensor, "n c h w"], kernels: Float[Tensor, "n k"]) -> Float[Tensor, "n c h w"]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from metriclab.views import device
@@ -95,47 +95,20 @@ def grayscale(chosen: Bool[Tensor, "n"]) -> Float[Tensor, "n 1 3"]:
     return torch.stack([1 - share, share, torch.zeros_like(share)], 1)[:, None]
 
 
-def alike_together(colours: Colours) -> Int64[Tensor, "n"] | None:
-    """An order in which samples that the same operations change stand together; None where that saves nothing.
-
-    A blend before or after the hue idles in about half of the samples: a CPU passes those over where they stand
-    together. A GPU would have to wait for the CPU to know them.
-    """
-    if not device.is_cpu(colours.before) or colours.before.shape[1] + colours.after.shape[1] == 0:
-        return None
-    earlier, later = (_changing(part).sum(1) for part in (colours.before, colours.after[:, :3]))
-    order: Tensor = (4 * earlier + later).argsort()
-    return order
-
-
 def recolour_(x: Float[Tensor, "n c h w"], colours: Colours) -> Float[Tensor, "n c h w"]:
     """Changes the colours in place, clamped to [0, 1] after each operation."""
     for blend in colours.before.unbind(1):
-        _change_(x, _blend_, blend)
+        blend_(x, blend)
     for turns in colours.hue.unbind(1):
-        _change_(x, turn_hue_, turns)
+        device.change_(x, turn_hue_, turns, lambda turns: turns != 0)
     for blend in colours.after.unbind(1):
-        _change_(x, _blend_, blend)
+        blend_(x, blend)
     return x
 
 
-def _change_(
-    x: Float[Tensor, "n c h w"],
-    change_: Callable[[Tensor, Tensor], Tensor],
-    by: Float[Tensor, "n *_p"],
-) -> None:
-    """Changes the samples in place; those that would stay as they are are passed over where they are known."""
-    if not device.is_cpu(x):
-        change_(x, by)
-        return
-    which = (_changing(by) if by.ndim == 2 else by != 0).nonzero().squeeze(1)
-    if len(which) == 0:
-        return
-    part = slice(int(which[0]), int(which[-1]) + 1)
-    if part.stop - part.start == len(which):
-        change_(x[part], by[part])
-    else:
-        x.index_copy_(0, which, change_(x.index_select(0, which), by[which]))
+def blend_(x: Float[Tensor, "n c h w"], blend: Float[Tensor, "n 3"]) -> None:
+    """Blends each sample with its gray image and its mean gray, in place."""
+    device.change_(x, _blend_, blend, _changing)
 
 
 def _changing(blends: Float[Tensor, "*n 3"]) -> Bool[Tensor, "*n"]:
@@ -157,13 +130,6 @@ def gray(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 1 h w"]:
     if x.shape[1] != 3:
         return x if x.shape[1] == 1 else x.mean(1, keepdim=True)
     return (x[:, :1] * 0.2989).add_(x[:, 1:2], alpha=0.587).add_(x[:, 2:], alpha=0.114)
-
-
-def solarize_(x: Float[Tensor, "n c h w"], chosen: Bool[Tensor, "n"]) -> Float[Tensor, "n c h w"]:
-    """Inverts the light half of the values of the chosen samples, in place."""
-    # min(x, 1 - x) for the chosen, min(x, 2 - x) = x for the others: no branch.
-    top = (2 - chosen.float())[:, None, None, None]
-    return torch.minimum(x, top - x, out=x)
 
 
 def turn_hue_(x: Float[Tensor, "n 3 h w"], turns: Float[Tensor, "n"]) -> Float[Tensor, "n 3 h w"]:

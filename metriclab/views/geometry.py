@@ -1,4 +1,4 @@
-"""Where a view looks, and the one antialiased resampling that crops, mirrors and rotates."""
+"""Where a view looks, and the one antialiased resampling that crops, mirrors and warps."""
 
 from __future__ import annotations
 
@@ -86,30 +86,31 @@ def resample(
     boxes: Float[Tensor, "n 4"],
     size: Size,
     mirror: Bool[Tensor, "n"] | None = None,
-    angle: Float[Tensor, "n"] | None = None,
+    warp: Float[Tensor, "n _r 3"] | None = None,
 ) -> Float[Tensor, "n c _h _w"]:
-    """What lies in each sample's box, mirrored and rotated, at this size; bilinear, from the level that fits the box.
+    """What lies in each sample's box, mirrored and warped, at this size; bilinear, from the level that fits the box.
 
-    What a rotation brings into the box from outside is taken from the image, and beyond the image from its border.
+    What a warp brings into the box from outside is taken from the image, and beyond the image from its border.
 
     Args:
         source: the images.
         boxes: top, left, height, width in pixels.
         size: height and width of the views.
         mirror: samples to swap left and right; none by default.
-        angle: counter-clockwise, in radians, about the middle of the box; none by default.
+        warp: of `metriclab.views.warps`, after the mirroring; two rows for what is affine, three with a perspective.
     """
     top, left, height, width = (column[:, None, None] for column in boxes.unbind(1))
     scale, limit_y, limit_x, offset_y, offset_x = _level(source, boxes, size)
     rows, columns = height_and_width(size)
     u, v = _middles(columns, boxes.device)[None, None, :], _middles(rows, boxes.device)[None, :, None]
-    if angle is not None:
-        sine, cosine = angle.sin()[:, None, None], angle.cos()[:, None, None]
-        # In units of half the width and half the height of the view, which is what turns.
-        u, v = cosine * u - sine * (rows / columns) * v, sine * (columns / rows) * u + cosine * v
+    if warp is not None:
+        across, down, shift = warp[..., None, None].unbind(2)
+        u, v, *divisor = ((across * u + shift) + down * v).unbind(1)
+        if divisor:
+            u, v = u / divisor[0], v / divisor[0]
     if mirror is not None:
         u = u * (1 - 2 * mirror.float())[:, None, None]
-    # Up to here without rotation these are a row and a column for each sample, not whole grids.
+    # Up to here without a warp these are a row and a column for each sample, not whole grids.
     grid = torch.empty(len(boxes), rows, columns, 2, device=boxes.device)
     for axis, (middle, start, extent, limit, offset) in enumerate(
         ((u, left, width, limit_x, offset_x), (v, top, height, limit_y, offset_y))
@@ -147,7 +148,12 @@ def _level(source: Pyramid, boxes: Float[Tensor, "n 4"], size: Size) -> tuple[Fl
 
 
 def random_boxes(
-    uniform: Float[Tensor, "n k"], sizes: Int64[Tensor, "n 2"], min_area: float, max_area: float, size: Size = 1
+    uniform: Float[Tensor, "n k"],
+    sizes: Int64[Tensor, "n 2"],
+    min_area: float,
+    max_area: float,
+    size: Size = 1,
+    aspects: tuple[float, float] = ASPECT,
 ) -> Float[Tensor, "n 4"]:
     """Random crops in whole pixels: a share of the area drawn evenly, an aspect drawn evenly on a log scale.
 
@@ -160,9 +166,10 @@ def random_boxes(
         sizes: true height and width of each image.
         min_area, max_area: bounds of the share of the image's area.
         size: of the view, whose aspect is the middle of those allowed.
+        aspects: narrowest and widest, as width over height before scaling, in a square view; in another, times its own.
     """
     rows, columns = height_and_width(size)
-    narrowest, widest = (bound * (columns / rows) for bound in ASPECT)
+    narrowest, widest = (bound * (columns / rows) for bound in aspects)
     image = sizes.float()
     image_height, image_width = image[:, :1], image[:, 1:]
     area = image_height * image_width * (min_area + (max_area - min_area) * uniform[:, :CROP_TRIES])

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Annotated, Any
 
-from annotated_types import Ge
+from annotated_types import Ge, Le, Lt
 from jaxtyping import Float
 from torch import Tensor
 
@@ -16,6 +16,7 @@ from metriclab.core.settings import keep_settings, repr_settings
 from metriclab.registry import OwnKeys, register
 from metriclab.views.augmentation import (
     AreaShare,
+    Aspects,
     Augmentation,
     Colour,
     Degrees,
@@ -24,7 +25,7 @@ from metriclab.views.augmentation import (
     augment,
     check_areas,
 )
-from metriclab.views.geometry import Fit, central_view
+from metriclab.views.geometry import ASPECT, Fit, central_view
 from metriclab.views.second import require_two_views
 
 OF_A_VIEW = tuple(field.name for field in fields(Augmentation) if field.name != "size")
@@ -34,8 +35,10 @@ OF_A_VIEW = tuple(field.name for field in fields(Augmentation) if field.name != 
 class SimCLRViews:
     """Random crop, flip, rotation, colour, grayscale, blur and solarisation, drawn for each image and view by itself.
 
+    Beyond the paper and off by default: rotation, solarisation, shear, perspective, posterising, equalising, erasing.
     Runs on the device of the images, for a whole batch at once. What an image gets depends on its random keys
-    alone. Images of one channel have neither hue nor saturation.
+    alone. Images of one channel have neither hue nor saturation; those of other than one or three need colour = 0 and
+    grayscale = 0.
 
     Paper: Chen et al., A Simple Framework for Contrastive Learning of Visual Representations, ICML 2020, appendix A.
 
@@ -52,13 +55,20 @@ class SimCLRViews:
         blur: probability of a Gaussian blur with a sigma of 0.1 to 2 pixels. Its kernel is a tenth of the shorter side,
             as in the paper's code, and at least 3 pixels: in views below 40 pixels it acts as a sigma of 0.8 at most.
         solarize: probability of inverting the light half of the values (Grill et al., BYOL, NeurIPS 2020).
+        aspect: narrowest and widest crop, as width over height in square views; in others, times their own.
+        shear: largest angle to either side by which upright lines lean, in degrees.
+        perspective: how far each corner moves inwards at most, as a share of half a side.
+        posterize: probability of keeping but 4 to 7 of the eight bits of each value.
+        equalize: probability of spreading the values of each channel evenly.
+        erase: probability of filling a box of 2 to 33 % of the view with its mean colour (Zhong et al., AAAI 2020).
         second: keys of this table that the second view has other values of, such as {blur = 0.1, solarize = 0.2}; the
             test view, and a third view, are as the table says.
         fit: how the test view takes an image of another aspect: the middle of it (crop), all of it between black bars
             (pad), or all of it, scaled in both directions (squash).
 
     Raises:
-        RecipeError: where `min_area` is above `max_area`, and for `second` where there is one view.
+        RecipeError: where `min_area` is above `max_area`, or the narrowest aspect above the widest, and for `second`
+            where there is one view.
     """
 
     __repr__ = repr_settings
@@ -76,6 +86,12 @@ class SimCLRViews:
         grayscale: Probability = 0.2,
         blur: Probability = 0.5,
         solarize: Probability = 0.0,
+        aspect: Aspects = ASPECT,
+        shear: Annotated[float, Ge(0), Le(60)] = 0.0,
+        perspective: Annotated[float, Ge(0), Lt(1)] = 0.0,
+        posterize: Probability = 0.0,
+        equalize: Probability = 0.0,
+        erase: Probability = 0.0,
         second: Annotated[dict[str, object], OwnKeys(OF_A_VIEW)] = {},  # noqa: B006  (a plain default, never changed)
         fit: Fit = "crop",
     ) -> None:
@@ -83,7 +99,11 @@ class SimCLRViews:
         check_areas("simclr", ("min_area", min_area), ("max_area", max_area))
         self.count = count
         self.fit: Fit = fit
-        first = Augmentation(size, min_area, max_area, flip, rotation, colour, grayscale, blur, solarize)
+        first = Augmentation(
+            size, min_area, max_area, flip, rotation, colour, grayscale, blur, solarize, aspect, shear, perspective,
+            posterize, equalize, erase,
+        )  # fmt: skip
+        _check_aspect("aspect", aspect)
         self.augmentations = dict.fromkeys(range(count), first)
         self.needs_colour = first.needs_colour
         if second:
@@ -104,4 +124,9 @@ def _other(first: Augmentation, count: int, second: Mapping[str, Any]) -> Augmen
     require_two_views("simclr", count)
     changed = replace(first, **second)
     check_areas("simclr", ("second's min_area", changed.min_area), ("max_area", changed.max_area))
+    _check_aspect("second's aspect", changed.aspect)
     return changed
+
+
+def _check_aspect(key: str, aspect: tuple[float, float]) -> None:
+    check_areas("simclr", (f"{key}[0]", aspect[0]), ("aspect[1]", aspect[1]))

@@ -10,6 +10,7 @@ from torchvision.transforms.v2 import functional as reference
 
 from metriclab.core.batch import Images
 from metriclab.views.geometry import central_boxes, central_view, portions, pyramid, random_boxes, resample
+from metriclab.views.warps import rotation
 
 
 def smooth(height: int, width: int, channels: int = 3, seed: int = 0) -> torch.Tensor:
@@ -67,7 +68,7 @@ def test_rotation_equals_torchvision(degrees):
     size = 41
     image = smooth(size, size)
     ours = resample(
-        pyramid(batch(image), size), boxes((0, 0, size, size)), size, None, torch.tensor([degrees]).deg2rad()
+        pyramid(batch(image), size), boxes((0, 0, size, size)), size, None, turned(torch.tensor([degrees]), size)
     )
     theirs = reference.rotate(image / 255, degrees, InterpolationMode.BILINEAR)
     middle = torch.arange(size) - (size - 1) / 2
@@ -78,7 +79,7 @@ def test_rotation_equals_torchvision(degrees):
 def test_mirror_comes_before_rotation():
     size = 33
     image = smooth(size, size)
-    angle = torch.tensor([20.0]).deg2rad()
+    angle = turned(torch.tensor([20.0]), size)
     both = resample(pyramid(batch(image), size), boxes((0, 0, size, size)), size, torch.tensor([True]), angle)
     rotated = resample(pyramid(batch(image.flip(2)), size), boxes((0, 0, size, size)), size, None, angle)
     torch.testing.assert_close(both, rotated, rtol=0, atol=1e-5)
@@ -96,8 +97,12 @@ def test_padding_is_never_seen(fill):
 def whole_turned(images: Images, size: int) -> torch.Tensor:
     """Whole images, turned so far that the corners look beyond the border."""
     whole = torch.cat([torch.zeros_like(images.sizes), images.sizes], 1).float()
-    angle = torch.full((len(images),), 0.7)
+    angle = turned(torch.full((len(images),), 40.0), size)
     return resample(pyramid(images, size), whole, size, None, angle)
+
+
+def turned(degrees: torch.Tensor, size: int) -> torch.Tensor:
+    return rotation(degrees.deg2rad(), size)[:, :2]
 
 
 def test_a_constant_image_stays_constant():

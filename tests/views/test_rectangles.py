@@ -18,6 +18,7 @@ from metriclab.views.geometry import central_boxes, pyramid, random_boxes, resam
 from metriclab.views.multi_crop import MultiCropViews
 from metriclab.views.plain import PlainViews
 from metriclab.views.simclr import SimCLRViews
+from metriclab.views.warps import rotation
 from tests.support.tiny import run, tiny
 
 FITS = ("crop", "pad", "squash")
@@ -111,7 +112,8 @@ def test_a_rotation_turns_the_view_and_does_not_shear_it():
     images = batch(disc.expand(3, 60, 30))
     box = central_boxes(images.sizes, (60, 30))
     still, turned = (
-        resample(pyramid(images, (60, 30)), box, (60, 30), None, torch.tensor([angle]).deg2rad()) for angle in (0, 90)
+        resample(pyramid(images, (60, 30)), box, (60, 30), None, rotation(torch.tensor([angle]).deg2rad(), (60, 30)))
+        for angle in (0.0, 90.0)
     )
     assert (still - turned).abs().mean() < 0.01
 
