@@ -42,11 +42,11 @@ def test_images_of_many_channels():
 def test_shards():
     for line in LAYOUT.splitlines():
         place, *members = line.split()
-        contents = {"jpg": png, "cls": lambda number: number % 2, "json": lambda number: f'{{"camera": "c{number}"}}'}
+        contents = {"jpg": png, "cls": lambda number: number // 2, "json": lambda number: f'{{"camera": "c{number}"}}'}
         named = [(name, int(name.partition(".")[0]), name.rpartition(".")[2]) for name in members]
         shard(Path(place), [(name, contents[ending](number)) for name, number, ending in named])
     data = made("shards", val=0)
-    assert data.labels.tolist() == [0, 1, 0, 1]
+    assert data.labels.tolist() == [0, 0, 1, 1]
     assert data.groups.tolist() == [0, 1, 2, 3]
     params = {key: value for key, value in BLOCKS["shards"]["sampler"].items() if key != "name"}
     batches = build("sampler", "shuffled", data.labels, **params).epoch(0)
