@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -18,6 +19,8 @@ from metriclab.core.network import embedding_function
 from metriclab.core.protocols import Views
 from metriclab.errors import DataError
 from metriclab.images.decode import Pixels, decode
+from metriclab.images.files import require_one_format
+from metriclab.images.index import format_of
 from metriclab.images.stored import Stored, UnreadableImageError
 from metriclab.recipe import Recipe
 from metriclab.runs import checkpoint as checkpoints
@@ -64,10 +67,14 @@ class Embedder(nn.Module):
         Raises:
             DataError: naming the file that cannot be read.
         """
+        first: list[tuple[Path, tuple[int, int]]] = []
         for start in range(0, len(paths), batch_size):
-            images = Images.padded(
-                [_decoded(Path(path), self.short_side, self.pixels) for path in paths[start : start + batch_size]]
-            )
+            some = [Path(path) for path in paths[start : start + batch_size]]
+            decoded = [_decoded(path, self.short_side, self.pixels) for path in some]
+            formats = [*first, *((path, format_of(image)) for path, image in zip(some, decoded, strict=True))]
+            require_one_format([path for path, _ in formats], np.array([format for _, format in formats]))
+            first = formats[:1]
+            images = Images.padded(decoded)
             with torch.no_grad():
                 embedded = self(images, output=output).float().cpu()
             yield embedded

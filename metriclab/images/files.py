@@ -89,7 +89,8 @@ class ImageFiles:
         self.place = folder / f"{_name(paths, decoding(size, pixels))}.npz"
         self.index = self._open(retry=on_error == "error")
         _refuse(paths, self.index.problems, on_error, place)
-        _require_one_format(paths, self.index)
+        seen = np.flatnonzero(self.index.readable).tolist()
+        require_one_format([paths[item] for item in seen], self.index.formats[seen])
         _say_lost(paths, self.index)
         _say_lacking(self.index, self.place.parent)
         self._mending = False
@@ -208,12 +209,11 @@ def _states(paths: Sequence[Source]) -> Int64[np.ndarray, "n 3"]:
     return states
 
 
-def _require_one_format(paths: Sequence[Source], index: Index) -> None:
-    formats = index.formats[index.readable]
+def require_one_format(paths: Sequence[Source], formats: Int64[np.ndarray, "n 2"]) -> None:
+    """Raises a DataError that names two images whose formats, see `format_of`, are not the same."""
     others = np.flatnonzero((formats != formats[:1]).any(axis=1))
     if len(others):
-        items = np.flatnonzero(index.readable)
-        one, other = (f"{paths[items[row]]} has {_format_text(*formats[row].tolist())}" for row in (0, int(others[0])))
+        one, other = (f"{paths[row]} has {_format_text(*formats[row].tolist())}" for row in (0, int(others[0])))
         raise DataError(
             f"{one}, and {other}: images of one data set have the same channels and bits",
             help='convert the ones or the others, or set data.pixels = "rgb" to make RGB of 8 bits of all',

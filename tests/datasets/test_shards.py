@@ -16,6 +16,7 @@ from metriclab.errors import DataError
 from metriclab.images import shards as images_shards
 from metriclab.images.caches import find_caches
 from metriclab.samplers import Shuffled
+from metriclab.testing import component_checks
 from metriclab.training.interruption import Interrupted
 from tests.support.pictures import picture
 from tests.support.tiny import outcome, run, tiny
@@ -74,6 +75,11 @@ def test_samples_have_their_numbers_classes_and_pixels(root):
 )
 def test_classes_by_other_members(where, classes, root):
     assert Shards("train", root=str(root), label=where).classes == classes
+
+
+def test_it_keeps_what_every_data_set_keeps(root):
+    for check in component_checks("dataset", "shards", {"root": str(root)}):
+        check.run()
 
 
 def test_groups_and_categories(root):

@@ -6,6 +6,7 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 
 from metriclab.images import decode as decoding
 from metriclab.images.decode import UnreadableImageError, decode
@@ -48,6 +49,22 @@ def test_a_large_jpeg_is_reduced_to_the_same_size_and_colours(tmp_path):
     from_png = decode(save(image, tmp_path / "a.png"), 64)
     assert from_jpeg.shape == from_png.shape == (3, 64, 85)
     assert np.abs(from_jpeg.astype(int) - from_png).mean() < 2
+
+
+def test_the_jpeg_decoder_scales_and_gives_nearly_what_reducing_the_whole_image_gives(tmp_path, monkeypatch):
+    image = np.zeros((1200, 1600, 3))
+    for scale in (4, 16, 64, 1200):
+        noise = Image.fromarray(RNG.integers(0, 256, (scale, scale, 3), dtype=np.uint8))
+        image += np.asarray(noise.resize((1600, 1200), Image.Resampling.BICUBIC)) / 4
+    path, loaded = save(Image.fromarray(image.astype(np.uint8)), tmp_path / "a.jpg", quality=90), []
+    load = JpegImageFile.load
+    monkeypatch.setattr(JpegImageFile, "load", lambda self: loaded.append(self.size) or load(self))
+    scaled = decode(path, 128).astype(int)
+    assert loaded[0] == (200, 150)  # an eighth, the smallest scale that has 128 pixels
+    with Image.open(path) as whole:
+        expected = np.asarray(whole.resize((171, 128), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
+    assert np.abs(scaled - expected).mean() < 1.5
+    assert np.abs(scaled - expected).max() < 12
 
 
 @pytest.mark.parametrize("kind", ["jpg", "png", "webp", "tiff"])

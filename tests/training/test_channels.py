@@ -10,7 +10,7 @@ import torch
 
 from metriclab.assembly.embedder import load
 from metriclab.assembly.rehearsal import rehearse
-from metriclab.errors import RecipeError
+from metriclab.errors import DataError, RecipeError
 from metriclab.recipe import read_recipe
 from metriclab.runs.folder import RunFolder
 from tests.support.tiny import TINY, run, tiny
@@ -56,6 +56,9 @@ def test_a_run_normalises_by_its_training_images_and_whoever_takes_it_up_does_to
     assert encoder.std.flatten().tolist() == pytest.approx(manifest["std"])
     (embedded,) = embedder.files(sorted(folder.glob("test/*/*.npy")))
     assert embedded.shape[0] == 12
+    np.save(tmp_path / "grey.npy", np.zeros((12, 16), np.uint16))
+    with pytest.raises(DataError, match=r"0.npy has 4 channels of 16 bits, and .*grey.npy has 1 channel of 16 bits"):
+        next(embedder.files([*folder.glob("test/a/0.npy"), tmp_path / "grey.npy"]))
     assert embedded.std(0).mean() > 1e-3
     assert set(RunFolder(out).result()["baselines"]) >= {"untrained", "raw_pixels"}
 

@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import datasets
 from annotated_types import Ge, Le
-from pyarrow import compute
 
 from metriclab.api import DataError, FileDataset, LabelledFile, register
 
@@ -110,6 +108,8 @@ class Cell:
 
 def _parts(root: str, config: str | None, revision: str | None, download: bool) -> Mapping[str, Any]:
     """All its splits by their names."""
+    import datasets  # here, and below: it takes seconds, and who lists what there is need not wait
+
     place = Path(root)
     if not place.exists() and not download:
         raise DataError(
@@ -146,6 +146,8 @@ def _called(root: str, parts: Mapping[str, Any], splits: Mapping[str, str]) -> d
 
 
 def _sliced(root: str, parts: Mapping[str, Any], spec: str) -> Any:
+    import datasets
+
     try:
         (cut,) = datasets.ReadInstruction.from_spec(spec).to_absolute({name: len(part) for name, part in parts.items()})
     except (ValueError, KeyError, AssertionError) as error:
@@ -157,6 +159,9 @@ def _sliced(root: str, parts: Mapping[str, Any], spec: str) -> Any:
 
 
 def _files(place: str, table: Any, image: str, columns: Mapping[str, str], split: str) -> Iterator[LabelledFile]:
+    import datasets
+    from pyarrow import compute
+
     for key, column in {"image": image, **columns}.items():
         if column not in table.column_names:
             raise DataError(
@@ -187,6 +192,8 @@ def _files(place: str, table: Any, image: str, columns: Mapping[str, str], split
 
 def _texts(table: Any, column: str) -> list[str]:
     """The values of a column as names; "" for what is unknown: nothing, or a class below 0."""
+    import datasets
+
     feature = table.features[column]
     names = feature.names if isinstance(feature, datasets.ClassLabel) else None
     values = table.select_columns([column]).with_format(None)[column]
@@ -205,6 +212,8 @@ def _container(table: Any) -> tuple[Path, tuple[int, int]]:
 
 def _classes(files: list[LabelledFile], parts: Mapping[str, Any], label: str | None) -> list[str] | None:
     """In the data set's own order, where it has one."""
+    import datasets
+
     features = [part.features.get(label) for part in parts.values()]
     if not all(isinstance(feature, datasets.ClassLabel) and feature == features[0] for feature in features):
         return None
