@@ -6,6 +6,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 import click
 
@@ -15,6 +16,7 @@ from metriclab.comparison.compare import Comparison
 from metriclab.comparison.compare import compare as compare_entries
 from metriclab.comparison.finished import find_runs, group
 from metriclab.comparison.launch import SuiteRun, finished, launch, plan
+from metriclab.comparison.queries import Unit
 from metriclab.comparison.suite import Suite, read_suite
 from metriclab.errors import RecipeError
 from metriclab.registry import load_plugin_file
@@ -26,6 +28,11 @@ from metriclab.runs.files import write_json
 @click.option("--metric", help="EVALUATOR.METRIC to rank and test by; retrieval.map_at_r by default.")
 @click.option("--also", multiple=True, metavar="METRIC", help="A further metric for the table. Repeatable.")
 @click.option("--reference", metavar="ENTRY", help="Test every entry against this one, in place of all pairs.")
+@click.option(
+    "--resample",
+    type=click.Choice(get_args(Unit)),
+    help="What makes queries alike, and is a draw of many: classes by default.",
+)
 @click.option("--format", "form", type=click.Choice(list(FORMATS)), default="rich", show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), help="Of a suite: its folder; runs/suites/<name> by default.")
 @click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Of a suite: runs at a time.")
@@ -43,6 +50,7 @@ def compare(
     metric: str | None,
     also: tuple[str, ...],
     reference: str | None,
+    resample: Unit | None,
     form: str,
     out: Path | None,
     jobs: int,
@@ -65,6 +73,7 @@ def compare(
             also=also or None,
             reference=reference,
             notes=notes,
+            resample=resample or "classes",
         )
         click.echo(FORMATS[form](compared), nl=False)
         return
@@ -81,7 +90,7 @@ def compare(
             click.echo(f"{run.state:<11}  {run}{command}")
         return
     failed = _run_missing(planned, jobs, plugins)
-    compared = _compare_suite(suite, planned, metric, also, reference)
+    compared = _compare_suite(suite, planned, metric, also, reference, resample)
     write_json(place / "comparison.json", compared.to_dict())
     click.echo(FORMATS[form](compared), nl=False)
     if failed:
@@ -109,7 +118,12 @@ def _run_missing(planned: Sequence[SuiteRun], jobs: int, plugins: Sequence[Path]
 
 
 def _compare_suite(
-    suite: Suite, planned: Sequence[SuiteRun], metric: str | None, also: Sequence[str], reference: str | None
+    suite: Suite,
+    planned: Sequence[SuiteRun],
+    metric: str | None,
+    also: Sequence[str],
+    reference: str | None,
+    resample: Unit | None,
 ) -> Comparison:
     groups, notes = finished(suite, planned)
     return compare_entries(
@@ -118,4 +132,5 @@ def _compare_suite(
         also=also or suite.also,
         reference=reference or suite.reference,
         notes=notes,
+        resample=resample or suite.resample,
     )

@@ -16,8 +16,9 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from metriclab.comparison.queries import Unit
 from metriclab.recipe import Problem, Recipe, RecipeProblems, read_recipe
 from metriclab.recipe.document import Document, read_tables
 from metriclab.recipe.problems import Place, show
@@ -79,6 +80,7 @@ _SUITE: dict[str, tuple[Callable[[Any], bool], str]] = {
     "metric": (_is_metric, 'a metric of an evaluator: metric = "retrieval.map_at_r"'),
     "also": (_are_metrics, 'a list of further metrics: also = ["retrieval.r_at_1"]'),
     "reference": (_is_text, "the name of an entry"),
+    "resample": (get_args(Unit).__contains__, 'what queries are resampled by: resample = "groups"'),
     "set": (_is_table, "keys of the recipe: set.train.steps = 500"),
 }
 _ENTRY = {
@@ -233,7 +235,7 @@ def _flat(values: Mapping[str, Any], where: Where, prefix: str = "") -> Iterator
 
 @dataclass(frozen=True, slots=True)
 class Suite:
-    """A suite without a mistake; see `compare` for `metric`, `also` and `reference`."""
+    """A suite without a mistake; see `compare` for `metric`, `also`, `reference`, `resample`."""
 
     path: Path
     entries: tuple[SuiteEntry, ...]
@@ -241,6 +243,7 @@ class Suite:
     metric: str = "retrieval.map_at_r"
     also: tuple[str, ...] | None = None
     reference: str | None = None
+    resample: Unit = "classes"
 
     @property
     def folder(self) -> Path:
@@ -279,4 +282,5 @@ def read_suite(path: Path) -> Suite:
         metric=suite.get("metric", "retrieval.map_at_r"),
         also=tuple(suite["also"]) if "also" in suite else None,
         reference=suite.get("reference"),
+        resample=suite.get("resample", "classes"),
     )
