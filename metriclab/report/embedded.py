@@ -105,7 +105,7 @@ def embed_run(path: Path, data: Data, metric: str | None = None) -> Embedded:
     labels = torch.where(near >= 0, gallery.labels[near.clamp(min=0)], -1)
     right = (labels == queries.labels[:, None]) & (labels >= 0)
     found = (side.cpu().numpy() for side in (near, similarity, labels, right))
-    return Embedded(queries, *found, without_group=without_group)
+    return Embedded._make((queries, *found, without_group))
 
 
 def _leaves_out_groups(recipe: Recipe, metric: str | None) -> bool:
