@@ -19,8 +19,12 @@ from metriclab.errors import DataError
 from metriclab.images.columns import Numbers, Places
 from metriclab.images.table_problems import Problem, refuse
 
-_PART = 2**16
-"""Lines read at a time."""
+_PART = 2**9
+"""Lines read at a time: few, so that the garbage collector does not look at many again and again."""
+
+_ROWS = 2**16
+"""Rows of parquet read at a time."""
+
 _VECTORS = ("embedding", "embeddings")
 _PLAIN = 'write one object a line, such as {"path": "a.png", "label": "cat"}'
 
@@ -180,7 +184,7 @@ def _parquet(path: Path, wanted: Container[str], paths: str) -> Table:
             table.begin(stored.schema_arrow.names)
             for name in table.cells:
                 _require_plain(path, name, stored.schema_arrow.field(name).type)
-            for part in stored.iter_batches(_PART, columns=list(table.cells)):
+            for part in stored.iter_batches(_ROWS, columns=list(table.cells)):
                 columns = {name: map(_cell, part.column(name).to_pylist()) for name in table.cells}
                 table.add(range(start, start + part.num_rows), columns)
                 start += part.num_rows
