@@ -1,15 +1,18 @@
 """Images from the disk to the step: decoding with and without the cache, and what does not grow.
 
-    python benchmarks/data.py [--images 2000] [--side 400] [--items 10000 100000 1000000] [--steps 200] [--repeats 5]
+    python benchmarks/data.py [--only decoding listing steps memory] [--images 2000] [--side 400] [--lines 5000000]
+                              [--items 10000 100000 1000000 10000000] [--steps 200] [--repeats 5]
 
-Three tables, each measured in processes of their own, all sides in one call and in turns; medians are printed, with the
+Four tables, each measured in processes of their own, all sides in one call and in turns; medians are printed, with the
 smallest and the largest in brackets.
 
 1. Images a second from a folder of JPEGs, in batches of 256 in random order: decoded whenever they are read, as data
    sets do that have no cache, the first pass that builds the cache, and out of the cache. PIL alone in as many threads
    is the floor.
-2. Milliseconds a step on synthetic images, by the number of items in the data set; the encoder is tiny on purpose.
-3. Memory of the process over a run, in MB: after a tenth of its steps, half of them, and at the end; without the pages
+2. Seconds, and memory of the process at its most in MB, to list a table of so many lines (path, label, split and group;
+   no file is looked for), and the same for a table of none, which is what imports cost.
+3. Milliseconds a step on synthetic images, by the number of items in the data set; the encoder is tiny on purpose.
+4. Memory of the process over a run, in MB: after a tenth of its steps, half of them, and at the end; without the pages
    of the cache's file, which the system may drop.
 """
 
@@ -156,6 +159,19 @@ def step_cost(recipe: str, count: str) -> dict[str, float]:
         seconds.append(time.perf_counter() - start)
 
 
+def listing(table: str) -> dict[str, float]:
+    import resource
+
+    from metriclab.datasets.folder import Folder
+    from metriclab.images.datasets import without_decoding
+
+    start = time.perf_counter()
+    with without_decoding():
+        Folder("train", root=table)
+    seconds = time.perf_counter() - start
+    return {"seconds": seconds, "mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+
+
 def memory(recipe: str) -> dict[str, float]:
     from metriclab.assembly.assemble import assemble
     from metriclab.assembly.splits import load_splits
@@ -171,7 +187,7 @@ def memory(recipe: str) -> dict[str, float]:
     return held
 
 
-PARTS = {"decoding": decoding, "step_cost": step_cost, "memory": memory}
+PARTS = {"decoding": decoding, "listing": listing, "step_cost": step_cost, "memory": memory}
 
 
 def measured(part: str, *arguments: object, cache: Path, limit: str | None = None):
@@ -203,6 +219,29 @@ def decoding_table(root: Path, work: Path, repeats: int) -> None:
         )
 
 
+def write_table(path: Path, lines: int) -> Path:
+    """A class has fifty images of ten groups; the last tenth of the classes is test, and a tenth before it val."""
+    classes = max(6, lines // 50)
+    with path.open("w") as file:
+        file.write("path,label,split,group\n")
+        for line in range(lines):
+            label = line % classes
+            split = "train" if label < 0.8 * classes else "val" if label < 0.9 * classes else "test"
+            file.write(f"images/{label:06}/{line:08}.jpg,class {label},{split},camera {line // classes % 10}\n")
+    return path
+
+
+def listing_table(work: Path, lines: int, repeats: int) -> None:
+    tables = {count: write_table(work / f"{count}.csv", count) for count in (600, lines)}
+    found: dict[int, list[dict[str, float]]] = {count: [] for count in tables}
+    for _ in range(repeats):
+        for count, table in tables.items():
+            found[count].append(measured("listing", table, cache=work / "cache-0"))
+    for count, values in found.items():
+        seconds, mb = ([value[key] for value in values] for key in ("seconds", "mb"))
+        print(f"  {count:>9,} lines  {spread(seconds, 1)} s, {spread(mb)} MB")
+
+
 def step_table(work: Path, items: list[int], steps: int, repeats: int) -> None:
     recipe = recipe_file(work, 'name = "synthetic"', steps, 64)
     found: dict[int, list[dict[str, float]]] = {count: [] for count in items}
@@ -216,24 +255,34 @@ def step_table(work: Path, items: list[int], steps: int, repeats: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parts = ("decoding", "listing", "steps", "memory")
+    parser.add_argument("--only", choices=parts, nargs="+", default=parts)
+    parser.add_argument("--lines", type=int, default=5_000_000)
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--side", type=int, default=400)
-    parser.add_argument("--items", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
+    parser.add_argument("--items", type=int, nargs="+", default=[10_000, 100_000, 1_000_000, 10_000_000])
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--repeats", type=int, default=5)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         root = work / "images"
-        write_images(root, given.images, given.side)
-        print(f"{given.images:,} JPEGs of {given.side} x {given.side}, short side cached at {SIZE}")
-        decoding_table(root, work, given.repeats)
-        print(f"a step, batch of 64, median of {given.steps}")
-        step_table(work, given.items, given.steps, given.repeats)
-        steps = 10 * given.steps
-        print(f"memory over {steps:,} steps on the cached folder")
-        held = measured("memory", recipe_file(work, of_folder(root), steps, 64), cache=work / "cache-0")
-        print("  " + ", ".join(f"{value:,.0f} MB {when}" for when, value in held.items()))
+        if {"decoding", "memory"} & set(given.only):
+            write_images(root, given.images, given.side)
+        if "decoding" in given.only:
+            print(f"{given.images:,} JPEGs of {given.side} x {given.side}, short side cached at {SIZE}")
+            decoding_table(root, work, given.repeats)
+        if "listing" in given.only:
+            print("a table is listed")
+            listing_table(work, given.lines, given.repeats)
+        if "steps" in given.only:
+            print(f"a step, batch of 64, median of {given.steps}")
+            step_table(work, given.items, given.steps, given.repeats)
+        if "memory" in given.only:
+            steps = 10 * given.steps
+            print(f"memory over {steps:,} steps on the cached folder")
+            held = measured("memory", recipe_file(work, of_folder(root), steps, 64), cache=work / "cache-0")
+            print("  " + ", ".join(f"{value:,.0f} MB {when}" for when, value in held.items()))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
     [
         "comparison.py --trials 2",
         "decoding.py --repeats 1 --few",
-        "data.py --images 160 --side 64 --items 100 --steps 2 --repeats 1",
+        "data.py --images 160 --side 64 --lines 600 --items 100 --steps 2 --repeats 1",
         "ranks.py --batch 12 --size 32 --steps 1 --ranks 1 2 --model test_convnext",
         "scale.py --scale 0.01 --rounds 1",
         "samplers.py --classes 100 300 --repeats 1",

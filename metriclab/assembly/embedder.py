@@ -41,6 +41,7 @@ class Embedder(nn.Module):
 
     Attributes:
         network: encoder and head.
+        takes_features: whether it embeds rows of features, and no images.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Embedder(nn.Module):
         self.method = method
         self.view = view
         self.network = method.get_submodule("network")
+        self.takes_features = bool(getattr(method.get_submodule("network.encoder"), "takes_features", False))
 
     def forward(self, images: Images, *, output: Output | None = None) -> Float[Tensor, "n d"]:
         """Embeddings of raw images, on the device of the network; not normalised."""
@@ -77,6 +79,15 @@ class Embedder(nn.Module):
             images = Images.padded(decoded)
             with torch.no_grad():
                 embedded = self(images, output=output).float().cpu()
+            yield embedded
+
+    def rows(
+        self, features: Float[Tensor, "n d"], *, output: Output | None = None, batch_size: int = 4096
+    ) -> Iterator[Float[Tensor, "n e"]]:
+        """Embeddings of features that exist already, for a run that was trained on such; batch by batch, on the CPU."""
+        for part in torch.split(features, batch_size):
+            with torch.no_grad():
+                embedded = self(Images.of_features(part), output=output).float().cpu()
             yield embedded
 
 

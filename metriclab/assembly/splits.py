@@ -100,11 +100,13 @@ class Side:
     """The images of a split that are looked for, or those that are looked among; an image may be of both.
 
     Attributes:
-        items: their indices in the split, by which an image knows itself on the other side.
+        items: their indices in the split, or its own numbers, by which an image knows itself on the other side.
     """
 
     def __init__(self, data: Dataset, items: Int64[np.ndarray, "n"]) -> None:
-        self._data, self.items = data, items
+        self._data, self._rows = data, items
+        own: np.ndarray | None = getattr(data, "items", None)
+        self.items = items if own is None else own[items]
         self.labels: np.ndarray = data.labels[items]
         self.classes: Sequence[str] = data.classes
         self.fingerprint: str = data.fingerprint
@@ -113,7 +115,7 @@ class Side:
 
     def images(self, items: Int64[np.ndarray, "m"], /) -> Images:
         """The images of these items of this side."""
-        return self._data.images(self.items[items])
+        return self._data.images(self._rows[items])
 
 
 def sides_of(data: Dataset, train: Dataset | None = None) -> tuple[Dataset, Dataset]:

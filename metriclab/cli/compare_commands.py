@@ -6,6 +6,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import get_args
 
 import click
 
@@ -15,6 +16,7 @@ from metriclab.comparison.compare import Comparison
 from metriclab.comparison.compare import compare as compare_entries
 from metriclab.comparison.finished import find_runs, group
 from metriclab.comparison.launch import Event, SuiteRun, finished, launch, plan
+from metriclab.comparison.queries import Unit
 from metriclab.comparison.search import EntrySearch, searches_of, tune, tuned
 from metriclab.comparison.suite import Suite, read_suite
 from metriclab.errors import RecipeError
@@ -27,6 +29,11 @@ from metriclab.runs.files import write_json
 @click.option("--metric", help="EVALUATOR.METRIC to rank and test by; retrieval.map_at_r by default.")
 @click.option("--also", multiple=True, metavar="METRIC", help="A further metric for the table. Repeatable.")
 @click.option("--reference", metavar="ENTRY", help="Test every entry against this one, in place of all pairs.")
+@click.option(
+    "--resample",
+    type=click.Choice(get_args(Unit)),
+    help="What makes queries alike, and is a draw of many: classes by default.",
+)
 @click.option("--format", "form", type=click.Choice(list(FORMATS)), default="rich", show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), help="Of a suite: its folder; runs/suites/<name> by default.")
 @click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Of a suite: runs at a time.")
@@ -44,6 +51,7 @@ def compare(
     metric: str | None,
     also: tuple[str, ...],
     reference: str | None,
+    resample: Unit | None,
     form: str,
     out: Path | None,
     jobs: int,
@@ -66,6 +74,7 @@ def compare(
             also=also or None,
             reference=reference,
             notes=notes,
+            resample=resample or "classes",
         )
         click.echo(FORMATS[form](compared), nl=False)
         return
@@ -89,7 +98,7 @@ def compare(
             click.echo(f"{run.state:<11}  {run}{command}")
         return
     failed = _run_missing(planned, jobs, plugins)
-    compared = _compare_suite(suite, planned, metric, also, reference, left_out)
+    compared = _compare_suite(suite, planned, metric, also, reference, resample, left_out)
     write_json(place / "comparison.json", compared.to_dict())
     click.echo(FORMATS[form](compared), nl=False)
     if failed:
@@ -133,6 +142,7 @@ def _compare_suite(
     metric: str | None,
     also: Sequence[str],
     reference: str | None,
+    resample: Unit | None,
     left_out: Sequence[str],
 ) -> Comparison:
     groups, notes = finished(suite, planned)
@@ -142,4 +152,5 @@ def _compare_suite(
         also=also or suite.also,
         reference=reference or suite.reference,
         notes=[*left_out, *notes],
+        resample=resample or suite.resample,
     )

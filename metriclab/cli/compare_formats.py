@@ -50,9 +50,8 @@ def describe(comparison: Comparison) -> ComparisonText:
     unequal = len({entry.images_seen for entry in comparison.entries}) > 1
     header = ["", "seeds", comparison.metric, *comparison.shown]
     header += ["images seen" + (" (unequal)" if unequal else ""), *(name for name, _ in _COSTS.values())]
-    title = (
-        f"{comparison.metric}, {comparison.protocol}: {comparison.queries:,} queries of {comparison.classes:,} classes"
-    )
+    units = f"{comparison.classes:,} {comparison.resampled}"
+    title = f"{comparison.metric}, {comparison.protocol}: {comparison.queries:,} queries of {units}"
     intervals = (
         [] if all(len(entry.seeds) < 2 for entry in comparison.entries) else ["± is the 95 % t-interval over seeds"]
     )

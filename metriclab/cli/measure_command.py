@@ -110,8 +110,8 @@ def measure(
     sides = queries, among
     scores = _measured(evaluators, *sides, Console(stderr=True, quiet=quiet))
     rule: Any = evaluators.get("retrieval")
-    allowed: tuple[Rows, Rows] = rule.sides(*sides) if rule else sides
-    classes = per_class(*allowed, scores=scores.get("retrieval")) if by_class else None
+    looking, allowed = rule.sides(*sides) if rule else sides
+    classes = per_class(looking, allowed, scores.get("retrieval")) if by_class else None
 
     def name(label: int) -> str | int:
         return label if called is None else str(called[label])

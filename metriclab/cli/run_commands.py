@@ -33,7 +33,7 @@ from metriclab.report.labels import describe_baselines, label, own_column
 from metriclab.runs.folder import RunFolder
 from metriclab.training.experiment import experiment
 from metriclab.training.interruption import Interrupted
-from metriclab.vectors.export import find_images, writer_for
+from metriclab.vectors.export import find_images, named_features, writer_for
 
 INTERRUPTED = 130
 _COSTS = {
@@ -191,11 +191,17 @@ def _number(value: float | None) -> str:
 )
 @plugin_option
 def embed(run_folder: Path, images: tuple[Path, ...], out: Path, output: Literal["h", "z"] | None) -> None:
-    """Embed IMAGES (files, folders or CSV manifests) with the trained encoder of RUN."""
-    write = writer_for(out)
-    embedder = load(run_folder)
-    paths = find_images(images, embedder.pixels)
-    parts = embedder.files(paths, output=output)
+    """Embed IMAGES (files, folders or tables of them) with the trained encoder of RUN.
+
+    For a run on features, IMAGES is one file of features, as its data.root was.
+    """
+    write, embedder = writer_for(out), load(run_folder)
+    if embedder.takes_features:
+        paths, features = named_features(images)
+        parts, what = embedder.rows(features, output=output), "rows"
+    else:
+        paths, what = find_images(images, embedder.pixels), "images"
+        parts = embedder.files(paths, output=output)
     embeddings = np.concatenate([part.numpy() for part in parts])
     write(embeddings, paths)
-    click.echo(f"{len(paths)} images x {embeddings.shape[1]} dimensions written to {out}", err=True)
+    click.echo(f"{len(paths)} {what} x {embeddings.shape[1]} dimensions written to {out}", err=True)

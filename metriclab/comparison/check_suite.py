@@ -6,8 +6,9 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from metriclab.comparison.queries import Unit
 from metriclab.comparison.space import SEARCH, Space, Where, of_type, read_space
 from metriclab.comparison.suite_entry import SuiteEntry
 from metriclab.recipe import Problem, Recipe, RecipeProblems, read_recipe
@@ -49,6 +50,7 @@ _SUITE: dict[str, tuple[Callable[[Any], bool], str]] = {
     "metric": (_is_metric, 'a metric of an evaluator: metric = "retrieval.map_at_r"'),
     "also": (_are_metrics, 'a list of further metrics: also = ["retrieval.r_at_1"]'),
     "reference": (_is_text, "the name of an entry"),
+    "resample": (get_args(Unit).__contains__, 'what queries are resampled by: resample = "groups"'),
     "set": (_is_table, "keys of the recipe: set.train.steps = 500"),
     "search": (_is_table, "a table: [suite.search] with trials = 20"),
 }

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
 
-from metriclab.comparison.finished import FinishedRun, require_one_benchmark, require_one_run_a_seed, sum_queries
+from metriclab.comparison.finished import FinishedRun, require_one_benchmark, require_one_run_a_seed
+from metriclab.comparison.queries import UNITS, Unit, sum_queries
 from metriclab.comparison.statistics import (
     ERROR,
     Interval,
@@ -36,6 +38,7 @@ def compare(
     also: Sequence[str] | None = None,
     reference: str | None = None,
     notes: Sequence[str] = (),
+    resample: Unit = "classes",
 ) -> Comparison:
     """Compares entries.
 
@@ -45,10 +48,12 @@ def compare(
         also: further metrics for the table; by default the first other one of each evaluator.
         reference: the entry that every other one is tested against, in place of all pairs.
         notes: what the comparison shall say besides.
+        resample: what is a draw: the classes of the queries, or their groups (cameras, sequences) or categories, where
+            these are what makes queries alike.
 
     Raises:
         RecipeError: for runs of different benchmarks, two runs of one seed, a metric that a run lacks or that is no
-            mean over queries, an unknown reference.
+            mean over queries, an unknown reference, groups or categories that a run does not tell.
         StorageError: where a file of a run cannot be read.
     """
     if reference is not None and reference not in groups:
@@ -59,7 +64,7 @@ def compare(
     require_one_benchmark(runs, metric)
     shown = _shown_metrics(runs, metric, also)
     doubts = [doubt for run in runs for doubt in run.check(metric, shown)]
-    sums, counts = sum_queries(runs, metric)
+    sums, counts = sum_queries(runs, metric, resample)
     of_run = {run.path: row for run, row in zip(runs, sums, strict=True)}
     of_entry = {name: {run.seed: of_run[run.path] for run in group} for name, group in groups.items()}
     differing = differing_keys([group[0].settings for group in groups.values()])
@@ -67,7 +72,8 @@ def compare(
     entries.sort(key=lambda entry: -entry.metrics[metric].mean)
     pairs = list(combinations([entry.name for entry in entries], 2))
     spreads = {entry.name: entry.tuning.spread if entry.tuning else 0.0 for entry in entries}
-    differences = _differences([pair for pair in pairs if reference in (None, *pair)], of_entry, counts, spreads)
+    to_test = [pair for pair in pairs if reference in (None, *pair)]
+    differences = _differences(to_test, of_entry, counts, spreads, resample)
     result, (evaluator, _, name) = runs[0].result, metric.partition(".")
     return Comparison(
         metric=metric,
@@ -83,7 +89,8 @@ def compare(
             *(text for one in entries for text in warning_sentences(one.name, groups[one.name], metric)),
             *unequal_tuning(entries),
         ),
-        notes=(*notes, *_notes(entries, runs, differences, len(counts)), *doubts),
+        notes=(*notes, *_notes(entries, runs, differences, f"{len(counts)} {resample}", len(counts)), *doubts),
+        resampled=resample,
     )
 
 
@@ -145,6 +152,7 @@ def _differences(
     of_entry: Mapping[str, Mapping[int, Float64[np.ndarray, "c"]]],
     counts: Float64[np.ndarray, "c"],
     spreads: Mapping[str, float],
+    resample: Unit,
 ) -> tuple[Difference, ...]:
     if not pairs:
         return ()
@@ -163,7 +171,10 @@ def _differences(
     tested = (sign_flip_test(table), least_difference(values, class_errors(table, counts), shares, searched))
     columns = zip(pairs, table.sum(1) / size, *tested, class_bootstrap(table, counts), over_seeds, seeds, strict=True)
     return tuple(
-        _difference(pair, float(value), float(p), float(least), by_class, of_seeds, common)
+        replace(
+            _difference(pair, float(value), float(p), float(least), by_class, of_seeds, common),
+            unit=UNITS[resample].one,
+        )
         for pair, value, p, least, by_class, of_seeds, common in columns
     )
 
@@ -191,7 +202,11 @@ def _difference(
 
 
 def _notes(
-    entries: Sequence[ComparisonEntry], runs: Sequence[FinishedRun], differences: Sequence[Difference], classes: int
+    entries: Sequence[ComparisonEntry],
+    runs: Sequence[FinishedRun],
+    differences: Sequence[Difference],
+    units: str,
+    count: int,
 ) -> Iterator[str]:
     for attribute, text in (("images_seen", "trained on unequal numbers of images"), ("steps", "unequal steps")):
         numbers = {entry.name: getattr(entry, attribute) for entry in entries}
@@ -208,5 +223,5 @@ def _notes(
         yield f"no interval over seeds: {', '.join(single)} {have}; run it with other values of train.seed"
     if any(difference.over_seeds is None for difference in differences):
         yield "where two entries have fewer than two seeds in common, the verdict is on those models alone"
-    if differences and smallest_p(classes) >= ERROR:
-        yield f"the queries are of {classes} classes, too few for any verdict: p cannot be below {smallest_p(classes)}"
+    if differences and smallest_p(count) >= ERROR:
+        yield f"the queries are of {units}, too few for any verdict: p cannot be below {smallest_p(count)}"

@@ -16,7 +16,6 @@ import numpy as np
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from metriclab.comparison.statistics import sum_by_class
 from metriclab.errors import MetriclabError, RecipeError, StorageError
 from metriclab.recipe import Train
 from metriclab.recipe.document import read_document
@@ -52,11 +51,11 @@ class FinishedRun:
     result: dict[str, Any]
     trained_on: str
 
-    def per_query(self, metric: str) -> tuple[Float64[np.ndarray, "q"], Int64[np.ndarray, "q"]]:
-        """The metric of each query, NaN where it is left out, and the labels.
+    def per_query(self, metric: str, column: str = "labels") -> tuple[Float64[np.ndarray, "q"], Int64[np.ndarray, "q"]]:
+        """The metric of each query, NaN where it is left out, and its label, or its number in another column.
 
         Raises:
-            RecipeError: for a metric that no single query has.
+            RecipeError: for a metric that no single query has, and a column that the run did not write.
             StorageError: where the scores of the queries are missing or damaged.
         """
         scores = RunFolder(self.path).scores()
@@ -68,7 +67,12 @@ class FinishedRun:
                 f"{metric} is no mean over the queries that {self.path} holds, so it cannot be tested by class",
                 help=f"compare by another metric, for example {example}; --also shows this one",
             )
-        return values, scores["labels"].numpy()
+        if column not in scores:
+            raise RecipeError(
+                f"{self.path} does not say of what {column} its queries are, so these cannot be resampled",
+                help=f"its data have no {column}, or an older metriclab ran it: run it again, or resample classes",
+            )
+        return values, scores[column].numpy()
 
     def check(self, metric: str | None, others: Iterable[str]) -> list[str]:
         """Holds metrics against the scores of their queries, where they have such.
@@ -280,21 +284,3 @@ def _has_default(run: FinishedRun, key: str, value: Any) -> bool:
 
 def _show(value: Any) -> str:
     return "not there" if value is None else show(value)
-
-
-def sum_queries(
-    runs: Sequence[FinishedRun], metric: str
-) -> tuple[Float64[np.ndarray, "r c"], Float64[np.ndarray, "c"]]:
-    """The metric of each run summed over the queries of each class that count in all runs, and how many those are.
-
-    Raises:
-        RecipeError: for a metric that is no mean over queries.
-        StorageError: where the queries cannot be read, or are not the same.
-    """
-    values, labels = zip(*(run.per_query(metric) for run in runs), strict=True)
-    for run, own in zip(runs, labels, strict=True):
-        if not np.array_equal(own, labels[0]):
-            raise StorageError(f"{run.path} and {runs[0].path} hold scores of different queries", help="run one again")
-    table = np.stack(values)
-    counted = np.isfinite(table).all(0)
-    return sum_by_class(table[:, counted], labels[0][counted])

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from metriclab.comparison.check_suite import SuiteChecker
+from metriclab.comparison.queries import Unit
 from metriclab.comparison.space import Search
 from metriclab.comparison.suite_entry import SuiteEntry
 from metriclab.recipe import RecipeProblems
@@ -25,7 +26,7 @@ from metriclab.recipe.document import read_tables
 
 @dataclass(frozen=True, slots=True)
 class Suite:
-    """A suite without a mistake; see `compare` for `metric`, `also` and `reference`."""
+    """A suite without a mistake; see `compare` for `metric`, `also`, `reference`, `resample`."""
 
     path: Path
     entries: tuple[SuiteEntry, ...]
@@ -34,6 +35,7 @@ class Suite:
     also: tuple[str, ...] | None = None
     reference: str | None = None
     search: Search | None = None
+    resample: Unit = "classes"
 
     @property
     def folder(self) -> Path:
@@ -74,6 +76,7 @@ def read_suite(path: Path) -> Suite:
         also=tuple(suite["also"]) if "also" in suite else None,
         reference=suite.get("reference"),
         search=_search(suite["search"]) if "search" in suite else None,
+        resample=suite.get("resample", "classes"),
     )
 
 

@@ -61,6 +61,7 @@ class Difference:
             entries; None for fewer than two seeds that both have.
         seeds: those that both have; where there are none, all of either entry are taken.
         verdict: "better"; "better model", where fewer than two seeds allow no more; or "no evidence".
+        unit: what is resampled, and has its sign flipped, in place of a class.
     """
 
     first: str
@@ -72,10 +73,11 @@ class Difference:
     least: float | None
     seeds: tuple[int, ...]
     verdict: Verdict
+    unit: str = "class"
 
     def sentence(self) -> str:
         """The verdict in words, with the numbers behind it."""
-        numbers = f"{self.value:+.4f}, by class {_range(self.by_class)}"
+        numbers = f"{self.value:+.4f}, by {self.unit} {_range(self.by_class)}"
         numbers += f", over seeds {_range(self.over_seeds)}" if self.over_seeds else ""
         numbers += f", p = {self.p:.4f}" + ("" if self.least is None else f", needs {self.least:.4f}")
         if self.verdict == "better":
@@ -94,7 +96,8 @@ class Comparison:
         metric: the main one, by which entries are ranked and tested.
         definition: how it is computed.
         protocol: queries and gallery, in words.
-        queries, classes: how many count in the test.
+        queries: how many count in the test.
+        classes: of how many they are, or of how many groups or categories: what `resampled` names.
         shown: further metrics for the table.
         entries: best first.
         differences: of all pairs, or of each entry and the reference.
@@ -114,6 +117,7 @@ class Comparison:
     reference: str | None
     warnings: tuple[str, ...]
     notes: tuple[str, ...]
+    resampled: str = "classes"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; every difference with its sentence."""

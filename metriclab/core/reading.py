@@ -18,6 +18,7 @@ _MARKS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
+_PART = 2**20  # letters read at a time
 _ZERO = "zero bytes, as in UTF-16 without its mark"
 _MISSING = frozenset({"nan", "null", "<na>", "nat"})
 
@@ -86,11 +87,11 @@ def text_lines(path: Path) -> Iterator[str]:
     with open_regular(path) as file:
         encoding = _encoding_of(file.peek(len(codecs.BOM_UTF32_LE)))
     with open(path, encoding=encoding, opener=without_waiting) as text:
-        for line in text:
-            if "\0" in line:
-                place = line.index("\0")
-                raise UnicodeDecodeError(encoding, line.encode(), place, place + 1, _ZERO)
-            yield line
+        while lines := text.readlines(_PART):
+            if "\0" in (part := "".join(lines)):
+                place = part.index("\0")
+                raise UnicodeDecodeError(encoding, part.encode(), place, place + 1, _ZERO)
+            yield from lines
 
 
 def is_missing(cell: str) -> bool:

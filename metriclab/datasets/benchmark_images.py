@@ -35,6 +35,7 @@ class Benchmark(NamedTuple):
         folders: what this folder may be called, below the root.
         train: published size of the training split, val included.
         test: published size of the test split.
+        queries: published number of its queries, where it has such beside a gallery.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Benchmark(NamedTuple):
     folders: tuple[str, ...]
     train: Size
     test: Size
+    queries: int | None = None
 
     def find(self, root: str, name: str) -> Path | None:
         """The folder that has this file, or folder: the root or one below it; None where none has."""
@@ -124,6 +126,11 @@ def _check_lists(benchmark: Benchmark, listed: Sequence[LabelledFile], folder: P
         found = Size(len(sides[name]), len(set(sides[name]) - {""}))
         if found != published:
             raise benchmark.error(f"{folder}: the lists have {found} for {name}, {benchmark.name} has {published}")
+    queries = sum(entry.query for entry in listed)
+    if queries != (benchmark.queries or 0):
+        raise benchmark.error(
+            f"{folder}: the lists have {queries:,} queries, {benchmark.name} has {benchmark.queries or 0:,}"
+        )
     both = sorted((set(sides["train"]) & set(sides["test"])) - {""})
     if both:
         raise benchmark.error(f"{folder}: {len(both)} classes are in train and in test, the first is {both[0]!r}")

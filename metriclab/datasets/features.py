@@ -22,7 +22,15 @@ from metriclab.images.listing import is_manifest
 from metriclab.images.manifest import read_manifest
 from metriclab.images.tree import folder_places, names_below
 from metriclab.registry import register
-from metriclab.vectors.arrays import Labels, embeddings_of, groups_in, labels_in, labels_of, require_order
+from metriclab.vectors.arrays import (
+    Labels,
+    column_in,
+    embeddings_of,
+    integers_of,
+    labels_in,
+    labels_of,
+    require_order,
+)
 from metriclab.vectors.formats import Array, Arrays, read_arrays
 from metriclab.vectors.rows import finite_norms
 
@@ -42,10 +50,11 @@ def Features(
     """Features of images, or of anything, in a file: a head is trained on them and measured, and no image is read.
 
     It goes with `encoder.name = "features"`, which hands them on, and the views `plain`. What augments, changes or
-    shows images is refused, or left out. Labels, splits and groups are arrays or columns of these names in the same
-    file, or the first two files of their own, a row each; else what the paths say that `metriclab embed` wrote, by the
-    rules of the data set `folder`. A split that is not there is carved out of train as `folder` does it, by the paths
-    of the rows or else their numbers.
+    shows images is refused, or left out. Labels, splits, groups and categories are arrays or columns of these names in
+    the same file, or the first two files of their own, a row each; else what the paths say that `metriclab embed`
+    wrote, by the rules of the data set `folder`. A split that is not there is carved out of train as `folder` does it,
+    by the paths of the rows or else their numbers. Rows that share a number in an array `items` are of one thing: where
+    they are measured they never find each other, while training takes each as one of its own.
 
     Args:
         split: train, val or test.
@@ -67,7 +76,9 @@ def Features(
     stored = read_arrays(path)
     z = embeddings_of(path, stored.arrays)
     finite_norms(z, path)
-    notes = [f"{path}: its items are not read: each row is a thing of its own"] if "items" in stored.arrays else []
+    notes, items = list[str](), integers_of(path, stored.arrays, "items")
+    if items is not None:
+        _require_one_each("items", items, path, len(z))
     listed = _rows(path, stored, len(z))
     if labels is not None and is_manifest(Path(labels)):
         listed, said = read_manifest(Path(labels))
@@ -77,16 +88,15 @@ def Features(
     elif (given := labels_in(path, stored.arrays) if labels is None else labels_of(Path(labels))) is not None:
         _require_one_each("labels", given, path, len(z))
         listed = replace(listed, labels=_names(given))
-    if (groups := groups_in(path, stored.arrays, None)) is not None:
-        _require_one_each("groups", groups, path, len(z))
-        listed = replace(listed, groups=_names(groups))
+    groups, categories = (_column(path, stored, name, len(z)) for name in ("groups", "categories"))
+    listed = replace(listed, groups=groups or listed.groups, categories=categories or listed.categories)
     of_rows = stored.arrays.get("splits") if splits is None else labels_of(Path(splits), "splits")
     if of_rows is not None:
         _require_one_each("splits", of_rows, path, len(z))
         listed = replace(listed, splits=_split_numbers(of_rows, Path(splits or root)))
     listed, told = carve_missing(listed, {"val": val, "test": test}, disjoint, root)
     classes = sorted(listed.labels.names, key=_by_number)
-    return FileDataset(listed, split, classes=classes, notes=[*notes, *told], features=z)
+    return FileDataset(listed, split, classes=classes, notes=[*notes, *told], features=z, items=items)
 
 
 def _rows(path: Path, stored: Arrays, count: int) -> Files:
@@ -98,6 +108,13 @@ def _rows(path: Path, stored: Arrays, count: int) -> Files:
     splits = np.array([SPLITS.index(place.split) for place in places], dtype=np.int64)
     rows = Files.plain([str(Path(name)) for name in stored.paths], names_below(stored.paths))
     return replace(rows, labels=Names.of(place.label for place in places), splits=splits)
+
+
+def _column(path: Path, stored: Arrays, name: str, count: int) -> Names | None:
+    column = column_in(path, stored.arrays, name)
+    if column is not None:
+        _require_one_each(name, column, path, count)
+    return None if column is None else _names(column)
 
 
 def _require_one_each(what: str, values: Sized, path: Path, count: int) -> None:

@@ -17,7 +17,8 @@ PUBLISHED = Benchmark(
     layout="Eval/list_eval_partition.txt and Img/img/ (in img.zip)",
     folders=("In-shop Clothes Retrieval Benchmark",),
     train=Size(25_882, 3_997),
-    test=Size(26_830, 3_985),  # 14,218 queries and 12,612 of the gallery
+    test=Size(26_830, 3_985),
+    queries=14_218,
 )
 
 _SIDES = {"train": "train", "query": "test", "gallery": "test"}

@@ -18,7 +18,8 @@ PUBLISHED = Benchmark(
     layout="bounding_box_train/, bounding_box_test/ and query/ (all in Market-1501-v15.09.15.zip)",
     folders=("Market-1501-v15.09.15", "market1501"),
     train=Size(12_936, 751),
-    test=Size(19_281, 750),  # 3,368 queries, and a gallery of 13,115 with 2,798 distractors
+    test=Size(19_281, 750),  # without junk
+    queries=3_368,
 )
 
 

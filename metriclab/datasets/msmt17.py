@@ -19,7 +19,8 @@ PUBLISHED = Benchmark(
     layout="train/, test/ and list_train.txt, list_val.txt, list_query.txt and list_gallery.txt",
     folders=("MSMT17_V1", "MSMT17"),
     train=Size(32_621, 1_041),
-    test=Size(93_820, 3_060),  # 11,659 queries and a gallery of 82,161
+    test=Size(93_820, 3_060),
+    queries=11_659,
 )
 
 

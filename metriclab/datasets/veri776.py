@@ -18,7 +18,8 @@ PUBLISHED = Benchmark(
     layout="image_train/, image_test/ and image_query/",
     folders=("VeRi", "VeRi776", "VeRi-776"),
     train=Size(37_778, 576),
-    test=Size(11_579, 200),  # of which 1,678 are queries
+    test=Size(11_579, 200),
+    queries=1_678,
 )
 
 

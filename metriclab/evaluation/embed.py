@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from metriclab import distributed
 from metriclab.assembly.assemble import Training
 from metriclab.assembly.devices import precision
-from metriclab.assembly.splits import Side, groups_of
+from metriclab.assembly.splits import groups_of
 from metriclab.core.network import Embedded, embedding_function
 from metriclab.core.protocols import Change, Dataset, Views
 from metriclab.core.rows import Rows, rows
@@ -75,8 +75,8 @@ def embed(
         settings: how images are embedded.
         items: which ones; all by default.
         change: what becomes of their test views before they are encoded.
-        first_item: of the split in the rows: its items are numbered from there on. One side of a split has the
-            numbers that its images have in the split.
+        first_item: of the split in the rows: its items are numbered from there on, unless the data have numbers of
+            their own, as one side of a split has those of the split.
     """
     items = np.arange(len(data.labels)) if items is None else items
     part = distributed.rank_slice(len(items), distributed.rank(), distributed.world_size())
@@ -84,7 +84,8 @@ def embed(
     h, z = distributed.gather((h, z))
     if h.device.type == "mps":  # which has no float64, and evaluators count in it
         h, z = h.cpu(), z.cpu()
-    numbers = items + first_item if not isinstance(data, Side) else data.items[items]
+    own: np.ndarray | None = getattr(data, "items", None)
+    numbers = items + first_item if own is None else own[items]
     columns = (None if of is None else of[items] for of in groups_of(data))
     labels, number, *given = (
         None if of is None else torch.from_numpy(of).to(h.device) for of in (data.labels[items], numbers, *columns)

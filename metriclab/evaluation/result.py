@@ -96,7 +96,8 @@ def final_result(
         "cost": cost_of(training, seconds, peaks, flops, images / watch.seconds if watch.seconds > 0 else None),
     }
     by_class = scores_by_class(scores, classes_of(splits.test.labels))
-    identity = {"labels": queries.labels.cpu(), "items": queries.items.cpu()}
+    columns = {name: getattr(queries, name) for name in ("labels", "items", "groups", "categories")}
+    identity = {name: values.cpu() for name, values in columns.items() if values is not None}
     return result, {**scores_by_query(scores, len(queries)), **by_class, **identity}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from operator import eq
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -97,6 +98,9 @@ class Made(Sequence[str]):
 
     def __len__(self) -> int:
         return self._count
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and len(other) == len(self) and all(map(eq, self, other))
 
     def __getitem__(self, item: Any) -> Any:
         if isinstance(item, slice):

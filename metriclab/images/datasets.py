@@ -21,7 +21,7 @@ from metriclab.core.batch import Images
 from metriclab.core.protocols import Split
 from metriclab.core.splits import SPLITS
 from metriclab.errors import DataError
-from metriclab.images.columns import Files
+from metriclab.images.columns import Files, Made
 from metriclab.images.columns import LabelledFile as LabelledFile  # where data sets look for it
 from metriclab.images.decode import Pixels, decode
 from metriclab.images.files import ImageFiles, OnError, say_once
@@ -101,11 +101,13 @@ class FileDataset:
         classes: their names in the order of the labels; by default the sorted labels of all files.
         notes: what a user should know of how the files were found; the log says it, and `metriclab check --data`.
         features: of all files, in place of images.
+        items: numbers of all files, equal for those of one thing, which evaluation never lets find each other.
 
     Attributes:
         labels: index into classes, -1 for unknown.
         classes: names.
         groups, categories: as labels, numbered over all splits; None where no file has one.
+        items: as given, of this split; None where each image is a thing of its own.
         is_query, is_gallery: whether each image is looked for, and among; None where none is marked.
         names: the paths, with the box where an image is one of several of a file: see `boxes`.
         fingerprint: hex digest of images and labels, wherever the files lie.
@@ -139,7 +141,9 @@ class FileDataset:
         classes: Sequence[str] | None = None,
         notes: Sequence[str] = (),
         features: Float[Tensor, "n d"] | None = None,
+        items: Int64[np.ndarray, "n"] | None = None,
     ) -> None:
+        self._numbers = items
         self._listed, self.notes = Files.of(files), notes
         if not len(self._listed):
             raise DataError("the data set has no image file", help="check where it looks for them")
@@ -179,7 +183,8 @@ class FileDataset:
         number = {name: number for number, name in enumerate(self.classes)}
         numbers = np.array([*(number[name] for name in files.labels.names), -1], dtype=np.int64)
         self.labels = numbers[files.labels.codes[readable]]
-        self.names = [files.names[item] for item in readable.tolist()]
+        self.items = None if self._numbers is None else self._numbers[readable]
+        self.names = Made(len(readable), lambda row: files.names[readable[row]])
         self.groups, self.categories = (
             known.codes[readable].astype(np.int64) if known.names else None
             for known in (files.groups, files.categories)
@@ -197,6 +202,8 @@ class FileDataset:
         ):
             if numbers is not None:
                 parts += [f"\0{key}\0".encode(), _label_bytes(numbers, known.names)]
+        if self.items is not None:
+            parts += [b"\0items\0", np.unique(self.items, return_inverse=True)[1].astype(np.int64).tobytes()]
         if self.is_query is not None and self.is_gallery is not None:
             parts += [b"\0roles\0", self.is_query.tobytes(), self.is_gallery.tobytes()]
         return _digest(parts)

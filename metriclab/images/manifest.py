@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from operator import is_not, not_
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,7 @@ def read_manifest(path: Path, columns: Mapping[str, str] | None = None) -> tuple
         RecipeError: where `.parquet` lacks its extra.
     """
     columns = columns or {}
-    table = read_table(path, {*COLUMNS, *_ALSO, *columns.values()})
+    table = read_table(path, {*COLUMNS, *_ALSO, *columns.values()}, columns.get("path", "path"))
     names, places = _names(table, columns), table.places
     if not len(places) + len(table.uneven):
         raise DataError(f"{path}: the manifest lists no image", help="give each image a line")
@@ -120,10 +121,10 @@ def _names(table: Table, columns: Mapping[str, str]) -> dict[str, str]:
 
 
 def _column(table: Table, called: str) -> Column:
-    cells = table.cells.pop(called)
-    texts, codes = cells.texts, np.array(cells.codes)
-    blank = np.array([text != text.strip() for text in texts], dtype=np.bool_)[codes]
-    return Column(called, codes, [text.strip() for text in texts], blank)
+    codes, texts = table.cells.pop(called).numbered()  # and no longer held twice
+    stripped = [text.strip() for text in texts]  # the same object where there is nothing to strip
+    blank = np.fromiter(map(is_not, stripped, texts), dtype=np.bool_, count=len(texts))
+    return Column(called, codes, stripped, blank[codes])
 
 
 def _checked(places: Places, read: Mapping[str, Column], problems: Problems) -> Files:
@@ -132,38 +133,45 @@ def _checked(places: Places, read: Mapping[str, Column], problems: Problems) -> 
     for name in (name for name in NOUN if name in read):
         require_known(name, read[name], problems)
     empty = Problem(f"the cell {path} is empty", "name the image of this line")
-    problems.add(path.where(lambda text: not text), lambda _: empty)
+    problems.add(path.where(not_), lambda _: empty)
     split = splits(read.get("split"), problems, count)
     query, gallery = (flags(read.get(name), problems, count) for name in ("query", "gallery"))
     box = boxes([read[name] for name in _BOX], problems) if _BOX[0] in read else None
     labels, groups, categories = (
         Names.numbered(read[name].codes, read[name].texts) if name in read else Names.none(count) for name in NOUN
     )
-    names = [_normal(text) for text in path.texts]
+    names, numbers = _normal(places.path, path.texts)
     folder = "" if places.path.parent == Path() else f"{places.path.parent}"
     keys: Sequence[str] = names
-    if box is not None or len(names) < count:
-        keys = Made(count, lambda item: f"{names[path.codes[item]]}{box_of(box, item) or ''}")
-    paths = Made(count, lambda item: os.path.join(folder, names[path.codes[item]]))
+    if box is not None:
+        keys = Made(count, lambda item: f"{names[item]}{box_of(box, item) or ''}")
+    paths = Made(count, lambda item: os.path.join(folder, names[item]))
     files = Files(paths, keys, labels, split, groups, categories, query, gallery, box, places)
-    _require_once(files, _numbers(places.path, names)[path.codes], problems)
+    _require_once(files, numbers, problems)
     return files
 
 
-def _normal(text: str) -> str:
-    plain = "//" not in text and "/." not in text and text[:1] not in "./" and text[-1:] != "/"
-    return text if plain else os.path.normpath(text)  # which makes a new one of any
+def _normal(table: Path, texts: list[str]) -> tuple[list[str], Int64[np.ndarray, "n"]]:
+    """The paths without needless parts, and numbers of them, which are equal for equal files."""
+    if all(_are_plain(texts[start : start + _PART]) for start in range(0, len(texts), _PART)):
+        names = below = texts
+    else:
+        names = list(map(os.path.normpath, texts))
+        folder = os.path.join(os.path.abspath(table.parent), "")
+        below = [os.path.normpath(os.path.join(folder, name)).removeprefix(folder) for name in names]
+    if len(set(below)) == len(below):
+        return names, np.arange(len(names))
+    number = Numbers()
+    return names, np.fromiter(map(number.__getitem__, below), dtype=np.int64, count=len(names))
 
 
-def _numbers(table: Path, names: Sequence[str]) -> Int64[np.ndarray, "m"]:
-    """The same number for names of one file, as they stand in a table."""
-    folder, number = os.path.join(os.path.abspath(table.parent), ""), Numbers()
-    # A name that starts otherwise is one of a file below the folder, and of no other.
-    below = (
-        os.path.normpath(os.path.join(folder, name)).removeprefix(folder) if name[:1] in "./" else name
-        for name in names
-    )
-    return np.fromiter(map(number.__getitem__, below), dtype=np.int64, count=len(names))
+_PART = 2**16
+
+
+def _are_plain(texts: list[str]) -> bool:
+    """Whether the paths lie below their folder and have no needless parts; False in doubt."""
+    joined = "\n".join(["", *texts, ""])
+    return not any(part in joined for part in ("//", "/.", "/\n", "\n/", "\n."))
 
 
 def _require_once(files: Files, numbers: Int64[np.ndarray, "n"], problems: Problems) -> None:

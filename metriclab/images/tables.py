@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 
 from metriclab.core.parquet import pyarrow_for
 from metriclab.core.reading import open_regular, text_lines
@@ -18,28 +19,37 @@ from metriclab.errors import DataError
 from metriclab.images.columns import Numbers, Places
 from metriclab.images.table_problems import Problem, refuse
 
-_PART = 2**16
-"""Lines read at a time."""
+_PART = 2**9
+"""Lines read at a time: few, so that the garbage collector does not look at many again and again."""
+
+_ROWS = 2**16
+"""Rows of parquet read at a time."""
+
 _VECTORS = ("embedding", "embeddings")
 _PLAIN = 'write one object a line, such as {"path": "a.png", "label": "cat"}'
 
 
 class Cells:
-    """The cells of a column from the top on.
+    """The cells of a column from the top on: for each line the number of a text.
 
-    Attributes:
-        codes: of each line the number of its text, in the order in which texts come.
+    Args:
+        alike: whether equal cells are one text. Where hardly any are, that would cost more than it spares.
     """
 
-    def __init__(self) -> None:
-        self.codes, self._numbers = array("i"), Numbers()
+    def __init__(self, *, alike: bool) -> None:
+        self._codes, self._numbers, self._texts = array("i"), Numbers() if alike else None, list[str]()
 
     def add(self, cells: Iterable[str]) -> None:
-        self.codes.extend(map(self._numbers.__getitem__, cells))
+        if self._numbers is None:
+            self._texts.extend(cells)
+        else:
+            self._codes.extend(map(self._numbers.__getitem__, cells))
 
-    @property
-    def texts(self) -> list[str]:
-        return list(self._numbers)
+    def numbered(self) -> tuple[Int[np.ndarray, "n"], list[str]]:
+        """The number of each line's text, and the texts."""
+        if self._numbers is None:
+            return np.arange(len(self._texts)), self._texts
+        return np.array(self._codes), list(self._numbers)
 
 
 class Table:
@@ -48,6 +58,7 @@ class Table:
     Args:
         path: its file.
         wanted: names of the columns to keep.
+        paths: the one whose cells are hardly ever equal.
         before: what stands before the number of a line where it is named.
 
     Attributes:
@@ -56,7 +67,8 @@ class Table:
         uneven: the number of each line that does not have one cell for each column.
     """
 
-    def __init__(self, path: Path, wanted: Container[str], before: str = ":") -> None:
+    def __init__(self, path: Path, wanted: Container[str], paths: str, before: str = ":") -> None:
+        self._paths = paths
         self.path, self.header, self.cells, self.uneven = path, list[str](), dict[str, Cells](), list[int]()
         self._wanted, self._before, self._numbers = wanted, before, array("q")
 
@@ -71,7 +83,7 @@ class Table:
             if name in self.cells:
                 raise DataError(f"{self.head}: there are two columns {name!r}", help="keep the one that is meant")
             if name in self._wanted:
-                self.cells[name] = Cells()
+                self.cells[name] = Cells(alike=name != self._paths)
                 self.cells[name].add([""] * len(self._numbers))
 
     def add(self, numbers: Iterable[int], columns: Mapping[str, Iterable[str]]) -> None:
@@ -98,8 +110,8 @@ def is_table(path: Path) -> bool:
     return ending in FORMATS and not (ending == ".parquet" and path.is_file() and _holds_vectors(path))
 
 
-def read_table(path: Path, wanted: Container[str]) -> Table:
-    """The columns of these names, as far as they are there.
+def read_table(path: Path, wanted: Container[str], paths: str) -> Table:
+    """The columns of these names, as far as they are there; `paths` is the one whose cells are hardly ever equal.
 
     Raises:
         DataError: where it cannot be read.
@@ -107,7 +119,7 @@ def read_table(path: Path, wanted: Container[str]) -> Table:
     """
     read, is_called = FORMATS[path.suffix.lower()]
     try:
-        return read(path, wanted)
+        return read(path, wanted, paths)
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}", help="check that you may read it") from error
     except (UnicodeDecodeError, csv.Error) as error:
@@ -116,9 +128,9 @@ def read_table(path: Path, wanted: Container[str]) -> Table:
         ) from error
 
 
-def _separated(delimiter: str) -> Callable[[Path, Container[str]], Table]:
-    def read(path: Path, wanted: Container[str]) -> Table:
-        table = Table(path, wanted)
+def _separated(delimiter: str) -> Read:
+    def read(path: Path, wanted: Container[str], paths: str) -> Table:
+        table = Table(path, wanted, paths)
         reader = csv.reader(text_lines(path), strict=True, delimiter=delimiter)
         table.begin(name.strip() for name in next(reader, []))
         width = len(table.header)
@@ -132,8 +144,8 @@ def _separated(delimiter: str) -> Callable[[Path, Container[str]], Table]:
     return read
 
 
-def _json_lines(path: Path, wanted: Container[str]) -> Table:
-    table, problems = Table(path, wanted), list[Problem]()
+def _json_lines(path: Path, wanted: Container[str], paths: str) -> Table:
+    table, problems = Table(path, wanted, paths), list[Problem]()
     for part in _parts(enumerate(text_lines(path), start=1)):
         objects = dict[int, dict[str, Any]]()
         for number, line in part:
@@ -162,9 +174,9 @@ def _object(line: str) -> dict[str, Any] | None:
     return value if plain else None
 
 
-def _parquet(path: Path, wanted: Container[str]) -> Table:
+def _parquet(path: Path, wanted: Container[str], paths: str) -> Table:
     parquet = pyarrow_for("reading")
-    table, start = Table(path, wanted, ": row "), 0
+    table, start = Table(path, wanted, paths, ": row "), 0
     try:
         # By the file and not by its path, of which folders called `seed=1` would become columns.
         with open_regular(path) as file:
@@ -172,7 +184,7 @@ def _parquet(path: Path, wanted: Container[str]) -> Table:
             table.begin(stored.schema_arrow.names)
             for name in table.cells:
                 _require_plain(path, name, stored.schema_arrow.field(name).type)
-            for part in stored.iter_batches(_PART, columns=list(table.cells)):
+            for part in stored.iter_batches(_ROWS, columns=list(table.cells)):
                 columns = {name: map(_cell, part.column(name).to_pylist()) for name in table.cells}
                 table.add(range(start, start + part.num_rows), columns)
                 start += part.num_rows
@@ -224,7 +236,8 @@ def _cell(value: object) -> str:
     return "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-FORMATS: Mapping[str, tuple[Callable[[Path, Container[str]], Table], str]] = {
+Read = Callable[[Path, Container[str], str], Table]
+FORMATS: Mapping[str, tuple[Read, str]] = {
     ".csv": (_separated(","), "CSV"),
     ".tsv": (_separated("\t"), "TSV"),
     ".jsonl": (_json_lines, "JSON lines"),

@@ -138,6 +138,7 @@ class SeveralRuns:
             metric=metric or (suite.metric if suite else DEFAULT_METRIC),
             also=suite.also if suite else None,
             reference=suite.reference if suite else None,
+            resample=suite.resample if suite else "classes",
             notes=notes,
         )
         self.places = {entry.name: entry.at for entry in suite.entries if entry.at} if suite else {}
@@ -158,7 +159,9 @@ class SeveralRuns:
     def opening(self) -> Opening:
         """What was compared, and the verdicts."""
         one = self.compared
-        about = f"{metric_label(self.metric)} · {one.protocol} · {one.queries:,} queries of {one.classes:,} classes"
+        about = (
+            f"{metric_label(self.metric)} · {one.protocol} · {one.queries:,} queries of {one.classes:,} {one.resampled}"
+        )
         verdicts = [difference.sentence() for difference in one.main_differences()]
         notices = [f"{note[:1].upper()}{note[1:]}." for note in (*one.warnings, *one.notes)]
         return Opening(self.title, about, verdicts=verdicts, notices=notices)
@@ -224,7 +227,8 @@ class SeveralRuns:
             for one in self.compared.main_differences()
         ]
         if differences:
-            title = f"Differences in {name}: 95 % interval by class (solid), over seeds (dashed)"
+            by = self.compared.differences[0].unit
+            title = f"Differences in {name}: 95 % interval by {by} (solid), over seeds (dashed)"
             charts.append(draw_forest(title, differences, x_name=f"difference in {name}", zero=True))
         single = all(len(entry.seeds) == 1 for entry in self.compared.entries)
         lead = "One run an entry: there is no interval over seeds." if single else "A tick is one run."

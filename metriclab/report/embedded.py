@@ -104,8 +104,8 @@ def embed_run(path: Path, data: Data, metric: str | None = None) -> Embedded:
     near, similarity = find_neighbours(queries, gallery, SHOWN)
     labels = torch.where(near >= 0, gallery.labels[near.clamp(min=0)], -1)
     right = (labels == queries.labels[:, None]) & (labels >= 0)
-    arrays = [side.cpu().numpy() for side in (near, similarity, labels, right)]
-    return Embedded(queries, arrays[0], arrays[1], arrays[2], arrays[3], without_group)
+    found = (side.cpu().numpy() for side in (near, similarity, labels, right))
+    return Embedded._make((queries, *found, without_group))
 
 
 def _leaves_out_groups(recipe: Recipe, metric: str | None) -> bool:

@@ -257,7 +257,7 @@ class RunFolder:
 
         Args:
             scores: of the test split, in its order: float32 by "evaluator.metric", NaN for a query left out, and int64
-                "labels" and "items".
+                "labels" and "items"; "groups" and "categories" too, where the data have any.
         """
         content = safetensors.torch.save(dict(scores))
         write_atomic(self.scores_file, content)

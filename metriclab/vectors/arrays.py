@@ -47,13 +47,18 @@ def embeddings_of(path: Path, arrays: Mapping[str, Array]) -> Float[Tensor, "n d
 
 def labels_in(path: Path, arrays: Mapping[str, Array]) -> Labels | None:
     """The labels beside embeddings, if there are any. Raises as `labels_of`."""
-    return _labels(path, arrays["labels"]) if "labels" in arrays else None
+    return column_in(path, arrays, "labels")
+
+
+def column_in(path: Path, arrays: Mapping[str, Array], name: str) -> Labels | None:
+    """Numbers or names of another kind than labels beside embeddings, if there are any. Raises as `labels_of`."""
+    return _labels(path, arrays[name]) if name in arrays else None
 
 
 def groups_in(path: Path, arrays: Mapping[str, Array], labels: Path | None) -> Labels | None:
     """The groups beside embeddings, or beside labels in a table; None where there are none. Raises as `labels_of`."""
-    if "groups" in arrays:
-        return _labels(path, arrays["groups"])
+    if (beside := column_in(path, arrays, "groups")) is not None:
+        return beside
     groups = labels_of(labels, "groups") if labels is not None and is_table(labels) else None
     return groups if groups is not None and (groups != "").any() else None
 

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import safetensors.numpy
+from jaxtyping import Float
+from torch import Tensor
 
 from metriclab.core.files import replacing
 from metriclab.core.parquet import pyarrow_for
@@ -22,7 +24,9 @@ from metriclab.images.files import say_once
 from metriclab.images.listing import ENDINGS, is_manifest
 from metriclab.images.manifest import read_manifest, require_files
 from metriclab.images.tree import paths_of, scan
-from metriclab.vectors.formats import PATHS
+from metriclab.vectors.arrays import embeddings_of
+from metriclab.vectors.formats import FORMATS, PATHS, read_arrays
+from metriclab.vectors.rows import finite_norms
 
 
 def find_images(places: Sequence[Path], pixels: Pixels = "rgb") -> list[str]:
@@ -53,6 +57,28 @@ def find_images(places: Sequence[Path], pixels: Pixels = "rgb") -> list[str]:
     if not found:
         raise DataError(f"no image in {', '.join(map(str, places))}", help=ENDINGS)
     return found
+
+
+def named_features(places: Sequence[Path]) -> tuple[list[str], Float[Tensor, "n d"]]:
+    """The rows of a file of features, and a name for each: its path, or its number below the file.
+
+    Raises:
+        DataError: where it is no such file, or there are several.
+    """
+    if len(places) != 1 or places[0].is_dir():
+        raise DataError(
+            f"{', '.join(map(str, places))}: this run embeds features, which lie in one file",
+            help=f"name a file that ends in {', '.join(FORMATS)}",
+        )
+    path = places[0]
+    arrays, paths = read_arrays(path)
+    z = embeddings_of(path, arrays)
+    finite_norms(z, path)
+    if paths is not None and len(paths) != len(z):
+        raise DataError(
+            f"there are {len(paths):,} paths for the {len(z):,} embeddings of {path}", help="embed it again"
+        )
+    return [f"{path}/{row}" for row in range(len(z))] if paths is None else paths, z
 
 
 def _regular(place: Path) -> Path:

@@ -19,7 +19,7 @@ from metriclab.errors import DataError, MetriclabError
 PATHS = ".paths.txt"
 """The ending of the file with the paths of embedded images, beside an `.npy`: a line each, see `name_to_line`."""
 
-NAMES = ("embeddings", "labels", "items", "splits", "groups")
+NAMES = ("embeddings", "labels", "items", "splits", "groups", "categories")
 """Arrays that are read by their names; a column may be called as that of one row, such as `label`."""
 
 HOW_TO_SAVE = "labels are whole numbers or text: np.save(path, labels.astype(str)) saves names"
@@ -125,7 +125,8 @@ def _parquet(path: Path) -> Arrays:
         table = parquet.ParquetFile(file).read()
     arrays, paths = dict[str, Array](), None
     for name in (*NAMES, "paths"):
-        columns = [column for column in table.column_names if column in (name, name.removesuffix("s"))]
+        one = "category" if name == "categories" else name.removesuffix("s")
+        columns = [column for column in table.column_names if column in (name, one)]
         if len(columns) > 1:
             raise DataError(f"{path}: there are the columns {' and '.join(columns)}", help="keep the one that is meant")
         if columns and name == "paths":

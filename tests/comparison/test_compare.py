@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from click.testing import CliRunner
 from metriclab.cli import main
 from metriclab.comparison.compare import Comparison, compare, differing_keys
 from metriclab.comparison.finished import find_runs, group
+from metriclab.comparison.statistics import class_bootstrap
 from metriclab.errors import MetriclabError, RecipeError, StorageError
 from metriclab.runs.files import write_json
 from metriclab.runs.folder import RunFolder
@@ -23,7 +25,14 @@ LABELS = torch.arange(40).repeat_interleave(6)
 BENCHMARK = {"data": "glyphs", "test": "7e57", "gallery": "leave-one-out", "evaluate": {"retrieval": {"k": [1, 5]}}}
 
 
-def finished(folder: Path, seed: int, level: float, *settings: str, **changes: Any) -> Path:
+def finished(
+    folder: Path,
+    seed: int,
+    level: float,
+    *settings: str,
+    columns: dict[str, torch.Tensor] | None = None,
+    **changes: Any,
+) -> Path:
     """A run folder as a run of the tiny recipe leaves it, with scores around a level."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     run_folder = RunFolder(folder)
@@ -47,6 +56,7 @@ def finished(folder: Path, seed: int, level: float, *settings: str, **changes: A
         **changes,
     }
     stored = {"retrieval.map_at_r": torch.tensor(scores).float(), "labels": LABELS, "items": torch.arange(len(LABELS))}
+    stored |= columns or {}
     write_json(run_folder.manifest_file, {"data": {"train": "7a11"}})
     run_folder.write_result({**result, "scores_sha256": run_folder.write_scores(stored)})
     return folder
@@ -344,3 +354,39 @@ def test_warnings_of_runs_come_along(tmp_path):
         done = CliRunner().invoke(main, ["compare", str(tmp_path), "--format", form])
         assert done.exit_code == 0, done.output
         assert all(text in done.output for text in texts)
+
+
+def test_groups_or_categories_are_resampled_in_place_of_classes(tmp_path):
+    cameras = torch.arange(len(LABELS)) % 20 - 1  # some of them unknown
+    columns = {"groups": cameras, "categories": LABELS // 10}
+    paths = [
+        finished(tmp_path / f"{name}-{seed}", seed, level, f"loss.temperature={temperature}", columns=columns)
+        for name, level, temperature in (("one", 0.6, 0.1), ("two", 0.5, 0.2))
+        for seed in (0, 1)
+    ]
+    by_class, by_group, by_category = (compared(paths, resample=by) for by in ("classes", "groups", "categories"))
+    assert (by_class.classes, by_category.classes) == (40, 4)
+    assert by_group.classes == 19 + int((cameras < 0).sum())  # a query of no known camera stands by itself
+    assert by_group.differences[0].value == by_class.differences[0].value
+    assert ", by group " in by_group.differences[0].sentence()
+    assert any("the queries are of 4 categories, too few for any verdict" in note for note in by_category.notes)
+    known, scores = cameras >= 0, [RunFolder(path).scores()["retrieval.map_at_r"].double() for path in paths]
+    gap = ((scores[0] + scores[1]) - (scores[2] + scores[3])) / 2
+    units = torch.where(known, cameras, 100 + torch.arange(len(cameras)))
+    there = gap.isfinite()
+    sums = np.array([[float(gap[there & (units == unit)].sum()) for unit in units[there].unique()]])
+    counts = np.array([float((there & (units == unit)).sum()) for unit in units[there].unique()])
+    (expected,) = class_bootstrap(sums, counts)
+    assert astuple(by_group.differences[0].by_class) == pytest.approx(astuple(expected), abs=1e-12)
+    done = CliRunner().invoke(main, ["compare", *map(str, paths), "--resample", "groups"])
+    assert f"queries of {by_group.classes} groups" in done.output, done.output
+
+
+def test_runs_that_do_not_tell_their_groups(tmp_path):
+    paths = [finished(tmp_path / f"one-{seed}", seed, 0.5) for seed in (0, 1)]
+    with pytest.raises(RecipeError) as caught:
+        compared(paths, resample="groups")
+    assert str(caught.value) == (
+        f"{paths[0]} does not say of what groups its queries are, so these cannot be resampled\n  help: its data have "
+        "no groups, or an older metriclab ran it: run it again, or resample classes"
+    )

@@ -131,6 +131,7 @@ set.loss.temperature = -2.0
         ("[suite]", "[suit]", "a suite has no 'suit'"),
         ("seeds = [0, 1]", "", "[suite] has no seeds"),
         ("seeds = [0, 1]", 'seeds = [0, 1]\nreference = "triplett"', "there is no entry 'triplett'"),
+        ("seeds = [0, 1]", 'seeds = [0, 1]\nresample = "group"', "resample must be what queries are resampled by"),
         ("seeds = [0, 1]", 'seeds = [0, 1]\nmetric = "knn.accuracy"', "of an evaluator that the recipes lack"),
         ('name = "triplet"\n', 'name = "as-it is"\n', "'as-it is' and 'as it is' would share a folder"),
         ("set.loss = {", 'set.data.size = 10\nset.loss = {', "not measured alike: their [data] differs"),

@@ -190,6 +190,37 @@ def test_identity_and_camera_are_read_from_names(original, folder):
         assert test.classes[label].endswith(parts[0])
 
 
+def move(folder: Path, source: str, target: str) -> None:
+    """The first image of a folder into another one, or the first line of a list."""
+    if (folder / source).is_file():
+        first, *rest = (folder / source).read_text().splitlines(keepends=True)
+        (folder / source).write_text("".join(rest))
+        (folder / target).write_text((folder / target).read_text() + first)
+    else:
+        image = min((folder / source).iterdir())
+        image.replace(folder / target / image.name)
+
+
+@pytest.mark.parametrize(
+    ("original", "change", "name"),
+    [
+        (MARKET1501, lambda folder: move(folder, "query", "bounding_box_test"), "Market-1501"),
+        (VERI776, lambda folder: move(folder, "image_query", "image_test"), "VeRi-776"),
+        (MSMT17, lambda folder: move(folder, "list_query.txt", "list_gallery.txt"), "MSMT17"),
+        (
+            IN_SHOP,
+            lambda folder: replace(folder / "Eval" / "list_eval_partition.txt", " query", " gallery"),
+            "In-Shop Clothes Retrieval",
+        ),
+    ],
+    ids=["market", "veri", "msmt", "in-shop"],
+)
+def test_a_query_that_lies_in_the_gallery(original, change, name, folder):
+    fill(original, folder)
+    change(folder)
+    assert message_of(original, folder) == f"ROOT: the lists have 8 queries, {name} has 9"
+
+
 def test_market_has_distractors_and_no_junk(folder, monkeypatch):
     fill(MARKET1501, folder)
     for number, name in enumerate(["0000_c2s1_000001_00.jpg", "-1_c3s1_000002_00.jpg"]):

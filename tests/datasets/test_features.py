@@ -6,17 +6,23 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import safetensors.numpy
 import torch
+from click.testing import CliRunner
 from PIL import Image
 
 from metriclab.assembly.assemble import assemble
+from metriclab.assembly.embedder import load
 from metriclab.assembly.rehearsal import rehearse
 from metriclab.assembly.splits import load_splits
 from metriclab.audit.check import check_data
+from metriclab.cli import main
+from metriclab.core.network import Embedded
 from metriclab.errors import DataError, RecipeError
-from metriclab.evaluation.embed import embed_batches, embedding_settings, evaluating
+from metriclab.evaluation.embed import EmbeddingSettings, embed, embed_batches, embedding_settings, evaluating
 from metriclab.recipe import read_recipe
 from metriclab.registry import build
 from metriclab.report.page import write_report
@@ -132,10 +138,36 @@ def test_groups_lie_beside_the_rows(tmp_path):
     assert data.groups.tolist() == cameras[rows].tolist()
 
 
-def test_items_are_told_that_they_do_not_count(tmp_path):
-    np.savez(tmp_path / "all.npz", embeddings=embeddings(), labels=NAMES, items=np.arange(len(NAMES)) // 2)
-    data = build("dataset", "features", "train", root=str(tmp_path / "all.npz"))
-    assert data.notes[0] == f"{tmp_path}/all.npz: its items are not read: each row is a thing of its own"
+def test_rows_of_one_item_never_find_each_other(tmp_path):
+    splits = np.where(np.arange(len(NAMES)) % EACH < 4, "train", "test")
+    z = embeddings().repeat(2, 0)  # each thing twice
+    arrays = {"embeddings": z, "labels": NAMES.repeat(2), "splits": splits.repeat(2)}
+    items = -7 * np.arange(len(NAMES)).repeat(2)  # any numbers
+    np.savez(tmp_path / "twice.npz", **arrays, items=items)
+    np.savez(tmp_path / "apart.npz", **arrays)
+    test, apart = (
+        build("dataset", "features", "test", root=str(tmp_path / f"{name}.npz")) for name in ("twice", "apart")
+    )
+    assert test.items.tolist() == items[splits.repeat(2) == "test"].tolist()
+    assert test.fingerprint != apart.fingerprint
+    settings = EmbeddingSettings(build("views", "plain", size=8), torch.device("cpu"), 64, "float32")
+    embedded = embed(lambda images: Embedded(images.flatten(1), images.flatten(1)), test, settings).h
+    scores = build("evaluator", "retrieval")(embedded, embedded)
+    unit = torch.nn.functional.normalize(torch.from_numpy(z[splits.repeat(2) == "test"]).double())
+    same = torch.from_numpy(test.items[:, None] == test.items)
+    nearest = (unit @ unit.T).masked_fill(same, -2).argmax(1)
+    right = test.labels[nearest.numpy()] == test.labels
+    assert scores["r_at_1"].value == pytest.approx(right.mean(), abs=1e-12)
+    assert right.mean() < 1
+
+
+def test_categories_lie_beside_the_rows(tmp_path):
+    pq.write_table(
+        pa.table({"embedding": list(embeddings()), "label": NAMES, "category": [name[-1] for name in NAMES]}),
+        tmp_path / "all.parquet",
+    )
+    data = build("dataset", "features", "train", root=str(tmp_path / "all.parquet"))
+    assert [str(code) for code in data.categories] == [data.classes[label][-1] for label in data.labels]
 
 
 @pytest.mark.parametrize(
@@ -232,6 +264,14 @@ def test_the_recipe_runs_and_is_held_against_the_features(written, tmp_path):
     assert "frozen encoder" in page
     assert "data:image/" not in page
     assert check_data(recipe).fine
+    done = CliRunner().invoke(main, ["embed", str(tmp_path / "run"), str(written), "-o", str(tmp_path / "z.npy")])
+    assert f"{len(NAMES)} rows x 4 dimensions written" in done.output, done.output
+    with torch.no_grad():
+        expected = load(tmp_path / "run").network(torch.from_numpy(embeddings())[:, :, None, None]).z
+    assert np.load(tmp_path / "z.npy") == pytest.approx(expected.numpy(), abs=1e-6)
+    assert (tmp_path / "z.paths.txt").read_text().splitlines() == PATHS
+    done = CliRunner().invoke(main, ["embed", str(tmp_path / "run"), str(tmp_path), "-o", str(tmp_path / "z.npy")])
+    assert "this run embeds features, which lie in one file" in done.output
 
 
 def test_a_head_gives_what_it_gives_on_the_cached_features_of_images(tmp_path):

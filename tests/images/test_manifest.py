@@ -21,6 +21,7 @@ from metriclab.images.datasets import ArrayDataset, FileDataset
 from metriclab.images.listing import is_manifest
 from metriclab.miners import SameCategory
 from metriclab.report.embedded import embed_run, open_data
+from metriclab.runs.folder import RunFolder
 from metriclab.vectors.arrays import labels_of
 from tests.support.pictures import fill
 from tests.support.tiny import run, tiny
@@ -217,6 +218,9 @@ def test_a_run_measures_test_queries_against_the_test_gallery_without_their_own_
     assert result["protocol"] == "test queries against the test gallery"
     assert "and those of its label and group" in result["definitions"]["retrieval"]["map"]
     assert len(result["metrics"]["retrieval"]) > 5
+    scores = RunFolder(tmp_path / "run").scores()
+    assert scores["groups"].shape == scores["labels"].shape
+    assert "categories" not in scores
     data = open_data(tmp_path / "run")
     for metric, left_out in (("retrieval.map_at_r", True), (None, False)):
         shown = embed_run(tmp_path / "run", data, metric)

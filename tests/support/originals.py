@@ -26,6 +26,10 @@ PER_CLASS = 3
 SMALL = Size(CLASSES * PER_CLASS, CLASSES)
 
 
+QUERIES = 9
+"""In small, of those that have queries and a gallery."""
+
+
 class Original(NamedTuple):
     """One benchmark in small.
 
@@ -49,7 +53,8 @@ class Original(NamedTuple):
 
     def shrink(self, patch: pytest.MonkeyPatch, train: Size = SMALL, test: Size = SMALL) -> None:
         """Publishes small sizes, as no test can hold 100,000 images."""
-        patch.setattr(self.module, "PUBLISHED", self.published._replace(train=train, test=test))
+        queries = self.published.queries and QUERIES
+        patch.setattr(self.module, "PUBLISHED", self.published._replace(train=train, test=test, queries=queries))
 
     @property
     def published(self) -> Benchmark:
