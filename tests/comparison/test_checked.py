@@ -47,7 +47,7 @@ def test_another_metric_that_was_edited_is_told(tmp_path):
     lone = torch.zeros(len(scores["labels"]))
     lone[3] = 1.0
     scores["retrieval.queries_without_matches"] = lone
-    folder.write_result({**folder.result(), "scores_sha256": folder.write_scores(scores)})
+    folder.finish(folder.result(), scores)
     page = tmp_path / "page.html"
     report = ["report", str(run), "--no-images", "-o", str(page)]
     assert CliRunner().invoke(main, report).exit_code == 0

@@ -58,7 +58,7 @@ def finished(
     stored = {"retrieval.map_at_r": torch.tensor(scores).float(), "labels": LABELS, "items": torch.arange(len(LABELS))}
     stored |= columns or {}
     write_json(run_folder.manifest_file, {"data": {"train": "7a11"}})
-    run_folder.write_result({**result, "scores_sha256": run_folder.write_scores(stored)})
+    run_folder.finish(result, stored)
     return folder
 
 
@@ -244,7 +244,7 @@ def test_few_classes_allow_no_verdict(three, monkeypatch):
     for path in three:
         folder = RunFolder(path)
         scores = {**folder.scores(), "labels": LABELS % 5}
-        folder.write_result({**folder.result(), "scores_sha256": folder.write_scores(scores)})
+        folder.finish(folder.result(), scores)
     comparison = compared(three)
     assert all(one.verdict == "no evidence" for one in comparison.differences)
     assert any("of 5 classes, too few for any verdict" in note for note in comparison.notes)
