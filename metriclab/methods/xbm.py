@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Literal
 
 import torch
 from annotated_types import Ge
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from metriclab.core.batch import Batch
@@ -42,7 +44,8 @@ class XBM(nn.Module):
         weight: factor of the memory's part of the loss; the paper takes 1.
         weighting: whether that is the factor as it stands (constant), or times the share of the anchors of known class
             that have a positive in the memory (positives): a loss that averages over such anchors, as nt-xent does,
-            then counts as their sum divided by the number of all anchors.
+            then counts as their sum divided by the number of all anchors. Of several losses each counts by its own
+            labels; `memory_weight` is then their mean.
         batch_in_memory: whether the batch itself is held against in the memory's part too, without a gradient to that
             side, as in algorithm 1; a ring then has room for the batches before it, the paper's less one batch.
         positives: images of one class, or only those of different groups (cameras, sequences): such of one class and
@@ -105,12 +108,9 @@ class XBM(nn.Module):
         weight = loss.new_full((), self.weight * self.memory_counts)
         if self.memory_counts:
             held = concatenate([world.detach(), earlier]) if self.batch_in_memory else earlier
-            remembered = count_positives(world, held)
-            alike = alike + remembered
-            if self.weighting == "positives":
-                weight = weight * (remembered > 0).sum() / (world.labels >= 0).sum().clamp(min=1)
-            if self.weight > 0:
-                loss = loss + weight * apply_loss(self.loss, local, world, held, miner=self.miner)
+            alike = alike + count_positives(world, held)
+            weight, remembered = self._of_memory(weight, local, world, held)
+            loss = loss if remembered is None else loss + remembered
         metrics = {
             "memory_filled": (earlier.labels >= 0).sum() / max(1, len(earlier)),
             "memory_weight": weight,
@@ -118,10 +118,32 @@ class XBM(nn.Module):
         }
         return Objective(loss, metrics)
 
+    def _of_memory(self, weight: Tensor, local: Rows, world: Rows, held: Rows) -> tuple[Tensor, Tensor | None]:
+        """The factor of the memory's part, averaged over several losses by their weights, and that part."""
+        parts = parts_of(self.loss)
+        if self.weighting == "constant" or all(part.labels == "method" for part in parts.values()):
+            factor = weight if self.weighting == "constant" else _times_share(weight, world, held)
+            if self.weight == 0:
+                return factor, None
+            return factor, factor * apply_loss(self.loss, local, world, held, miner=self.miner)
+        factors, values = [], []
+        for part in parts.values():  # who is alike differs among them, and so does how many find somebody
+            by_item = part.labels == "item"
+            sides = (replace(one, labels=one.items, groups=None) if by_item else one for one in (world, held))
+            factors.append(part.weight * _times_share(weight, *sides))
+            values.append(factors[-1] * apply_loss(part, local, world, held))
+        mean = torch.stack(factors).sum() / sum(part.weight for part in parts.values())
+        return mean, torch.stack(values).sum() if self.weight > 0 else None
+
     def after_step(self, world: Rows, step: int) -> None:
         self.memory.push(world)
         self.done.fill_(step + 1)
         self.memory_counts = step + 1 >= self.start_step
+
+
+def _times_share(weight: Tensor, world: Rows, held: Rows) -> Float[Tensor, ""]:
+    """The weight times the share of the anchors of known label that have a positive in the memory."""
+    return weight * (count_positives(world, held) > 0).sum() / (world.labels >= 0).sum().clamp(min=1)
 
 
 def _decide(method: XBM, _: object) -> None:

@@ -72,7 +72,7 @@ def test_a_loss_of_proxies_without_proxies(recipe, loss, method):
         (["encoder.name=pixels", "encoder.size=8", "optimizer.layer_decay=0.7"], "needs an encoder that trains and"),
         (
             ["train.select=retrieval.map_at_q"],
-            "'retrieval.map_at_q' is no metric of this recipe\n  help: did you mean 'retrieval.map_at_r'?",
+            "--set train.select=retrieval.map_at_q: train.select = 'retrieval.map_at_q' is no metric of this recipe",
         ),
     ],
 )
@@ -91,7 +91,7 @@ def test_what_a_run_would_refuse_before_its_first_step(recipe, options, message)
 def test_everything_is_told_at_once(recipe):
     done = check(recipe, "optimizer.groups.heed=2.0", "sampler.batch_size=9999")
     assert done.exit_code == 2
-    assert done.stderr.startswith("2 things would stop the run before its first step:\nsampler.batch_size = 9999")
+    assert done.stderr.startswith("2 things would stop the run before its first step:\n--set sampler.batch_size=9999: ")
     assert "optimizer.groups has no group 'heed'" in done.stderr
 
 

@@ -266,8 +266,9 @@ def test_nothing_that_trains_at_first_is_told(tmp_path: Path):
     with pytest.raises(RecipeError) as caught:
         run(tiny(tmp_path, *HEAD_FIRST, "head.name=none"), tmp_path / "run")
     assert str(caught.value) == (
-        "nothing trains in the first steps: the encoder is frozen, and neither head nor loss has parameters\n"
-        '  help: set encoder.trainable = "all", or name a head with parameters'
+        "--set encoder.trainable=none: nothing trains in the first steps: the encoder is frozen, and neither head nor "
+        "loss has parameters\n       | --set encoder.trainable=none\n       |                         "
+        '^ help: set encoder.trainable = "all", or name a head with parameters'
     )
     assert not (tmp_path / "run").exists()
 

@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from metriclab.core.protocols import Memory
+from metriclab.core.rows import rows
 from metriclab.distributed import average_gradients, gather, mean
 from metriclab.errors import RecipeError
+from metriclab.losses import Composite, NTXent, Part, SupCon
 from metriclab.methods import xbm as xbm_module
 from metriclab.methods.xbm import XBM
 from metriclab.recipe import Recipe, read_recipe
@@ -292,3 +294,20 @@ def test_the_memory_costs_nothing_before_it_counts(monkeypatch):
         other.after_step(other(batches()[0]), 5)
         other.load_state_dict(state)
         assert other.memory_counts is expected
+
+
+def test_each_of_several_losses_counts_by_its_own_labels():
+    """All anchors have a positive of their class in the memory, and one alone has one of its image."""
+    loss = Composite({"classes": Part(SupCon(), weight=2.0), "images": Part(NTXent(), weight=0.5, labels="item")})
+    method = XBM(network(batch_norm=False), loss=loss, memory=ring(8), start_step=0, weight=0.7, weighting="positives")
+    z = torch.randn(8, 4, dtype=torch.float64)
+    earlier = rows(z[:4], [0, 1, 0, 1], torch.tensor([5, 6, 7, 8]))
+    now = rows(z[4:], [0, 1, 0, 1], torch.tensor([5, 2, 3, 4]))
+    method.double().memory.push(earlier)
+    value, metrics = method.objective(now, now)
+    held = method.memory.rows()
+    by_item = [replace(side, labels=side.items) for side in (now, held)]
+    expected = 2.0 * (SupCon()(now) + 0.7 * SupCon()(now, held))
+    expected += 0.5 * (NTXent()(by_item[0]) + 0.7 * (1 / 4) * NTXent()(*by_item))
+    assert float(value) == pytest.approx(float(expected), rel=1e-6)
+    assert float(metrics["memory_weight"]) == pytest.approx(0.7 * (2.0 * 1 + 0.5 / 4) / 2.5)
