@@ -82,7 +82,7 @@ class _SentenceLoss(nn.Module):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             from sentence_transformers.sentence_transformer import losses
-        self.inner = getattr(losses, name)(nn.Identity(), **settings)
+        self.inner = getattr(losses, name)(nn.Sequential(nn.Identity()), **settings)
 
 
 class _ByLabel(_SentenceLoss):
@@ -101,12 +101,12 @@ class _ByCachedPair(_SentenceLoss):
 
 
 class _ByScoredPair(_SentenceLoss):
-    """Each first view with its second as a positive pair, and with the next row's as a negative one."""
+    """Each first view with every second one: its own is a positive pair, all others are negative ones."""
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
-        others = torch.cat([second, second.roll(1, 0)])
-        labels = torch.arange(2 * len(first)) < len(first)
-        return self.inner.compute_loss_from_embeddings([torch.cat([first, first]), others], labels.float())
+        n = len(first)
+        pairs = [first.repeat_interleave(n, 0), second.repeat(n, 1)]
+        return self.inner.compute_loss_from_embeddings(pairs, torch.eye(n).reshape(-1))
 
 
 def _named(base: type[_SentenceLoss], name: str) -> type[_SentenceLoss]:

@@ -24,6 +24,7 @@ PAGE = ROOT / "docs" / "what-goes-wrong.md"
 FOUND = ROOT / "benchmarks" / "what_goes_wrong.json"
 
 PML, LIGHTLY, ADAPTED = "pytorch_metric_learning.losses:", "lightly.loss:", "benchmarks/other_losses.py:"
+_NO_RANKS = ("--without", "several-ranks")  # what pairs there are is up to whoever makes them
 _CLASSES = ("num_classes=6", "embedding_size=16")
 LIBRARIES: dict[str, list[tuple[str, ...]]] = {
     "pytorch-metric-learning": [
@@ -53,7 +54,8 @@ LIBRARIES: dict[str, list[tuple[str, ...]]] = {
         (LIGHTLY + "NTXentLoss", "memory_bank_size=[64, 16]"),
         *((LIGHTLY + name, "gather_distributed=true") for name in ("BarlowTwinsLoss", "DCLLoss", "DCLWLoss")),
         *((LIGHTLY + name, "gather_distributed=true") for name in ("NTXentLoss", "TiCoLoss", "VICRegLoss")),
-        *((ADAPTED + name, "gather_distributed=true") for name in ("SIGReg", "LeJEPALoss")),
+        (ADAPTED + "SIGReg", "gather_distributed=true", "--without", "signs"),  # of all rows alike, it pairs none
+        (ADAPTED + "LeJEPALoss", "gather_distributed=true"),
     ],
     "sentence-transformers": [
         *((ADAPTED + name,) for name in ("BatchAllTripletLoss", "BatchHardTripletLoss")),
@@ -61,8 +63,8 @@ LIBRARIES: dict[str, list[tuple[str, ...]]] = {
         *((ADAPTED + name,) for name in ("MultipleNegativesRankingLoss", "MultipleNegativesSymmetricRankingLoss")),
         (ADAPTED + "MultipleNegativesRankingLoss", "gather_across_devices=true"),
         (ADAPTED + "CachedMultipleNegativesRankingLoss",),
-        *((ADAPTED + name,) for name in ("ContrastiveLoss", "OnlineContrastiveLoss", "CosineSimilarityLoss")),
-        *((ADAPTED + name,) for name in ("CoSENTLoss", "AnglELoss")),
+        *((ADAPTED + name, *_NO_RANKS) for name in ("ContrastiveLoss", "OnlineContrastiveLoss")),
+        *((ADAPTED + name, *_NO_RANKS) for name in ("CosineSimilarityLoss", "CoSENTLoss", "AnglELoss")),
     ],
 }
 """Library -> the loss, and its settings or options, as the command has them."""
@@ -70,11 +72,10 @@ LIBRARIES: dict[str, list[tuple[str, ...]]] = {
 ISSUES = {
     (PML + "NTXentLoss", "memory"): ("KevinMusgrave/pytorch-metric-learning", 203, 547),
     (PML + "NTXentLoss", "float16"): ("KevinMusgrave/pytorch-metric-learning", 6),
-    (ADAPTED + "CrossBatchMemory", "several ranks"): ("KevinMusgrave/pytorch-metric-learning", 447, 639),
     (ADAPTED + "DistributedLossWrapper", "several ranks"): ("KevinMusgrave/pytorch-metric-learning", 380, 712),
     (LIGHTLY + "BarlowTwinsLoss gather_distributed=true", "several ranks"): ("lightly-ai/lightly", 1977),
     (LIGHTLY + "NTXentLoss", "zero rows"): ("lightly-ai/lightly", 1259),
-    (ADAPTED + "SIGReg gather_distributed=true", "several ranks"): ("lightly-ai/lightly", 1920),
+    (ADAPTED + "SIGReg gather_distributed=true --without signs", "several ranks"): ("lightly-ai/lightly", 1920),
     (ADAPTED + "BatchSemiHardTripletLoss", "memory"): ("huggingface/sentence-transformers", 4026),
     (ADAPTED + "MultipleNegativesRankingLoss", "several ranks"): ("huggingface/sentence-transformers", 2831, 3149),
 }
@@ -96,18 +97,19 @@ NOTES = {
 def command(words: tuple[str, ...]) -> list[str]:
     """The words after `metriclab`."""
     loss, *rest = words
-    options = rest if rest[:1] == ["--calls"] else [part for setting in rest for part in ("--set", setting)]
-    return ["check-loss", loss, *options]
+    settings = [word for word in rest if "=" in word]
+    options = [word for word in rest if "=" not in word]
+    return ["check-loss", loss, *(part for setting in settings for part in ("--set", setting)), *options]
 
 
 def check(words: tuple[str, ...]) -> dict[str, object]:
     """What the command says of a loss, or why it could not be called."""
     result = CliRunner().invoke(main, [*command(words), "--format", "json"])
     if result.exit_code == 2:
-        return {"refused": result.output.strip().splitlines()[0]}
+        return {"refused": result.output.strip().splitlines()[0].rpartition("/")[2]}
     assert result.exit_code in (0, 1), result.output
     told = json.loads(result.output[result.output.index("{") :])
-    return {**told, "checks": [[one["check"], one["status"], one["text"]] for one in told["checks"]]}
+    return {**told, "loss": words[0], "checks": [[one["check"], one["status"], one["text"]] for one in told["checks"]]}
 
 
 def check_all(path: Path) -> None:
@@ -137,8 +139,10 @@ INTRO = """# What goes wrong in losses
 
 Made by `python benchmarks/what_goes_wrong.py`, which runs `metriclab check-loss` over losses of other libraries. The
 first column is what stands after `metriclab check-loss`, so each row can be made again; settings that are not named
-are the defaults. {versions}; torch {torch}; on CPU. Those of `benchmarks/other_losses.py` take something else than
-tensors, and are called there without a change of what they compute; all of sentence-transformers 6.2.0 are among them.
+are the defaults. Versions: {versions}, sentence-transformers 6.2.0, torch {torch}; on CPU.
+Those of `other_losses.py`, which lies in `benchmarks/`, take something else than tensors, and are called there without
+a change of what they compute; all of sentence-transformers are among them. There, losses of scored pairs are given all
+pairs of two views, and of a cached loss what it computes is tried, not how it caches gradients.
 
 Of {count} rows, {clean} fall short in nothing. A loss that falls short may serve you well: most of these cases are
 rare, and some are how the loss is meant, which stands beside it where we know. What holds is not listed. The same
@@ -177,9 +181,8 @@ def _row(words: tuple[str, ...], one: dict) -> str:
     memory = next(text for check, _, text in one["checks"] if check == "memory")
     growth, _, sizes = memory.partition(": ")
     size = sizes.rpartition(", ")[2].removesuffix(" for 16,384 rows")
-    kind = (
-        next(text for check, _, text in one["checks"] if check == "several ranks").partition(";")[0].partition(":")[0]
-    )
+    ranks = next(text for check, _, text in one["checks"] if check == "several ranks")
+    kind = "not tried" if ranks == "as asked for" else ranks.partition(";")[0].partition(":")[0]
     return f"| {name} | {kind} | {'<br>'.join(texts) or 'nothing'} | {growth}, {size} | {_users(words, one)} |"
 
 

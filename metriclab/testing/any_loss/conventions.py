@@ -65,10 +65,10 @@ def find_convention(loss: Any, asked: Calls | None) -> Convention:
             help="give --calls, or write a class that calls it in one of these ways into a file: my_loss.py:MyLoss",
         )
     if asked == "labels":
-        return Convention("labels", _scalar(_labels), _scalar(_labels))
+        return Convention("labels", _Scalar(_labels), _Scalar(_labels))
     if asked == "views":
-        return Convention("views", _scalar(_views), _scalar(_views))
-    call = _scalar(_against(loss, list(names)))
+        return Convention("views", _Scalar(_views), _Scalar(_views))
+    call = _Scalar(_against(loss, list(names)))
     return Convention("rows", call, lambda loss, local: call(loss, _with_all_references(local)))
 
 
@@ -148,13 +148,18 @@ def _sides(given: Rows) -> tuple[Rows, Rows]:
     return given[given.views == 0], given[given.views == 1]
 
 
-def _scalar(call: Callable[[Any, Rows], Tensor]) -> Call:
-    """The same call, from one random state, and its result as a scalar."""
+class _Scalar:
+    """The same call, from one random state, and its result as a scalar; and whether it drew at random."""
 
-    def seeded(loss: Loss, given: Rows) -> Tensor:
+    def __init__(self, call: Callable[[Any, Rows], Tensor]) -> None:
+        self.call, self.draws = call, False
+
+    def __call__(self, loss: Loss, given: Rows) -> Tensor:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            value = call(loss, given)
+            before = torch.get_rng_state()
+            value = self.call(loss, given)
+            self.draws |= not torch.equal(before, torch.get_rng_state())
         if not isinstance(value, Tensor) or value.numel() != 1:
             shape = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
             raise RecipeError(
@@ -162,8 +167,6 @@ def _scalar(call: Callable[[Any, Rows], Tensor]) -> Call:
                 help="write a class that returns the number into a file, and name that: my_loss.py:MyLoss",
             )
         return value.reshape(())
-
-    return seeded
 
 
 def _name(loss: Any) -> str:

@@ -64,6 +64,11 @@ class Trial:
     def two_views(self) -> bool:
         return self.convention.name == "views"
 
+    @property
+    def draws(self) -> bool:
+        """Whether a call so far drew at random: other numbers in each precision."""
+        return bool(getattr(self.convention.call, "draws", False))
+
     def evaluate(self, given: Case) -> tuple[Tensor, Tensor]:
         """Value and gradient of the raw embeddings; see `metriclab.testing.cases.evaluate`."""
         return evaluate(self.loss, given, self.convention.call)
