@@ -9,7 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from metriclab.cli import main
 from metriclab.comparison import launch as launching
 from metriclab.comparison.launch import Event
 from metriclab.comparison.proposals import propose
@@ -310,6 +312,17 @@ def test_what_is_chosen_is_what_the_final_runs_have(tmp_path):
     assert recipe["data"]["name"] == "synthetic"
     assert recipe["train"]["steps"] == 20
     assert after.entries[2] == read.entries[2]
+
+
+def test_the_command_tells_what_it_would_search(tmp_path):
+    path, out = write(tmp_path), tmp_path / "out"
+    search(read_suite(path), out, broken=("trial 1 ",))
+    (out / "triplet" / "search" / "trials.json").unlink()
+    told = CliRunner().invoke(main, ["compare", str(path), "--dry-run", "--out", str(out)])
+    assert told.output == (
+        "search       nt-xent: 6 of 10 steps, 3 of 20 steps, each in 2 folds; 18 of 18 runs done\n"
+        "search       triplet: 6 of 10 steps, 3 of 20 steps, each in 2 folds; 0 of 18 runs done\n"
+    )
 
 
 def test_neither_jobs_nor_other_entries_change_anything(tmp_path):
