@@ -171,7 +171,7 @@ def one(side: str, case: Case, warm_up: int, batches: int) -> None:
 def compare(name: str, folder: Path, given: argparse.Namespace) -> None:
     """All sides in turns."""
     batch, batches = (given.batch, given.batches) if name != "jpeg" else (given.jpeg_batch, given.jpeg_batches)
-    sides = [DECODING, *SIDES] if name == "jpeg" else list(SIDES)
+    sides = [DECODING, *given.sides] if name == "jpeg" else list(given.sides)
     measured = {side: [] for side in sides}
     for round_ in range(given.rounds):
         for side in sides:
@@ -189,6 +189,7 @@ def compare(name: str, folder: Path, given: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--batches", type=int, default=20, help="measured batches")

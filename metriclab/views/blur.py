@@ -14,7 +14,8 @@ from metriclab.views import device
 SIGMA = (0.1, 2.0)
 """Bounds of the standard deviation, in pixels of the view."""
 
-_BLOCK = 64
+_WHOLE, _BLOCK = 64, 32
+"""Rows of the matrix that are multiplied at once: up to so many all of them, of more so many, as less is zero then."""
 
 
 def blur_(x: Float[Tensor, "n c h w"], kernels: Float[Tensor, "n k"]) -> None:
@@ -36,13 +37,13 @@ def blur(x: Float[Tensor, "n c h w"], kernels: Float[Tensor, "n k"]) -> Float[Te
     with torch.autocast(x.device.type, enabled=False):
         matrix = _matrix(kernels, width)
         across, down = torch.empty_like(x), torch.empty_like(x)
+        rows, blurred_rows = x.flatten(1, 2), across.flatten(1, 2)
         for block, inside in _bands(radius, width):
-            band = matrix[:, block, inside].transpose(1, 2)
-            across.flatten(1, 2)[..., block] = torch.bmm(x.flatten(1, 2)[..., inside], band)
+            torch.bmm(rows[..., inside], matrix[:, block, inside].transpose(1, 2), out=blurred_rows[..., block])
         matrix = matrix if height == width else _matrix(kernels, height)
         for block, inside in _bands(radius, height):
             for channel in range(x.shape[1]):
-                down[:, channel, block] = torch.bmm(matrix[:, block, inside], across[:, channel, inside])
+                torch.bmm(matrix[:, block, inside], across[:, channel, inside], out=down[:, channel, block])
     return down
 
 
@@ -66,8 +67,9 @@ def gaussian_kernels(sigma: Float[Tensor, "n"], chosen: Bool[Tensor, "n"], size:
 
 def _bands(radius: int, size: int) -> Iterator[tuple[slice, slice]]:
     """The blocks of rows of the matrix, each with the columns that are not zero in it."""
-    for start in range(0, size, _BLOCK):
-        stop = min(start + _BLOCK, size)
+    step = _BLOCK if size > _WHOLE else size
+    for start in range(0, size, step):
+        stop = min(start + step, size)
         yield slice(start, stop), slice(max(0, start - radius), min(size, stop + radius))
 
 
