@@ -21,6 +21,9 @@ from metriclab.testing.state import assert_stateless
 CLOSE = 1e-4
 """Largest difference of values in [0, 1] that must be equal but for rounding: pixels are resampled in float32."""
 
+STEPPED = 1e-3
+"""Share of the values that may differ by more."""
+
 HOW = "draw by `random_keys.uniform(view, stream)`"
 
 
@@ -151,8 +154,10 @@ def _compare(
 ) -> None:
     for (what, one), (_, other) in zip(whole, found, strict=True):
         assert one.shape[1:] == other.shape[1:], f"{name}: the size of {what} {fault}"
-        difference = float((one[index] - other).abs().max())
-        assert difference <= CLOSE, f"{name}: {what} {fault} (by {difference:.2g})"
+        differences = (one[index] - other).abs()
+        # Posterising and solarising have steps, over which rounding takes a pixel here and there.
+        share = float((differences > CLOSE).float().mean())
+        assert share <= STEPPED, f"{name}: {what} {fault} (by {float(differences.max()):.2g}, {share:.1%} of it)"
 
 
 def _check_own_draws(name: str, views: Views, channels: int) -> None:
