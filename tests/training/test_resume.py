@@ -192,11 +192,32 @@ for line in sys.stdin:
 """Makes a run of each line, in a process that has imported everything before it was forked: that is most of a start."""
 
 
+SEVERAL = """
+[[loss]]
+name = "contrastive"
+
+[[loss]]
+name = "nt-xent"
+labels = "item"
+weight = 0.5
+
+[memory]
+name = "ring"
+size = 48
+"""
+"""By class and by image, with a memory."""
+
+XBM = '"xbm"\nstart_step = 5\n\n[optimizer]'
+
+
 @pytest.mark.slow
-def test_killed_at_any_moment_and_resumed_ends_equal(tmp_path):
+@pytest.mark.parametrize(("losses", "steps", "kills"), [(None, 160, 20), (SEVERAL, 60, 8)], ids=["one", "several"])
+def test_killed_at_any_moment_and_resumed_ends_equal(losses, steps, kills, tmp_path):
     recipe, log = tmp_path / "tiny.toml", tmp_path / "errors.txt"
-    longer = TINY.replace("steps = 7", "steps = 160\nema = 0.9\ndrift_images = 9\ndrift_every = 6")
-    longer = longer.replace('"test_resnet"', '"test_resnet"\ntrainable = "last:2"\nunfreeze_at = 80')
+    longer = TINY.replace("steps = 7", f"steps = {steps}\nema = 0.9\ndrift_images = 9\ndrift_every = 6")
+    longer = longer.replace('"test_resnet"', f'"test_resnet"\ntrainable = "last:2"\nunfreeze_at = {steps // 2}')
+    if losses:
+        longer = longer.replace('[loss]\nname = "nt-xent"\n', losses).replace('"simclr"\n\n[optimizer]', XBM)
     recipe.write_text(longer.replace("checkpoint_every = 2", "checkpoint_every = 1"))
     with (
         log.open("w") as errors,
@@ -223,7 +244,7 @@ def test_killed_at_any_moment_and_resumed_ends_equal(tmp_path):
         assert ended() == 0, log.read_text()
         took = time.monotonic() - began
         moments, folder = random.Random(7), tmp_path / "killed"
-        for killed in range(20):
+        for killed in range(kills):
             process = start(folder)
             # One of four is killed while it starts. The others' moments are counted from the first step that is made,
             # so that they fall into steps, evaluations and, as a checkpoint follows each step, into writes.
@@ -231,10 +252,10 @@ def test_killed_at_any_moment_and_resumed_ends_equal(tmp_path):
                 before = _size(folder / "metrics.jsonl")
                 while _size(folder / "metrics.jsonl") <= before and not (folder / "result.json").exists():
                     time.sleep(0.001)
-            time.sleep(moments.uniform(0, took / 60))
+            time.sleep(moments.uniform(0, took / (3 * kills)))
             os.kill(process, signal.SIGKILL)
             assert ended() == -signal.SIGKILL, log.read_text()
-            assert not (folder / "result.json").exists(), "the run ended before it was killed 20 times: make it longer"
+            assert not (folder / "result.json").exists(), f"it ended before it was killed {kills} times: make it longer"
         start(folder)
         assert ended() == 0, log.read_text()
         server.stdin.close()
