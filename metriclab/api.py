@@ -27,14 +27,18 @@ from metriclab.core.rows import Keys, Labels, Rows, concatenate, count_positives
 from metriclab.core.settings import keep_settings, repr_settings, show_settings
 from metriclab.distributed import average_gradients, gather, process_group
 from metriclab.errors import DataError, DivergedError, MetriclabError, PluginError, RecipeError, StorageError
+from metriclab.images.boxes import Box
 from metriclab.images.datasets import ArrayDataset, FileDataset, LabelledFile
-from metriclab.registry import OwnKeys, RunStep, TableOf, TrueWith, build, register
+from metriclab.images.sources import ImageSource
+from metriclab.registry import CheckedBy, OwnKeys, RunStep, TableOf, TrueWith, build, register
 from metriclab.registry.api_version import API_VERSION
 
 __all__ = [
     "API_VERSION",
     "ArrayDataset",
     "Batch",
+    "Box",
+    "CheckedBy",
     "DataError",
     "Dataset",
     "DivergedError",
@@ -43,6 +47,7 @@ __all__ = [
     "EvaluatedEncoder",
     "Evaluator",
     "FileDataset",
+    "ImageSource",
     "Images",
     "Keys",
     "LabelledFile",
