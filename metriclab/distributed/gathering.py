@@ -99,7 +99,8 @@ class _Gather(torch.autograd.Function):
             torch.cat([of_rank[place].view(leaf.dtype) for of_rank in parts]).view(rows[place], *leaf.shape[1:])
             for place, leaf in enumerate(leaves)
         )
-        ctx.mark_non_differentiable(*(whole for whole in joined if not whole.is_floating_point()))
+        asked = ctx.needs_input_grad[1:]  # what needs no gradient here needs none there
+        ctx.mark_non_differentiable(*(whole for whole, needed in zip(joined, asked, strict=True) if not needed))
         return joined
 
     @staticmethod

@@ -58,6 +58,7 @@ def some_need_gradients(share: Share, z: torch.Tensor) -> dict[str, torch.Tensor
         (weighted(share.rank, joined[0]) + weighted(share.rank, joined[1]["double"])).backward()
     assert share.ranks == 1 or (forward, len(met)) == (2, 4)  # rows and bytes; each precision's sums on the way back
     assert joined[3].shape == (len(z), 0)
+    assert [joined[0].requires_grad, joined[2][1].requires_grad, joined[3].requires_grad] == [True, False, False]
     assert torch.equal(joined[1]["flags"], z > 0)
     assert torch.equal(joined[2][1], z.half())
     assert not unused.grad.any() if unused.grad is not None else share.ranks == 1
