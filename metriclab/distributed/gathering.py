@@ -87,7 +87,7 @@ class _Gather(torch.autograd.Function):
         ctx.counts = counts
         row_bytes = [leaf.element_size() * math.prod(leaf.shape[1:]) for leaf in leaves]
         sizes = [[count * of_row for count, of_row in zip(of_rank, row_bytes, strict=True)] for of_rank in counts]
-        own = torch.cat([leaf.detach().reshape(-1).view(torch.uint8) for leaf in leaves])
+        own = torch.cat([leaf.detach().contiguous().view(-1).view(torch.uint8) for leaf in leaves])
         message = own.new_zeros(max(sum(of_rank) for of_rank in sizes))
         message[: len(own)] = own
         messages = [torch.empty_like(message) for _ in counts]

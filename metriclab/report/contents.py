@@ -11,7 +11,6 @@ from metriclab.comparison.compare import ComparisonEntry, Mean, compare
 from metriclab.comparison.finished import FinishedRun, require_metric
 from metriclab.comparison.statistics import Interval
 from metriclab.comparison.suite import Suite
-from metriclab.comparison.tuning import search_behind
 from metriclab.evaluation.shortfall import shortfall
 from metriclab.report.blocks import Cell, Charts, Notes, Opening, Section, Table, Text, shorten
 from metriclab.report.charts import Point, Range, draw_forest, draw_grid, draw_scatter, make_legend
@@ -159,9 +158,8 @@ class SeveralRuns:
     def opening(self) -> Opening:
         """What was compared, and the verdicts."""
         one = self.compared
-        about = (
-            f"{metric_label(self.metric)} · {one.protocol} · {one.queries:,} queries of {one.classes:,} {one.resampled}"
-        )
+        among = f"{one.queries:,} queries of {one.classes:,} {one.resampled}"
+        about = f"{metric_label(self.metric)} · {one.protocol} · {among}"
         verdicts = [difference.sentence() for difference in one.main_differences()]
         notices = [f"{note[:1].upper()}{note[1:]}." for note in (*one.warnings, *one.notes)]
         return Opening(self.title, about, verdicts=verdicts, notices=notices)
@@ -173,8 +171,7 @@ class SeveralRuns:
         yield self._summary()
         yield self._grid()
         yield self._intervals()
-        searches = {name: found for name, runs in entries.items() if (found := search_behind(runs))}
-        yield search_section(searches)
+        yield search_section(entries)
         yield self._costs()
         yield curves_section({name: curves[runs[0].path] for name, runs in entries.items()}, self.metric)
         yield memory_section(entries, curves)
@@ -212,8 +209,7 @@ class SeveralRuns:
     def _intervals(self) -> Section:
         means = {entry.name: entry.metrics[self.metric] for entry in self.compared.entries}
         rows = [
-            Range(name, mean.mean, [_ends(mean.interval)], mean.per_seed, self.number[name])
-            for name, mean in means.items()
+            Range(name, of.mean, [_ends(of.interval)], of.per_seed, self.number[name]) for name, of in means.items()
         ]
         name = metric_label(self.metric)
         charts = [draw_forest(f"{name} by entry, with Student's 95 % interval over seeds", rows, x_name=name)]

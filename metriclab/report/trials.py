@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
+from metriclab.comparison.finished import FinishedRun
 from metriclab.comparison.trials import TrialsFile, best_of
+from metriclab.comparison.tuning import search_behind
 from metriclab.registry.toml import show
 from metriclab.report.blocks import Cell, Charts, Section, Table, shorten
 from metriclab.report.charts import Range, Series, draw_forest, draw_lines, make_legend
 from metriclab.report.labels import format_number, metric_label
 
 
-def search_section(searches: Mapping[str, TrialsFile]) -> Section | None:
+def search_section(entries: Mapping[str, Sequence[FinishedRun]]) -> Section | None:
     """A chart of the best so far, tables of all trials, and the importance of keys; None where nothing was searched.
 
     Args:
-        searches: of one suite, by entry; those without a trial that ended well have no line.
+        entries: runs of one suite, by entry; those without a trial that ended well have no line.
     """
+    searches = {name: found for name, runs in entries.items() if (found := search_behind(runs))}
     if not searches:
         return None
     metric = str(next(iter(searches.values())).of["metric"])

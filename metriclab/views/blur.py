@@ -23,28 +23,26 @@ def blur_(x: Float[Tensor, "n c h w"], kernels: Float[Tensor, "n k"]) -> None:
     device.change_(x, _blur_, kernels, lambda kernels: kernels[:, kernels.shape[1] // 2] != 1)
 
 
-def _blur_(x: Float[Tensor, "n c h w"], kernels: Float[Tensor, "n k"]) -> None:
-    x.copy_(blur(x, kernels))
-
-
 def blur(x: Float[Tensor, "n c h w"], kernels: Float[Tensor, "n k"]) -> Float[Tensor, "n c h w"]:
-    """Each image blurred by its kernel in both directions; beyond the border the image is mirrored.
+    """Each image blurred by its kernel in both directions; beyond the border the image is mirrored."""
+    blurred = x.clone()
+    _blur_(blurred, kernels)
+    return blurred
 
-    The blur of a row is a product with a banded matrix. Only the band is multiplied, block by block.
-    """
+
+def _blur_(x: Float[Tensor, "n c h w"], kernels: Float[Tensor, "n k"]) -> None:
+    """The blur of a row is a product with a banded matrix. Only the band is multiplied, block by block."""
     (height, width), radius = x.shape[2:], kernels.shape[1] // 2
     # Matrix products would be taken in half precision under autocast.
     with torch.autocast(x.device.type, enabled=False):
-        matrix = _matrix(kernels, width)
-        across, down = torch.empty_like(x), torch.empty_like(x)
+        matrix, across = _matrix(kernels, width), torch.empty_like(x)
         rows, blurred_rows = x.flatten(1, 2), across.flatten(1, 2)
         for block, inside in _bands(radius, width):
             torch.bmm(rows[..., inside], matrix[:, block, inside].transpose(1, 2), out=blurred_rows[..., block])
         matrix = matrix if height == width else _matrix(kernels, height)
         for block, inside in _bands(radius, height):
             for channel in range(x.shape[1]):
-                torch.bmm(matrix[:, block, inside], across[:, channel, inside], out=down[:, channel, block])
-    return down
+                torch.bmm(matrix[:, block, inside], across[:, channel, inside], out=x[:, channel, block])
 
 
 def gaussian_kernels(sigma: Float[Tensor, "n"], chosen: Bool[Tensor, "n"], size: Size) -> Float[Tensor, "n k"]:

@@ -109,7 +109,8 @@ def resample(
         if divisor:
             u, v = u / divisor[0], v / divisor[0]
     if mirror is not None:
-        u = u * (1 - 2 * mirror.float())[:, None, None]
+        side = (1 - 2 * mirror.float())[:, None, None]
+        u = u * side if warp is None else u.mul_(side)
     # Up to here without a warp these are a row and a column for each sample, not whole grids.
     grid = torch.empty(len(boxes), rows, columns, 2, device=boxes.device)
     for axis, (middle, start, extent, limit, offset) in enumerate(

@@ -12,18 +12,32 @@ from metriclab.registry import entries, load_component
 from metriclab.registry.entry import is_builtin
 from metriclab.samplers import Balanced, HardNegatives, Shuffled
 from metriclab.trackers import Console, JsonLines
-from metriclab.views import MultiCropViews, PlainViews, SimCLRViews
+from metriclab.views import (
+    MultiCropViews,
+    PlainViews,
+    RandAugmentViews,
+    RetrievalViews,
+    SimCLRViews,
+    TorchvisionViews,
+)
 
 LABELS = np.arange(12) // 4
 DATA = {"name": "synthetic", "classes": 6, "per_class": 4}
+TRANSFORMS = [{"name": "Resize", "size": [8, 8]}]
 TEXTS = {
-    Shuffled: "Shuffled(batch_size=4, drop_last=True)",
-    Balanced: "Balanced(classes_per_batch=2, per_class=2, small='skip')",
+    Shuffled: "Shuffled(batch_size=4, window=None, drop_last=True)",
+    Balanced: "Balanced(classes_per_batch=2, per_class=2, small='skip', across=None)",
     Console: "Console(every=50, show=())",
     JsonLines: "JsonLines()",
     PlainViews: "PlainViews(size=32, count=3, fit='crop')",
     SimCLRViews: "SimCLRViews(count=3, size=32, min_area=0.08, max_area=1.0, flip=0.5, rotation=0.0, colour=1.0, "
-    "grayscale=0.2, blur=0.5, solarize=0.0, second={}, fit='crop')",
+    "grayscale=0.2, blur=0.5, solarize=0.0, aspect=(0.75, 1.3333333333333333), shear=0.0, perspective=0.0, "
+    "posterize=0.0, equalize=0.0, erase=0.0, second={}, fit='crop')",
+    RandAugmentViews: "RandAugmentViews(count=3, size=32, operations=2, magnitude=9.0, min_area=0.08, flip=0.5, "
+    "fit='crop')",
+    RetrievalViews: "RetrievalViews(count=3, size=32, min_area=0.5, max_area=1.0, aspect=(0.75, 1.3333333333333333), "
+    "flip=0.5, erase=0.0, fit='crop')",
+    TorchvisionViews: f"TorchvisionViews(transforms={TRANSFORMS!r}, count=3, size=None, second={{}}, fit='crop')",
     MultiCropViews: "MultiCropViews(count=3, size=32, min_area=0.14, max_area=1.0, small_count=4, small_size=16, "
     "small_min_area=0.05, small_max_area=0.14, flip=0.5, rotation=0.0, colour=1.0, grayscale=0.2, blur=0.5, "
     "solarize=0.0, fit='crop')",
@@ -36,7 +50,8 @@ TEXTS = {
 
 @pytest.fixture
 def components(tmp_path):
-    views = [kind(count=3) for kind in (PlainViews, SimCLRViews, MultiCropViews)]
+    kinds = (PlainViews, SimCLRViews, MultiCropViews, RandAugmentViews, RetrievalViews)
+    views = [*(kind(count=3) for kind in kinds), TorchvisionViews(count=3, transforms=TRANSFORMS)]
     samplers = [Shuffled(LABELS, batch_size=4), Balanced(LABELS, classes_per_batch=2, per_class=2)]
     samplers.append(HardNegatives(LABELS, classes_per_batch=2, per_class=2, every=1))
     evaluators = [Robustness(corruptions=("contrast",), severities=(1, 5)), Transfer(data=DATA)]

@@ -220,7 +220,7 @@ def refusal(recipe) -> str:
     assert isinstance(problem, RecipeError)
     with pytest.raises(RecipeError, match="features"):
         assemble(recipe, load_splits(recipe).train)
-    return str(problem)
+    return f"{problem.message}\n  help: {problem.help}"
 
 
 def test_what_needs_images_is_refused_before_the_first_step(written):

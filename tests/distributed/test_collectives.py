@@ -51,13 +51,15 @@ def some_need_gradients(share: Share, z: torch.Tensor) -> dict[str, torch.Tensor
     part = share.of(len(z))
     single, double = z[part].float().requires_grad_(), z[part].clone().requires_grad_()
     unused = z[part].clone().requires_grad_()
-    tree = [single, {"double": double, "flags": z[part] > 0}, (unused, z[part].half()), z[part, :0]]
+    strided = z.long().T.contiguous().T[part, 1]
+    tree = [single, {"double": double, "flags": z[part] > 0}, (unused, z[part].half()), z[part, :0], strided]
     with collectives() as met:
         joined = distributed.gather(tree)
         forward = len(met)
         (weighted(share.rank, joined[0]) + weighted(share.rank, joined[1]["double"])).backward()
     assert share.ranks == 1 or (forward, len(met)) == (2, 4)  # rows and bytes; each precision's sums on the way back
     assert joined[3].shape == (len(z), 0)
+    assert torch.equal(joined[4], z[:, 1].long())
     assert [joined[0].requires_grad, joined[2][1].requires_grad, joined[3].requires_grad] == [True, False, False]
     assert torch.equal(joined[1]["flags"], z > 0)
     assert torch.equal(joined[2][1], z.half())

@@ -53,6 +53,7 @@ ELSEWHERE = {
             "veri776",
             "msmt17",
             "features",
+            "shards",
         )
     ),
 }
