@@ -26,7 +26,7 @@ class OtherRankFailedError(BaseException):
     """
 
     def __init__(self, level: int, reasons: list[str | None]) -> None:
-        super().__init__(next(filter(None, reasons)))
+        super().__init__(next(reason for reason in reasons if reason is not None))
         self.level, self.reasons = level, reasons
 
 

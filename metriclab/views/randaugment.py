@@ -15,9 +15,10 @@ from metriclab.core.batch import Images
 from metriclab.core.random import RandomKeys
 from metriclab.core.settings import keep_settings, repr_settings
 from metriclab.core.size import Size
+from metriclab.errors import RecipeError
 from metriclab.registry import register
 from metriclab.views import device, warps
-from metriclab.views.augmentation import AreaShare, Probability, ViewSize, augment, require_colours
+from metriclab.views.augmentation import AreaShare, Probability, ViewSize, augment
 from metriclab.views.colour import blend_
 from metriclab.views.geometry import CROP_TRIES, Fit, Pyramid, central_view, random_boxes, resample
 from metriclab.views.pixels import autocontrast_, equalize_, posterize_, sharpen_, solarize_
@@ -68,7 +69,11 @@ class _RandAugment:
 
     def plan(self, random_keys: RandomKeys, view: int, sizes: Int64[Tensor, "n 2"], channels: int) -> _Plan:
         """What is done to n samples in the view of this index."""
-        require_colours("randaugment", channels)
+        if channels not in (1, 3):
+            raise RecipeError(
+                f"views 'randaugment' are of images of one channel or three, and these have {channels}",
+                help="take views 'retrieval', or 'simclr' with colour = 0.0 and grayscale = 0.0",
+            )
         crop, flip = torch.split(random_keys.uniform(view, _CROP, sum(_CROP_COLUMNS)), _CROP_COLUMNS, 1)
         drawn, side = torch.split(random_keys.uniform(view, _DRAWN, 2 * self.operations), self.operations, 1)
         chosen, sign = (drawn * len(OPERATIONS)).long(), torch.where(side < 0.5, -1.0, 1.0)

@@ -28,7 +28,8 @@ def run(*arguments):
     return CliRunner().invoke(main, ["check-loss", *map(str, arguments)])
 
 
-SLOW_RIGHT = [pytest.param(name, marks=pytest.mark.slow) for name in ("right_function", "RightAgainst", "Queue")]
+SLOW = ("right_function", "RightAgainst", "Queue", "BUILT")
+SLOW_RIGHT = [pytest.param(name, marks=pytest.mark.slow) for name in SLOW]
 
 
 @pytest.mark.parametrize("name", ["Right", "RightViews", *SLOW_RIGHT])
@@ -132,6 +133,9 @@ WRONG = [
     (["nowhere.py:Loss"], "there is no file"),
     ([f"{FILE}:Rigth"], "did you mean 'Right'?"),
     ([f"{FILE}:Right", "--set", "margin=0.2"], "cannot be built: TypeError"),
+    ([f"{FILE}:right_function", "--set", "margn=3"], "cannot be called: TypeError: got an unexpected keyword argument"),
+    ([f"{FILE}:BUILT", "--set", "margin=3"], "BUILT is a loss that is built already, and takes no settings"),
+    (["builtins:int"], "builtins:int does not tell its arguments, so it is no loss"),
     ([f"{FILE}:Right", "--set", "margin"], "--set margin is not key=value"),
     ([f"{FILE}:RightViews", "--calls", "rows"], "RightViews takes (first, second), and no labels of two sides"),
     ([f"{FILE}:Right", "--without", "row-ordr"], "did you mean 'row-order'?"),

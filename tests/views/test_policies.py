@@ -142,7 +142,6 @@ def test_geometry_blur_and_erasing_take_any_channels(channels):
         (SimCLRViews(), "colour"),
         (SimCLRViews(colour=0.0), "grayscale"),
         (MultiCropViews(), "colour"),
-        (RandAugmentViews(), "randaugment"),
     ],
 )
 def test_colours_of_other_channels_are_refused(views, key):
@@ -152,6 +151,15 @@ def test_colours_of_other_channels_are_refused(views, key):
         f"{key} of the views is about grey images and those of three channels, and these have 4\n"
         "  help: set colour = 0.0 and grayscale = 0.0, or take views 'retrieval': geometry, blur and erasing take any "
         "channels"
+    )
+
+
+def test_randaugment_of_other_channels_is_refused():
+    with pytest.raises(RecipeError) as caught:
+        RandAugmentViews()(*copies(smooth(4), 2))
+    assert str(caught.value) == (
+        "views 'randaugment' are of images of one channel or three, and these have 4\n"
+        "  help: take views 'retrieval', or 'simclr' with colour = 0.0 and grayscale = 0.0"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
 import importlib
@@ -50,17 +51,25 @@ class Target:
             RecipeError: where there is none of that name, or it cannot be built from the settings.
         """
         made = _find(self.place)
-        if not inspect.isclass(made) and inspect.isfunction(made) and _is_the_loss(made):
-            return functools.partial(made, **self.settings) if self.settings else made
-        given, named = self._arguments(made)
+        if not (inspect.isclass(made) or inspect.isroutine(made)):  # an object that can be called
+            if self.settings:
+                help = "leave out --set, or name its class"
+                raise RecipeError(f"{self.place} is a loss that is built already, and takes no settings", help=help)
+            return copy.deepcopy(made)
+        arguments = _signature(self.place, made)
+        is_the_loss = inspect.isfunction(made) and _is_the_loss(arguments)
         try:
+            if is_the_loss:
+                arguments.bind_partial(**self.settings)
+                return functools.partial(made, **self.settings) if self.settings else made
+            given, named = self._arguments(arguments)
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
                 return made(*given, **named)
         except Exception as error:
             raise RecipeError(
-                f"{self.place} cannot be built: {type(error).__name__}: {error}",
-                help=f"its arguments are given by --set name=value; they are {inspect.signature(made)}",
+                f"{self.place} cannot be {'called' if is_the_loss else 'built'}: {type(error).__name__}: {error}",
+                help=f"its arguments are given by --set name=value; they are {arguments}",
             ) from error
 
     @property
@@ -69,7 +78,8 @@ class Target:
         made = _find(self.place)
         if not inspect.isclass(made):
             return {}
-        required = [p for p in inspect.signature(made).parameters.values() if p.default is p.empty]
+        arguments = _signature(self.place, made).parameters.values()
+        required = [p for p in arguments if p.default is p.empty]
         wanted = [p for p in required if p.name not in self.settings]
         given: dict[str, Any] = {p.name: self.dims for p in wanted if p.name in _DIMS}
         for parameter in wanted:
@@ -99,15 +109,22 @@ class Target:
         names = packages_distributions().get(top, [])
         return f"{names[0]} {version(names[0])}" if names else top
 
-    def _arguments(self, made: Any) -> tuple[list[Any], dict[str, Any]]:
+    def _arguments(self, arguments: inspect.Signature) -> tuple[list[Any], dict[str, Any]]:
         named = {**self.filled, **self.settings}
-        first = [p.name for p in inspect.signature(made).parameters.values() if p.kind is p.POSITIONAL_ONLY]
+        first = [p.name for p in arguments.parameters.values() if p.kind is p.POSITIONAL_ONLY]
         return [named.pop(name) for name in first if name in named], named
 
 
-def _is_the_loss(function: Any) -> bool:
-    """Whether a function is a loss, and not what makes one."""
-    parameters = inspect.signature(function).parameters.values()
+def _signature(place: str, made: Any) -> inspect.Signature:
+    try:
+        return inspect.signature(made)
+    except (ValueError, TypeError) as error:
+        raise RecipeError(f"{place} does not tell its arguments, so it is no loss", help="name a loss") from error
+
+
+def _is_the_loss(arguments: inspect.Signature) -> bool:
+    """Whether a function of these is a loss, and not what makes one."""
+    parameters = arguments.parameters.values()
     return sum(p.default is p.empty and p.kind is not p.KEYWORD_ONLY for p in parameters) >= 2
 
 
