@@ -10,6 +10,7 @@ processor's time, which other programs on the machine hardly move. Differences a
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import io
 import platform
 import statistics
@@ -76,7 +77,11 @@ def main() -> None:
     parser.add_argument("--few", action="store_true", help="an image of each shape")
     given = parser.parse_args()
     repeats = given.repeats
-    sides = {"Pillow, whole": whole, "metriclab (Pillow, scaled)": metriclab, "simplejpeg, scaled": simplejpeg}
+    sides = {"Pillow, whole": whole, "metriclab (Pillow, scaled)": metriclab}
+    if importlib.util.find_spec("simplejpeg"):
+        sides["simplejpeg, scaled"] = simplejpeg
+    else:
+        print("simplejpeg is not installed and left out")
     print(f"{platform.processor() or platform.machine()}, Pillow {PIL.__version__}")
     print("| image | side | ms an image | images/s a core | mean difference | largest |")
     print("| --- | --- | --- | --- | --- | --- |")
