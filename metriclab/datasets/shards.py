@@ -52,8 +52,8 @@ def Shards(
     and what a run draws and how it resumes is as for a folder. Where the cache has no room, images are read from the
     shards again: the sampler `shuffled` with `window` reads so many neighbours at a time.
 
-    Shards lie in `root` or below; folders `train`, `val` and `test` are splits, beside which no other shard may lie, and
-    what is not there is carved out of train as `folder` does it. The same key in two shards is two samples.
+    Shards lie in `root` or below; folders `train`, `val` and `test` are splits, beside which no other shard may lie.
+    What is not there is carved out of train as `folder` does it. The same key in two shards is two samples.
 
     Args:
         split: train, val or test.
