@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +22,7 @@ from metriclab.images.decode import Pixels, decode
 from metriclab.images.files import require_one_format
 from metriclab.images.index import format_of
 from metriclab.images.stored import Stored, UnreadableImageError
-from metriclab.recipe import Recipe
+from metriclab.recipe.spec import ComponentSpec
 from metriclab.runs import checkpoint as checkpoints
 from metriclab.runs.folder import RunFolder
 
@@ -37,6 +37,7 @@ class Embedder(nn.Module):
         view: the test view.
         short_side: of an image file after decoding, in pixels: as the data of the run were decoded.
         pixels: what is made of an image file: as of the data of the run.
+        columns: what columns of a table of images are called: as in the data of the run.
         output: what the run was measured by: the encoder's features h, or the head's embedding z.
 
     Attributes:
@@ -45,10 +46,16 @@ class Embedder(nn.Module):
     """
 
     def __init__(
-        self, method: nn.Module, view: Views, short_side: int, output: Output = "h", pixels: Pixels = "rgb"
+        self,
+        method: nn.Module,
+        view: Views,
+        short_side: int,
+        output: Output = "h",
+        pixels: Pixels = "rgb",
+        columns: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
-        self.short_side, self.output, self.pixels = short_side, output, pixels
+        self.short_side, self.output, self.pixels, self.columns = short_side, output, pixels, columns
         self.method = method
         self.view = view
         self.network = method.get_submodule("network")
@@ -121,11 +128,16 @@ def load(run: str | Path, *, step: int | None = None) -> Embedder:
     if hasattr(encoder, "merge"):  # adapters beside weights that they are added to
         encoder.merge()
     views, output = recipe.components["views"].build(), recipe.train.output
-    pixels: Pixels = recipe.components["dataset"].params.get("pixels", "rgb")
-    return Embedder(method.eval(), views, _short_side(recipe), output, pixels)
+    # Keys that data sets of image files have; others draw or hold images of that size.
+    params = _innermost(recipe.components["dataset"]).params
+    size, pixels, columns = params.get("size"), params.get("pixels", "rgb"), params.get("columns")
+    short_side = size if isinstance(size, int) else 256
+    return Embedder(method.eval(), views, short_side, output, pixels, columns if isinstance(columns, Mapping) else None)
 
 
-def _short_side(recipe: Recipe) -> int:
-    # A data set of image files has a key of this name; others draw or hold images of that size.
-    size = recipe.components["dataset"].params.get("size")
-    return size if isinstance(size, int) else 256
+def _innermost(data: ComponentSpec) -> ComponentSpec:
+    """The data set that reads the files, where others are made of it."""
+    for parameter in data.definition.parameters:
+        if parameter.table_of is not None and parameter.table_of.kind == "dataset" and data.params[parameter.name]:
+            return _innermost(data.inner("dataset", data.params[parameter.name]))
+    return data

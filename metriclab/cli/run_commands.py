@@ -200,7 +200,7 @@ def embed(run_folder: Path, images: tuple[Path, ...], out: Path, output: Literal
         paths, features = named_features(images)
         parts, what = embedder.rows(features, output=output), "rows"
     else:
-        paths, what = find_images(images, embedder.pixels), "images"
+        paths, what = find_images(images, embedder.pixels, embedder.columns), "images"
         parts = embedder.files(paths, output=output)
     embeddings = np.concatenate([part.numpy() for part in parts])
     write(embeddings, paths)

@@ -64,6 +64,8 @@ class ClassFolds:
         self._origin = f"fold {fold} of {folds}"
         self.classes: Sequence[str] = self._base.classes
         self.has_features = has_features(self._base)
+        self.files = getattr(self._base, "files", None)
+        self.notes: Sequence[str] = getattr(self._base, "notes", ())
         self._choose(split)
 
     def with_split(self, split: Split, /) -> ClassFolds:
@@ -79,9 +81,9 @@ class ClassFolds:
         self.labels: np.ndarray = self._base.labels[self._items]
         names = self._base.names
         self.names: Sequence[str] = [names[item] for item in self._items.tolist()]
-        self.groups, self.categories = (
+        self.items, self.groups, self.categories, self.is_query, self.is_gallery = (
             None if (of := getattr(self._base, key, None)) is None else of[self._items]
-            for key in ("groups", "categories")
+            for key in ("items", "groups", "categories", "is_query", "is_gallery")
         )
         content = f"{self._base.fingerprint} {self._origin} {split}"
         self.fingerprint = hashlib.sha256(content.encode()).hexdigest()

@@ -55,7 +55,7 @@ def MSMT17(
         table = folder / f"list_{part}.txt"
         for path, identity in PUBLISHED.table(table, 2):
             cells = Path(path).name.split("_")
-            if len(cells) < 3 or not cells[2].isdigit():
+            if len(cells) < 3 or not cells[2].isdecimal():
                 raise PUBLISHED.error(f"{table}: {path} has no camera as its third part")
             listed.append(
                 photograph(folder / below, path, f"{below} {PUBLISHED.number(identity, table):04}", cells[2], part)

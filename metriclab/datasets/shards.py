@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Le, Lt
 
 from metriclab.core.protocols import Split
+from metriclab.core.splits import SPLITS
 from metriclab.datasets.folder import carve_missing
 from metriclab.datasets.splits import require_split
 from metriclab.errors import DataError
@@ -20,7 +21,7 @@ from metriclab.images.decode import Pixels, image_endings
 from metriclab.images.files import OnError
 from metriclab.images.shards import FOLDER, Fields, read_shard
 from metriclab.images.table_problems import Problem
-from metriclab.images.tree import has_split_level, place_of
+from metriclab.images.tree import has_split_level, place_of, require_only_splits
 from metriclab.registry import register
 
 _SHOWN = 20
@@ -51,8 +52,8 @@ def Shards(
     and what a run draws and how it resumes is as for a folder. Where the cache has no room, images are read from the
     shards again: the sampler `shuffled` with `window` reads so many neighbours at a time.
 
-    Shards lie in `root` or below; folders `train`, `val` and `test` are splits, and what is not there is carved out of
-    train as `folder` does it. The same key in two shards is two samples.
+    Shards lie in `root` or below; folders `train`, `val` and `test` are splits, beside which no other shard may lie.
+    What is not there is carved out of train as `folder` does it. The same key in two shards is two samples.
 
     Args:
         split: train, val or test.
@@ -93,7 +94,7 @@ def Shards(
 
 def _listed(root: Path, fields: Fields, of_folder: list[str]) -> tuple[list[LabelledFile], list[str]]:
     names, left = _shards_below(root)
-    split_level = has_split_level({os.path.dirname(name) for name in names} - {""})
+    split_level = _split_level(root, names, of_classes=bool(of_folder))
     files, problems = list[LabelledFile](), list[Problem]()
     for name in names:
         place, shard = place_of(name, split_level), root if name == root.name and root.is_file() else root / name
@@ -109,6 +110,17 @@ def _listed(root: Path, fields: Fields, of_folder: list[str]) -> tuple[list[Labe
             files.append(LabelledFile(Path(str(member)), label, place.split, key, group, category, source=member))
     _refuse(root, problems)
     return files, [f"{root}: left out {count:,} files ({kind})" for kind, count in left.items()]
+
+
+def _split_level(root: Path, names: list[str], *, of_classes: bool) -> bool:
+    """Whether the first folders are splits, as soon as one is called so; of classes, one may be called so."""
+    folders = sorted({os.path.dirname(name) for name in names} - {""})
+    first = list(dict.fromkeys(folder.partition("/")[0] for folder in folders))
+    called_so = sum(name in SPLITS for name in first)
+    if not has_split_level(folders) and called_so <= (1 if of_classes else 0):
+        return False
+    require_only_splits(root, first, [name for name in names if "/" not in name], "shard")
+    return True
 
 
 def _shards_below(root: Path) -> tuple[list[str], Counter[str]]:
@@ -149,4 +161,4 @@ def _refuse(root: Path, problems: list[Problem]) -> None:
 
 def _classes(names: list[str]) -> list[str]:
     """Their names, numbers in the order of numbers."""
-    return sorted(names, key=int) if all(name.isdigit() for name in names) else sorted(names)
+    return sorted(names, key=int) if all(name.isdecimal() for name in names) else sorted(names)

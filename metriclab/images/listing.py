@@ -15,7 +15,7 @@ from metriclab.images.columns import Files, Names
 from metriclab.images.decode import Pixels
 from metriclab.images.manifest import read_manifest
 from metriclab.images.tables import is_table
-from metriclab.images.tree import Tree, place_of, scan
+from metriclab.images.tree import Tree, place_of, require_only_splits, scan
 
 ENDINGS = (
     "files are taken for images if they end in .bmp .gif .jpeg .jpg .png .tif .webp or otherwise, as far as Pillow "
@@ -77,12 +77,9 @@ def _check_layout(root: Path, tree: Tree) -> None:
     if not tree.split_level:
         _check_classes(root, tree, "")
         return
-    for name in [name for name in tree.folders if "/" not in name]:
-        if name not in SPLITS:
-            raise DataError(
-                f"{root}: there is a folder {name!r} beside 'train'",
-                help=f"folders of splits are named {', '.join(SPLITS)}: rename it or move it elsewhere",
-            )
+    folders = [name for name in tree.folders if "/" not in name]
+    require_only_splits(root, folders, [name for name in tree.names if "/" not in name], "image")
+    for name in folders:
         _check_classes(root, tree, f"{name}/")
 
 

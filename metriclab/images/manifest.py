@@ -29,7 +29,9 @@ _ALSO = {"is_query": "query", "is_gallery": "gallery"}
 """Names that open-metric-learning has for the same."""
 
 
-def read_manifest(path: Path, columns: Mapping[str, str] | None = None) -> tuple[Files, list[str]]:
+def read_manifest(
+    path: Path, columns: Mapping[str, str] | None = None, *, as_far_as_there: bool = False
+) -> tuple[Files, list[str]]:
     """The images of a manifest in its order, and what was read otherwise than it is written, in words.
 
     Blanks around cells are left out. A label, group or category left empty is unknown. Paths start at the manifest's
@@ -38,6 +40,7 @@ def read_manifest(path: Path, columns: Mapping[str, str] | None = None) -> tuple
     Args:
         path: a file of one of the formats of `tables`.
         columns: what columns are called there, by the names of `COLUMNS`, where that differs.
+        as_far_as_there: whether those of `columns` that the table lacks are no error, as they are of another one.
 
     Raises:
         DataError: naming the lines, where it is no such table.
@@ -45,6 +48,9 @@ def read_manifest(path: Path, columns: Mapping[str, str] | None = None) -> tuple
     """
     columns = columns or {}
     table = read_table(path, {*COLUMNS, *_ALSO, *columns.values()}, columns.get("path", "path"))
+    there = {name: column for name, column in columns.items() if name in COLUMNS and column in table.header}
+    if as_far_as_there and there != columns:
+        return read_manifest(path, there)
     names, places = _names(table, columns), table.places
     if not len(places) + len(table.uneven):
         raise DataError(f"{path}: the manifest lists no image", help="give each image a line")

@@ -22,7 +22,7 @@ from metriclab.images.table_problems import Problem
 FOLDER = "folder"
 """As what a label is read from: the folder of the tar file."""
 
-_VERSION, _BLOCK, _MOST_TEXT = 1, 512, 2**20
+_VERSION, _BLOCK, _MOST_TEXT = 2, 512, 2**20
 
 
 class Fields(NamedTuple):
@@ -103,7 +103,10 @@ def _scan(path: Path, changed: int, fields: Fields) -> Shard:
             with tarfile.open(fileobj=file, mode="r:") as tar:
                 for member in tar:
                     last = f"the member {member.name!r}"
-                    if member.isfile() and (parts := _key_and_ending(member.name)) is not None:
+                    parts = None if member.isdir() else _key_and_ending(member.name)
+                    if parts is not None and (member.issparse() or not member.isfile()):
+                        shard.problems.append(_not_whole(path, member))
+                    elif parts is not None:
                         _put(path, samples.setdefault(parts[0], {}), parts[1], member, shard)
                 end = tar.offset
             shard.problems += _after_the_end(path, file, end, last)
@@ -122,6 +125,12 @@ def _key_and_ending(name: str) -> tuple[str, str] | None:
     folder, slash, base = name.rpartition("/")
     key, dot, ending = base.partition(".")
     return (folder + slash + key, ending.lower()) if key and dot else None
+
+
+def _not_whole(path: Path, member: tarfile.TarInfo) -> Problem:
+    what = "is a link" if member.issym() or member.islnk() else "is sparse" if member.issparse() else "is no file"
+    help = "write the shard again with files that are whole in it, as `tar --dereference --hard-dereference` does"
+    return Problem(f"{path}: the member {member.name!r} {what}: its bytes are not in its place", help)
 
 
 def _put(path: Path, sample: dict[str, tarfile.TarInfo], ending: str, member: tarfile.TarInfo, shard: Shard) -> None:

@@ -121,6 +121,29 @@ def has_split_level(folders: Collection[str]) -> bool:
     return "train" in first and (first <= set(SPLITS) or any(folder.startswith("train/") for folder in folders))
 
 
+def require_only_splits(root: Path, folders: Collection[str], loose: Sequence[str], noun: str) -> None:
+    """Raises a DataError where something else lies beside the folders of the splits, as it would be of train unseen.
+
+    Args:
+        root: what they lie in.
+        folders: the names of those in it.
+        loose: the names of its own files.
+        noun: what such a file is called.
+    """
+    beside = next(split for split in SPLITS if split in folders)
+    for name in folders:
+        if name not in SPLITS:
+            raise DataError(
+                f"{root}: there is a folder {name!r} beside {beside!r}",
+                help=f"folders of splits are named {', '.join(SPLITS)}: rename it or move it elsewhere",
+            )
+    if loose:
+        raise DataError(
+            f"{root}: the {noun} {loose[0]!r} lies beside the folder {beside!r}",
+            help="move it into the folder of a split, or elsewhere",
+        )
+
+
 def place_of(name: str, split_level: bool) -> Place:
     """The class of an image is the first folder in its path below the root; after the split, where folders are splits.
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from metriclab.core.splits import build_splits, has_features
 from metriclab.errors import DataError
 from metriclab.evaluation.embed import EmbeddingSettings, embed_splits, evaluating
 from metriclab.ranking.candidates import are_candidates, groups_as_items
-from metriclab.recipe import ComponentSpec, Recipe
+from metriclab.recipe import Recipe
 from metriclab.report.blocks import shorten
 from metriclab.runs.folder import RunFolder
 
@@ -70,7 +71,9 @@ def open_data(path: Path) -> Data | None:
     recipe, fingerprints = folder.recipe(), folder.manifest()["data"]
     help = "put the data back as they were, or make a report without images with --no-images"
     try:
-        test, train = build_splits(_without_download(recipe.components["dataset"]).build, ("test", "train"))
+        chosen = recipe.components["dataset"]
+        chosen = replace(chosen, params=_without_download(chosen.params))
+        test, train = build_splits(chosen.build, ("test", "train"))
         present = {"test": test.fingerprint, "train": train.fingerprint}
     except DataError as error:
         raise DataError(f"the data of {path} cannot be read: {error.message}", help=help) from error
@@ -82,9 +85,12 @@ def open_data(path: Path) -> Data | None:
     return None if has_features(test) else Data(*sides_of(test, train))
 
 
-def _without_download(chosen: ComponentSpec) -> ComponentSpec:
-    """The data set as it is here: whatever a run folder from elsewhere says, a report fetches nothing."""
-    return replace(chosen, params={**chosen.params, **({"download": False} if "download" in chosen.params else {})})
+def _without_download(table: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters of a data set, and of one within it: whatever a run folder says, a report fetches nothing."""
+    return {
+        key: _without_download(value) if isinstance(value, Mapping) else False if key == "download" else value
+        for key, value in table.items()
+    }
 
 
 def embed_run(path: Path, data: Data, metric: str | None = None) -> Embedded:

@@ -7,7 +7,7 @@ import io
 import json
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,11 +29,12 @@ from metriclab.vectors.formats import FORMATS, PATHS, read_arrays
 from metriclab.vectors.rows import finite_norms
 
 
-def find_images(places: Sequence[Path], pixels: Pixels = "rgb") -> list[str]:
+def find_images(places: Sequence[Path], pixels: Pixels = "rgb", columns: Mapping[str, str] | None = None) -> list[str]:
     """Image files among the places: files as given, those of a manifest, and folders searched through as a run does.
 
     A box of a manifest is named with its path, see `images/boxes.py`. Of one folder alone the paths tell the class of
     each image by `folder_classes`, as a run sees it. `pixels`, what is made of the files, decides on which are images.
+    `columns`, what a run calls columns of a manifest, counts in those that have such.
 
     Raises:
         DataError: where a place is missing or neither file nor folder, or there is no image at all.
@@ -41,7 +42,7 @@ def find_images(places: Sequence[Path], pixels: Pixels = "rgb") -> list[str]:
     found: list[str] = []
     for place in places:
         if is_manifest(place):
-            files, notes = read_manifest(place)
+            files, notes = read_manifest(place, columns, as_far_as_there=True)
             require_files(files)  # now, and not after hours of embedding
             found += files.names
         elif place.is_dir():

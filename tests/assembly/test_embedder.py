@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -66,6 +67,22 @@ def test_an_encoder_with_adapters_is_asked_to_merge_them_once_all_is_restored(fo
     expected = load(folder).network.encoder.state_dict()
     assert state.keys() == expected.keys()
     assert all(torch.equal(state[key], value) for key, value in expected.items())
+
+
+def test_files_are_read_as_the_data_within_the_data_of_the_run_read_them(folder, tmp_path):
+    """Folds of a folder: its own size, pixels and columns count, and what it leaves to its defaults."""
+    recipe = shutil.copytree(folder, tmp_path / "run") / "recipe.toml"
+    columns = '{ x_1 = "l", y_1 = "t", x_2 = "r", y_2 = "b" }'
+    own = f'{{ name = "folder", root = "a.csv", pixels = "stored", columns = {columns} }}'
+    head, _, rest = recipe.read_text().partition("[data]\n")
+    recipe.write_text(f'{head}[data]\nname = "class-folds"\ndata = {own}\n\n{rest[rest.index("[") :]}')
+    embedder = load(tmp_path / "run")
+    assert (embedder.short_side, embedder.pixels) == (256, "stored")
+    picture(0).save(tmp_path / "a.png")
+    (tmp_path / "a.csv").write_text("path,l,t,r,b\na.png,0,0,10,12\na.png,10,0,20,12\n")
+    out, table = tmp_path / "rows.npy", tmp_path / "a.csv"
+    CliRunner().invoke(embed, [str(tmp_path / "run"), str(table), "-o", str(out)], catch_exceptions=False)
+    assert read_arrays(out).paths == [f"{tmp_path}/a.png#xywh={box}" for box in ("0,0,10,12", "10,0,10,12")]
 
 
 def test_images_come_out_in_their_order_whatever_the_batches(folder, pictures):

@@ -76,6 +76,19 @@ def test_a_folder_is_decoded_and_what_it_took_is_said(cache, root):
     assert (cached.source, cached.images) == (str(root), 12)
 
 
+def test_folds_of_a_folder_are_decoded_too(cache, root, tmp_path):
+    recipe = tmp_path / "recipe.toml"
+    folds = (
+        'name = "class-folds"\nfolds = 2\ndata = {{ name = "folder", root = "{root}", size = 16, val = 0, test = 0 }}'
+    )
+    recipe.write_text(RECIPE.replace('name = "folder"\nroot = "{root}"\nsize = 16', folds.format(root=root)))
+    for name in ("birds", "fish"):
+        (root / name).mkdir()
+        for number in (0, 2):
+            (root / "dogs" / f"{number + 4 * (name == 'fish')}.png").rename(root / name / f"{number}.png")
+    assert "12 images, 12 of them reduced to a short side of 16 pixels" in command("cache", recipe)
+
+
 def test_a_recipe_uses_what_was_decoded_for_its_folder(cache, root, tmp_path):
     (tmp_path / "recipe.toml").write_text(RECIPE.format(root=root))
     command("cache", root, "--size", "16")

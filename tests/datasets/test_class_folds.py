@@ -68,6 +68,31 @@ def test_a_fold_does_not_depend_on_the_order_of_the_classes(monkeypatch):
     assert held(range(9)) == held([4, 2, 0, 8, 6, 7, 5, 3, 1])
 
 
+def test_what_the_other_data_set_says_of_its_items_stays(monkeypatch):
+    given = {
+        "items": np.array([7, 7, 8, 9, 9]),
+        "groups": np.array([0, 1, 0, 1, -1]),
+        "categories": np.array([1, 1, 0, 0, 0]),
+        "is_query": np.array([True, False, True, True, False]),
+        "is_gallery": np.array([False, True, True, True, True]),
+    }
+    data = ArrayDataset(np.zeros((5, 1, 1, 1), np.uint8), np.array([0, 1, 2, 3, 0]), list("abcd"), list("vwxyz"))
+    for key, values in {**given, "files": "files", "notes": ["a note"]}.items():
+        setattr(data, key, values)
+    monkeypatch.setattr(class_folds, "build", lambda *_, **__: data)
+    for split in ("train", "test"):
+        fold = ClassFolds(split, data=DATA, folds=2)
+        rows = ["vwxyz".index(name) for name in fold.names]
+        assert len(rows) in (2, 3)
+        for key, values in given.items():
+            assert getattr(fold, key).tolist() == values[rows].tolist(), key
+        assert (fold.files, fold.notes) == ("files", ["a note"])
+    del data.items, data.is_query
+    again = ClassFolds("test", data=DATA, folds=2)
+    assert again.items is None
+    assert again.is_query is None
+
+
 def test_what_cannot_be_had_is_told():
     with pytest.raises(RecipeError, match="there is no fold 3 of 3"):
         ClassFolds("train", data=DATA, folds=3, fold=3)

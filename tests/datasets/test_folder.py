@@ -299,6 +299,15 @@ def test_a_strange_folder_beside_train(root):
     )
 
 
+def test_a_loose_image_beside_train(root):
+    classes(root / "train", cats=3, dogs=3)
+    fill(root, 1)
+    assert error_of(root) == (
+        "ROOT: the image '000.png' lies beside the folder 'train'\n"
+        "  help: move it into the folder of a split, or elsewhere"
+    )
+
+
 def test_a_split_switched_off(root):
     classes(root, cats=3, dogs=3)
     assert len(Folder("val", root=str(root), val=0.0, test=0.0).labels) == 0  # a run may do without it

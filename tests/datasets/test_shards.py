@@ -100,6 +100,60 @@ def test_the_folder_of_a_shard_is_its_class_and_splits_are_carved_out(tmp_path, 
     assert all("cat/0.tar" in data.names[row] for data in splits for row in np.flatnonzero(data.labels == 0))
 
 
+@pytest.mark.parametrize("label", ["cls", "folder"])
+@pytest.mark.parametrize(
+    ("other", "text", "help"),
+    [
+        ("validation/0.tar", "there is a folder 'validation' beside 'train'",
+            "folders of splits are named train, val, test: rename it or move it elsewhere"),
+        ("0.tar", "the shard '0.tar' lies beside the folder 'train'",
+            "move it into the folder of a split, or elsewhere"),
+    ],
+)  # fmt: skip
+def test_what_lies_beside_the_splits_is_refused(other, text, help, label, root):
+    shard(root / other, sample(90, 2) + sample(91, 10))
+    with pytest.raises(DataError) as caught:
+        Shards("train", root=str(root), label=label)
+    assert (caught.value.message, caught.value.help) == (f"{root}: {text}", help)
+
+
+def test_images_to_measure_on_are_never_trained_on_without_a_folder_train(root):
+    shutil.rmtree(root / "val")
+    (root / "train").rename(root / "training")
+    with pytest.raises(DataError, match="there is a folder 'training' beside 'test'"):
+        Shards("train", root=str(root))
+    shutil.rmtree(root / "training")
+    with pytest.raises(DataError, match="the split 'train' has no image"):
+        Shards("train", root=str(root), val=0)
+
+
+def test_a_class_may_be_called_train(tmp_path, cache):
+    for place, label in enumerate(("train", "plane")):
+        shard(tmp_path / label / "0.tar", [part for step in range(8) for part in sample(10 * place + step, 0)])
+    assert Shards("train", root=str(tmp_path), label="folder", val=0).classes == ["plane", "train"]
+
+
+def test_classes_of_odd_digits(tmp_path, cache):
+    path = shard(tmp_path / "0.tar", [part for step in range(8) for part in sample(step, 0, txt="²1"[step % 2])])
+    assert Shards("train", root=str(path), label="txt", val=0).classes == ["1", "²"]
+
+
+@pytest.mark.parametrize("type", [tarfile.LNKTYPE, tarfile.SYMTYPE])
+def test_links_in_a_shard_are_told(type, tmp_path, cache):
+    path = shard(tmp_path / "0.tar", WHOLE)
+    with tarfile.open(path, "a") as tar:
+        for name in ("000002.png", "latest"):  # of which one has the ending of a sample's member
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = type, "000000.png"
+            tar.addfile(info)
+    with pytest.raises(DataError) as caught:
+        Shards("train", root=str(path), label="")
+    assert caught.value.message == f"{path}: the member '000002.png' is a link: its bytes are not in its place"
+    assert caught.value.help == (
+        "write the shard again with files that are whole in it, as `tar --dereference --hard-dereference` does"
+    )
+
+
 def test_a_file_and_a_member_of_the_same_bytes_are_one_in_the_cache(root, tmp_path, monkeypatch):
     for number in range(12):
         place = tmp_path / "files/train" / "ab"[number % 2] / f"{number}.png"

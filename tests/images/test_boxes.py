@@ -93,6 +93,15 @@ def test_names_with_boxes(root):
     assert split_box(strange) == (str(strange), None)  # a file that is called so
 
 
+def test_what_a_run_calls_the_columns_counts_in_tables_that_have_them(root):
+    called = {"path": "file", "label": "product", "x_1": "l", "x_2": "r", "y_1": "t", "y_2": "b"}
+    there = table(root, "a.png,50,90,10,60", header="file,l,r,t,b")
+    assert find_images([there], columns=called) == [f"{root}/a.png#xywh=50,10,40,50"]
+    assert find_images([table(root, *GOOD)], columns=called)[1] == f"{root}/a.png#xywh=50,10,40,50"
+    with pytest.raises(DataError, match="a box has four columns, and there is no 'y_2'"):
+        find_images([table(root, "a.png,50,90,10", header="file,l,r,t")], columns=called)
+
+
 def test_everything_that_is_wrong_with_boxes_is_told_at_once(root):
     lines = [
         "a.png,x,train,0,20,0,30",

@@ -38,10 +38,16 @@ def tree(folder: Path) -> list[Path]:
     return sorted(folder.rglob("*"))
 
 
-def test_a_data_set_that_is_to_be_downloaded_is_not(whole, tmp_path):
+@pytest.mark.parametrize(
+    "text",
+    [
+        'name = "torchvision"\ndataset = "MNIST"\ndownload = true\nroot = "{place}"',
+        'name = "class-folds"\ndata = {{ name = "torchvision", dataset = "MNIST", download = true, root = "{place}" }}',
+    ],
+)
+def test_a_data_set_that_is_to_be_downloaded_is_not(text, whole, tmp_path):
     place = tmp_path / "deep" / "data"
-    text = f'name = "torchvision"\ndataset = "MNIST"\ndownload = true\nroot = "{place}"'
-    folder = foreign(whole, tmp_path / "run", "data", text)
+    folder = foreign(whole, tmp_path / "run", "data", text.format(place=place))
     before = tree(tmp_path)
     done = CliRunner().invoke(main, ["report", str(folder), "-o", str(tmp_path / "page.html")])
     assert done.exit_code == 3, done.output
