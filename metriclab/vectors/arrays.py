@@ -91,12 +91,15 @@ def labels_of(path: Path, name: str = "labels") -> Labels:
     or splits, by the name.
 
     Raises:
-        DataError: where they are no list of whole numbers or names.
+        DataError: where they are no list of whole numbers or names, or a table tells no splits.
     """
     if name in _OF_TABLES and is_table(path, name):
         files, notes = read_manifest(path)
         for note in notes:
             say_once(note)
+        if name == "splits" and not files.splits.any():
+            help = "name them in a column 'split', or leave splits away to have them carved out"
+            raise DataError(f"{path}: the table has no image in val or test", help=help)
         return np.array(_OF_TABLES[name](files))
     if path.suffix != ".txt":
         return _labels(path, _chosen(path, read_arrays(path).arrays, name, 1))

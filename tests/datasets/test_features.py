@@ -141,6 +141,15 @@ def test_splits_lie_in_a_parquet_file_or_a_table_of_their_own(tmp_path, name, co
     assert build("dataset", "features", "test", **beside).names == [f"{tmp_path}/rows.npz/{row}" for row in rows]
 
 
+def test_a_table_without_splits_gives_none(tmp_path):
+    np.savez(tmp_path / "rows.npz", embeddings=embeddings(), labels=NAMES)
+    (tmp_path / "all.csv").write_text("path,label\n" + "".join(f"{path},x\n" for path in PATHS))
+    with pytest.raises(
+        DataError, match=r"all.csv: the table has no image in val or test\n  help: name them in a column"
+    ):
+        build("dataset", "features", "test", root=str(tmp_path / "rows.npz"), splits=str(tmp_path / "all.csv"))
+
+
 def test_unknown_labels_stay_in_train(tmp_path):
     numbers = np.arange(len(NAMES)) // EACH
     numbers[::7] = -3
