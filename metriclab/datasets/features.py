@@ -18,8 +18,8 @@ from metriclab.datasets.splits import require_split
 from metriclab.errors import DataError
 from metriclab.images.columns import Files, Made, Names
 from metriclab.images.datasets import FileDataset
-from metriclab.images.listing import is_manifest
 from metriclab.images.manifest import read_manifest
+from metriclab.images.tables import is_table
 from metriclab.images.tree import folder_places, names_below
 from metriclab.registry import register
 from metriclab.vectors.arrays import (
@@ -80,7 +80,7 @@ def Features(
     if items is not None:
         _require_one_each("items", items, path, len(z))
     listed = _rows(path, stored, len(z))
-    if labels is not None and is_manifest(Path(labels)):
+    if labels is not None and is_table(Path(labels), "labels"):
         listed, said = read_manifest(Path(labels))
         notes += said
         _require_one_each("lines", listed, path, len(z))

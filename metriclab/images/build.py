@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 import warnings
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -94,11 +93,11 @@ def read_files(
     pool = ThreadPoolExecutor(usable_cores(), thread_name_prefix="metriclab-decode")
     try:
         with quiet_pillow(), progress(len(items)) as advance:
-            boxes = defaultdict[Source, dict[int, Box | None]](dict)
+            boxes = dict[str, tuple[Source, dict[int, Box | None]]]()
             for item in items.tolist():
                 path, box = split_box(paths[item])
-                boxes[path][item] = box
-            files = list(boxes.items())
+                boxes.setdefault(str(path), (path, {}))[1][item] = box
+            files = list(boxes.values())
             for start in range(0, len(files), _AHEAD):
                 for made in pool.map(read, files[start : start + _AHEAD]):
                     for item, record in made.items():
@@ -124,8 +123,9 @@ def _read_file(
                 content = hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=16)).digest()
         except UnreadableImageError as error:
             return dict.fromkeys(boxes, Record(content, problem=str(error)))
-        # Decoded where the first item is not in the store, and once for all of them.
-        upright = functools.cache(partial(open_upright, file, None if any(boxes.values()) else size, pixels))
+        # Decoded where the first item is not in the store, and once for all boxes; the whole image comes out the same
+        # with boxes beside it and without.
+        upright = functools.cache(lambda short: open_upright(file, short, pixels))
         record = partial(_record, upright=upright, loss=functools.cache(partial(loss_of, file, pixels)), size=size)
         return {item: record(content_of(content, box), box, store=store, room=room) for item, box in boxes.items()}
 
@@ -133,7 +133,7 @@ def _read_file(
 def _record(
     content: bytes,
     box: Box | None,
-    upright: Callable[[], Upright],
+    upright: Callable[[int | None], Upright],
     loss: Callable[[], str],
     size: int,
     store: PixelStore,
@@ -142,7 +142,7 @@ def _record(
     known = store.get(content)
     try:
         with giving_reasons():
-            decoded = reduce(upright(), size, box) if known is None else known
+            decoded = reduce(upright(size if box is None else None), size, box) if known is None else known
             lost = decoded.lost if known is None else loss()
     except UnreadableImageError as error:
         return Record(content, problem=str(error))

@@ -144,7 +144,7 @@ class Files:
             none has one.
         splits: numbers in `SPLITS`.
         places: where a table lists them; None where no table does.
-        inside: where the bytes of each are, if they lie within files; None where each is in a file of its own.
+        inside: where the bytes of each are, if any lie within files; None where each is in a file of its own.
     """
 
     paths: Sequence[str]
@@ -157,11 +157,11 @@ class Files:
     gallery: Bool[np.ndarray, "n"]
     boxes: Int64[np.ndarray, "n 4"] | None = None
     places: Places | None = None
-    inside: Sequence[ImageSource] | None = None
+    inside: Sequence[Source] | None = None
 
     @classmethod
     def of(cls, files: Iterable[LabelledFile] | Files) -> Files:
-        """Raises a DataError where there is no such split."""
+        """Raises a DataError where there is no such split, and for a box of what lies within a file."""
         if isinstance(files, Files):
             return files
         files = list(files)
@@ -171,11 +171,17 @@ class Files:
                 raise DataError(
                     f"{file.path}: there is no split {file.split!r}", help=f"the splits are {', '.join(SPLITS)}"
                 )
+            if file.box is not None and file.source is not None:
+                raise DataError(
+                    f"{file.path}: boxes of images that lie within files are not read",
+                    help="leave its box away, or store the image in a file of its own",
+                )
         boxes = None
         if any(file.box is not None for file in files):
             boxes = np.array([file.box or (0, 0, 0, 0) for file in files], dtype=np.int64)
-        inside = [file.source for file in files if file.source is not None]
-        assert len(inside) in (0, len(files)), "sources are of all files or of none"
+        inside: list[Source] | None = None
+        if any(file.source is not None for file in files):
+            inside = [f"{file.path}{file.box or ''}" if file.source is None else file.source for file in files]
         return cls(
             [str(file.path) for file in files],
             [file.key for file in files],
@@ -186,7 +192,7 @@ class Files:
             np.array([file.query for file in files], dtype=np.bool_),
             np.array([file.gallery for file in files], dtype=np.bool_),
             boxes,
-            inside=inside or None,
+            inside=inside,
         )
 
     @classmethod
@@ -200,6 +206,7 @@ class Files:
         return len(self.paths)
 
     def __getitem__(self, item: int) -> LabelledFile:
+        source = None if self.inside is None else self.inside[item]
         return LabelledFile(
             Path(self.paths[item]),
             self.labels[item],
@@ -210,7 +217,7 @@ class Files:
             bool(self.query[item]),
             bool(self.gallery[item]),
             self.box(item),
-            None if self.inside is None else self.inside[item],
+            source if isinstance(source, ImageSource) else None,
         )
 
     def __iter__(self) -> Iterator[LabelledFile]:

@@ -31,6 +31,7 @@ from metriclab.images.stored import Stored, UnreadableImageError
 _log = logging.getLogger(__name__)
 _decoded: ContextVar[bool] = ContextVar("files are decoded", default=True)
 _ROWS = 2**14  # of features, that are hashed at a time
+_TRIED = 20  # files that may give no image before their channels stay unknown
 
 
 @contextmanager
@@ -214,16 +215,20 @@ class FileDataset:
 
 
 class _ListedFiles:
-    """What stands in for `ImageFiles` where nothing is decoded, but for one image where its channels are to be told."""
+    """What stands in for `ImageFiles` where nothing is decoded, but for one image where its channels are to be told.
+
+    Where none of the first files gives one, it is grey, which fits everywhere.
+    """
 
     def __init__(self, paths: Sequence[Source], size: int, pixels: Pixels) -> None:
         self.size, self.readable, self.skipped = size, np.ones(len(paths), dtype=bool), None
         self.digests = np.zeros((len(paths), 16), np.uint8)
-        self._black: Stored = np.zeros((3, size, size), np.uint8)
-        if pixels == "stored":
+        self._black: Stored = np.zeros((1 if pixels == "stored" else 3, size, size), np.uint8)
+        for path in paths[:_TRIED] if pixels == "stored" else ():
             with contextlib.suppress(UnreadableImageError):
-                first = decode(paths[0], size, pixels)
-                self._black = np.zeros((len(first), size, size), first.dtype)
+                image = decode(path, size, pixels)
+                self._black = np.zeros((len(image), size, size), image.dtype)
+                break
 
     def images(self, items: Int64[np.ndarray, "m"]) -> Images:
         return Images.padded([self._black] * len(items))

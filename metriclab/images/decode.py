@@ -14,7 +14,16 @@ from PIL.ImageFile import StubImageFile
 
 from metriclab.images.boxes import Box, split_box
 from metriclab.images.sources import ImageBytes, Source, opened
-from metriclab.images.stored import TIFF, Stored, UnreadableImageError, has_16_bits, lost_in_rgb, reduced, stored_array
+from metriclab.images.stored import (
+    TIFF,
+    Stored,
+    UnreadableImageError,
+    has_16_bits,
+    has_white_zero,
+    lost_in_rgb,
+    reduced,
+    stored_array,
+)
 
 Pixels = Literal["rgb", "stored"]
 """What is made of a file: RGB of 8 bits whatever it has, or its own channels and bits."""
@@ -136,11 +145,11 @@ def open_upright(file: ImageBytes, size: int | None, pixels: Pixels = "rgb") -> 
         if image.width * image.height > MOST_PIXELS:
             raise UnreadableImageError(f"{image.width} x {image.height} pixels are more than {MOST_PIXELS:,}")
         width, height = image.size
-        lost, sixteen = lost_in_rgb(image), has_16_bits(image)
+        lost, sixteen, white_zero = lost_in_rgb(image), has_16_bits(image), has_white_zero(image)
         if size is not None:
             image.draft(None, _target(image.size, size))  # lets the JPEG decoder skip what reducing would throw away
         shown = ImageOps.exif_transpose(image)
-        upright = _to_rgb(shown, sixteen)
+        upright = _to_rgb(shown, sixteen, white_zero)
         if pixels == "stored" and shown.mode in _GREY:
             upright = upright.convert("L")
         return Upright(upright, (height, width), lost)
@@ -190,9 +199,10 @@ def _target(size: tuple[int, int], short: int) -> tuple[int, int]:
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
-def _to_rgb(image: Image.Image, sixteen: bool) -> Image.Image:
+def _to_rgb(image: Image.Image, sixteen: bool, white_zero: bool) -> Image.Image:
     if sixteen and image.mode.startswith("I"):
         values = np.asarray(image).astype(np.int64)  # plain conversion would cut at 255
+        values = 65535 - values if white_zero else values
         image = Image.fromarray(((values + 128) // 257).clip(0, 255).astype(np.uint8))
     if image.mode in ("I", "F"):
         raise UnreadableImageError("32 bits a channel have no agreed scale: store it with 8 or 16")

@@ -19,7 +19,7 @@ NUMPY, TIFF = b"\x93NUMPY", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 _SIXTEEN, _BANDS, _PAGES = "16 bits a channel", "bands beside the colours", "pages after the first"
 _ALPHA = (1, 2)  # of TIFF's ExtraSamples
-_MIN_IS_WHITE, _RGB, _PALETTE = 0, 2, 3  # of TIFF's PhotometricInterpretation
+_PHOTOMETRIC, _MIN_IS_WHITE, _RGB, _PALETTE = 262, 0, 2, 3  # TIFF's PhotometricInterpretation, and values of it
 _NO_SCALE = "{} values have no agreed scale: store uint8 or uint16"
 _UPRIGHT = {
     2: lambda a: a[:, :, ::-1],
@@ -55,6 +55,15 @@ def has_16_bits(image: Image.Image) -> bool:
         return True
     above = [argument for argument in _tile_arguments(image) if isinstance(argument, int) and argument > 255]
     return any(";16" in mode for mode in _raw_modes(image)) or (image.format == "PPM" and bool(above))
+
+
+def has_white_zero(image: Image.Image) -> bool:
+    """Whether white is 0 among the numbers that Pillow gives of an image that it has opened: of 16 bits in TIFF."""
+    return (
+        image.format == "TIFF"
+        and image.mode.startswith("I;16")
+        and getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == _MIN_IS_WHITE
+    )
 
 
 def stored_array(file: ImageBytes, formats: list[str], most: int) -> Stored | None:
@@ -108,7 +117,8 @@ def _of_pillow(file: ImageBytes, image: Image.Image, formats: list[str]) -> Stor
         return _on_white((high << 8 | low).transpose(2, 0, 1), alpha=image.mode == "RGBA")
     if image.mode not in ("I", "I;16", "I;16B", "I;16L"):
         raise UnreadableImageError(f"its {_SIXTEEN} cannot be kept: store it as PNG without transparency, or as TIFF")
-    return _values(ImageOps.exif_transpose(image)).clip(0, 65535).astype(np.uint16)[None]
+    values = _values(ImageOps.exif_transpose(image)).clip(0, 65535).astype(np.uint16)[None]
+    return 65535 - values if has_white_zero(image) else values
 
 
 def _values(image: Image.Image) -> Shaped[np.ndarray, "..."]:

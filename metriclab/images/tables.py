@@ -104,10 +104,19 @@ class Table:
         return Places(self.path, self._before, lines)
 
 
-def is_table(path: Path) -> bool:
-    """Whether the ending of a file is that of a table; of parquet, whether it has no column of embeddings either."""
+def is_table(path: Path, wanted: str = "") -> bool:
+    """Whether the ending of a file is that of a table; of parquet, whether its columns are those of one, too.
+
+    It has none of embeddings then. Where something is wanted of it, such as "labels", it has a column `path`, and none
+    that is called as an array of what is wanted.
+    """
     ending = path.suffix.lower()
-    return ending in FORMATS and not (ending == ".parquet" and path.is_file() and _holds_vectors(path))
+    if ending != ".parquet" or not path.is_file():
+        return ending in FORMATS
+    names = _columns(path)
+    if names is None:  # whoever reads it tells what is wrong with it
+        return True
+    return names.isdisjoint(_VECTORS) and (not wanted or ("path" in names and wanted not in names))
 
 
 def read_table(path: Path, wanted: Container[str], paths: str) -> Table:
@@ -217,13 +226,13 @@ def _require_plain(path: Path, name: str, kind: Any) -> None:
         )
 
 
-def _holds_vectors(path: Path) -> bool:
+def _columns(path: Path) -> set[str] | None:
     parquet = pyarrow_for("reading")
     try:
         with open_regular(path) as file:
-            return not set(parquet.ParquetFile(file).schema_arrow.names).isdisjoint(_VECTORS)
-    except Exception:  # whoever reads it tells what is wrong with it
-        return False
+            return set(parquet.ParquetFile(file).schema_arrow.names)
+    except Exception:  # damage shows as nearly every exception there is
+        return None
 
 
 def _parts(lines: Iterable[tuple[int, Any]]) -> Iterator[list[tuple[int, Any]]]:

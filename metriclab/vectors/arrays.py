@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +13,23 @@ from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
 from metriclab.core.reading import is_missing, read_lines
+from metriclab.core.splits import SPLITS
 from metriclab.errors import DataError
+from metriclab.images.columns import Files
 from metriclab.images.files import say_once
 from metriclab.images.manifest import read_manifest
 from metriclab.images.tables import is_table
 from metriclab.images.tree import names_below
-from metriclab.vectors.formats import HOW_TO_SAVE, Array, read_arrays
+from metriclab.vectors.formats import HOW_TO_SAVE, NAMES, Array, read_arrays
 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")  # as many digits as int64 has in any case
+
+_OF_TABLES: Mapping[str, Callable[[Files], list[str]]] = {
+    "labels": lambda files: list(files.labels),
+    "groups": lambda files: list(files.groups),
+    "splits": lambda files: [SPLITS[code] for code in files.splits],
+}
+"""What a table of images has of what files of their own may have."""
 
 _log = logging.getLogger(__name__)
 
@@ -59,7 +68,7 @@ def groups_in(path: Path, arrays: Mapping[str, Array], labels: Path | None) -> L
     """The groups beside embeddings, or beside labels in a table; None where there are none. Raises as `labels_of`."""
     if (beside := column_in(path, arrays, "groups")) is not None:
         return beside
-    groups = labels_of(labels, "groups") if labels is not None and is_table(labels) else None
+    groups = labels_of(labels, "groups") if labels is not None and is_table(labels, "groups") else None
     return groups if groups is not None and (groups != "").any() else None
 
 
@@ -78,17 +87,20 @@ def require_order(table: Path, names: Sequence[str], embeddings: Path, paths: Se
 def labels_of(path: Path, name: str = "labels") -> Labels:
     """The labels of a file of their own: of its array of that name, or of a text file (`.txt`) with one a line.
 
-    Lines that are all whole numbers are numbers, else they are names. Of a table of images they are its labels, or its
-    groups where that is the name.
+    Lines that are all whole numbers are numbers, else they are names. Of a table of images they are its labels, groups
+    or splits, by the name.
 
     Raises:
-        DataError: where they are no list of whole numbers or names.
+        DataError: where they are no list of whole numbers or names, or a table tells no splits.
     """
-    if is_table(path):
+    if name in _OF_TABLES and is_table(path, name):
         files, notes = read_manifest(path)
         for note in notes:
             say_once(note)
-        return np.array(list(files.groups if name == "groups" else files.labels))
+        if name == "splits" and not files.splits.any():
+            help = "name them in a column 'split', or leave splits away to have them carved out"
+            raise DataError(f"{path}: the table has no image in val or test", help=help)
+        return np.array(_OF_TABLES[name](files))
     if path.suffix != ".txt":
         return _labels(path, _chosen(path, read_arrays(path).arrays, name, 1))
     lines = _stripped_lines(path)
@@ -149,9 +161,10 @@ def _labels(path: Path, array: Array) -> Labels:
 
 
 def _chosen(path: Path, arrays: Mapping[str, Array], name: str, dimensions: int) -> Array:
-    if name in arrays or len(arrays) == 1:
-        return arrays[name] if name in arrays else next(iter(arrays.values()))
-    fitting = [array for array in arrays.values() if array.ndim == dimensions]
+    if name in arrays:
+        return arrays[name]
+    alone = len(arrays) == 1 and arrays.keys().isdisjoint(NAMES)
+    fitting = [array for array in arrays.values() if alone or array.ndim == dimensions]
     if len(fitting) == 1:
         return fitting[0]
     held = ", ".join(f"{other} {tuple(array.shape)}" for other, array in arrays.items()) or "nothing"

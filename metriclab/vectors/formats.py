@@ -134,11 +134,10 @@ def _parquet(path: Path) -> Arrays:
         elif columns:
             made = _vectors if name == "embeddings" else _values
             arrays[name] = made(f"{path}: the column '{columns[0]}'", table.column(columns[0]))
-    if "embeddings" not in arrays:
+    if not arrays:
         held = ", ".join(table.column_names) or "nothing"
-        raise DataError(
-            f"{path} has no column 'embeddings'; it holds {held}", help="call the one that is meant 'embeddings'"
-        )
+        help = "call the one that is meant so, or as that of one row: 'label'"
+        raise DataError(f"{path} has none of the columns {', '.join(NAMES)}; it holds {held}", help=help)
     return Arrays(arrays, paths)
 
 

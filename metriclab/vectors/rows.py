@@ -18,8 +18,8 @@ from torch import Tensor
 from metriclab.core.copies import is_copy
 from metriclab.core.rows import Rows, normalize, rows
 from metriclab.errors import DataError, StorageError
-from metriclab.images.listing import is_manifest
 from metriclab.images.manifest import read_manifest
+from metriclab.images.tables import is_table
 from metriclab.images.tree import folder_classes
 from metriclab.ranking.candidates import count_matches
 from metriclab.vectors.arrays import Labels, embeddings_of, groups_in, integers_of, labels_in, labels_of, require_order
@@ -149,7 +149,7 @@ def _read(source: Source) -> _Side:
                 f"there are {len(values):,} {what} for the {len(z):,} embeddings of {path}",
                 help="give one for each row, in their order",
             )
-    if source.labels is not None and is_manifest(source.labels):
+    if source.labels is not None and is_table(source.labels, "labels"):
         listed, _ = read_manifest(source.labels)
         require_order(source.labels, listed.names, path, paths)
     return _Side(source, unit(z, path), labels, None if items is None else torch.from_numpy(items), groups)

@@ -165,7 +165,10 @@ def test_columns_of_text_and_without_values(folder, caplog):
     ("columns", "text"),
     [
         ({"embedding": [[1.0], [2.0]], "embeddings": [[1.0], [2.0]]}, "there are the columns embedding and embeddings"),
-        ({"vector": [[1.0], [2.0]]}, "z.parquet has no column 'embeddings'; it holds vector"),
+        (
+            {"vector": [[1.0], [2.0]]},
+            "z.parquet has none of the columns embeddings, labels, items, splits, groups, categories; it holds vector",
+        ),
         ({"embedding": [[1.0], [2.0, 3.0]]}, "the column 'embedding' has rows of 1 and 2 numbers"),
         ({"embedding": [[1.0], None]}, "the column 'embedding' has rows of 1 and no numbers"),
         ({"embedding": ["a", "b"]}, "the column 'embedding' is string, expected lists of numbers"),
@@ -208,6 +211,29 @@ def test_labels_of_a_manifest(folder):
         Path(f"{i}.png").touch()
     Path("all.csv").write_text("path,label\n" + "".join(f"{i}.png,c{label}\n" for i, label in enumerate(labels)))
     assert measured("z.npy", "--labels", "all.csv")["metrics"]["retrieval"] == pytest.approx(expected(z, labels))
+
+
+def test_columns_of_parquet_beside_embeddings(folder):
+    """Without embeddings they are no table of images by that alone."""
+    z, labels = drawn()
+    np.save("z.npy", z)
+    names, paths = [f"c{label}" for label in labels], [f"{i}.png" for i in range(N)]
+    want = expected(z, labels)
+    for columns in ({"label": names}, {"path": paths, "labels": names}, {"path": paths, "label": names}):
+        pyarrow.parquet.write_table(pa.table(columns), "labels.parquet")
+        assert measured("z.npy", "--labels", "labels.parquet")["metrics"]["retrieval"] == pytest.approx(want)
+    pyarrow.parquet.write_table(pa.table({"class": names}), "labels.parquet")
+    assert "labels.parquet has none of the columns embeddings, labels, items" in refused(
+        "z.npy", "--labels", "labels.parquet"
+    )
+    pyarrow.parquet.write_table(pa.table({"label": names, "split": ["test"] * N}), "labels.parquet")
+    assert "labels.parquet has no array 'embeddings'; it holds labels (60,), splits (60,)" in refused("labels.parquet")
+
+
+def test_items_are_not_the_labels_of_a_table(folder):
+    np.save("z.npy", drawn()[0])
+    Path("all.csv").write_text("path,label\n" + "".join(f"{i}.png,{i}\n" for i in range(N)))
+    assert "all.csv has no format metriclab can read" in refused("z.npy", "--labels", "all.csv", "--items", "all.csv")
 
 
 def test_missing_values_are_no_classes(folder):

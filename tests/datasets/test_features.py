@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 import safetensors.numpy
@@ -119,6 +120,34 @@ def test_a_table_says_all_that_it_says_of_images(tmp_path):
     assert data.groups.tolist() == (rows % 4).tolist()
     assert data.is_query.tolist() == (rows % 2 == 1).tolist()
     assert data.names[0] == str(tmp_path / "2.jpg")
+
+
+@pytest.mark.parametrize(
+    ("name", "columns"),
+    [
+        ("splits.parquet", ["split"]),
+        ("splits.parquet", ["path", "splits"]),
+        ("splits.parquet", ["path", "label", "split"]),
+        ("splits.csv", ["path", "label", "split"]),
+    ],
+)
+def test_splits_lie_in_a_parquet_file_or_a_table_of_their_own(tmp_path, name, columns):
+    given = [("train", "val", "test")[row % 3] for row in range(len(NAMES))]
+    held = {"split": given, "splits": given, "path": PATHS, "label": NAMES.tolist()}
+    table, rows = pa.table({column: held[column] for column in columns}), np.arange(2, len(NAMES), 3)
+    (pq.write_table if name.endswith(".parquet") else pa.csv.write_csv)(table, tmp_path / name)
+    np.savez(tmp_path / "rows.npz", embeddings=embeddings(), labels=NAMES)
+    beside = {"root": str(tmp_path / "rows.npz"), "splits": str(tmp_path / name)}
+    assert build("dataset", "features", "test", **beside).names == [f"{tmp_path}/rows.npz/{row}" for row in rows]
+
+
+def test_a_table_without_splits_gives_none(tmp_path):
+    np.savez(tmp_path / "rows.npz", embeddings=embeddings(), labels=NAMES)
+    (tmp_path / "all.csv").write_text("path,label\n" + "".join(f"{path},x\n" for path in PATHS))
+    with pytest.raises(
+        DataError, match=r"all.csv: the table has no image in val or test\n  help: name them in a column"
+    ):
+        build("dataset", "features", "test", root=str(tmp_path / "rows.npz"), splits=str(tmp_path / "all.csv"))
 
 
 def test_unknown_labels_stay_in_train(tmp_path):

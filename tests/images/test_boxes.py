@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from PIL import Image
 
@@ -14,7 +17,7 @@ from metriclab.datasets.folder import Folder
 from metriclab.errors import DataError
 from metriclab.images import build as image_build
 from metriclab.images.boxes import Box, split_box
-from metriclab.images.columns import LabelledFile
+from metriclab.images.columns import Files, LabelledFile
 from metriclab.images.datasets import FileDataset
 from metriclab.images.decode import decode
 from metriclab.vectors.export import find_images
@@ -81,6 +84,50 @@ def test_boxes_without_room_in_the_cache_are_cut_whenever_they_are_read(root, li
     files = [LabelledFile(root / "a.png", "x", box=Box(3, 4, 13, 24)), LabelledFile(root / "a.png", "y")]
     data = FileDataset(files, "train")
     assert data.images(np.arange(2)).sizes.tolist() == [[20, 10], [60, 90]]
+
+
+def test_a_whole_jpeg_is_the_same_with_a_box_beside_it_and_without(root, tmp_path, monkeypatch):
+    Image.open(root / "a.png").resize((900, 600)).save(root / "a.jpg")
+    whole, part = LabelledFile(root / "a.jpg", "x"), LabelledFile(root / "a.jpg", "x", box=Box(3, 4, 403, 304))
+    alone = {file.box: FileDataset([file], "train", size=64).images(np.arange(1)).pixels for file in (whole, part)}
+    for number, files in enumerate([[whole, part], [part, whole]]):
+        monkeypatch.setenv("METRICLAB_CACHE", str(tmp_path / f"cache-{number}"))
+        data = FileDataset(files, "train", size=64)
+        for item, file in enumerate(files):
+            assert torch.equal(data.images(np.array([item])).pixels, alone[file.box])
+
+
+@dataclass
+class Within:
+    """A source that is not hashable."""
+
+    container: Path
+    name: str
+
+    def open(self) -> io.BytesIO:
+        return io.BytesIO(self.container.read_bytes())
+
+    def state(self) -> tuple[int, int, int]:
+        return 1, 2, 3
+
+
+def test_sources_of_ones_own_lie_beside_files_and_boxes_of_files(root):
+    files = [
+        LabelledFile(Path("archive/b"), "x", source=Within(root / "b.png", "b")),
+        LabelledFile(root / "a.png", "y"),
+        LabelledFile(root / "a.png", "y", box=Box(3, 4, 13, 24)),
+    ]
+    data = FileDataset(files, "train")
+    assert data.images(np.arange(3)).sizes.tolist() == [[60, 90], [60, 90], [20, 10]]
+    assert np.array_equal(data.images(np.arange(1)).pixels[0], decode(root / "b.png", 256))
+    assert list(Files.of(files)) == files
+
+
+def test_a_box_of_what_lies_within_a_file_is_refused(root):
+    with pytest.raises(DataError) as caught:
+        Files.of([LabelledFile(Path("archive/b"), box=Box(0, 0, 2, 2), source=Within(root / "b.png", "b"))])
+    assert caught.value.message == "archive/b: boxes of images that lie within files are not read"
+    assert caught.value.help == "leave its box away, or store the image in a file of its own"
 
 
 def test_names_with_boxes(root):

@@ -151,6 +151,12 @@ def test_white_is_zero_where_a_file_says_so(tmp_path):
     values = deep(3, 9, 8)
     path = tiff(tmp_path / "a.tif", values, photometric="miniswhite")
     assert np.array_equal(decode(path, 64, "stored"), 65535 - values)
+    for compression in (None, "deflate"):
+        grey = tiff(tmp_path / "b.tif", values[0], photometric="miniswhite", compression=compression)
+        assert np.array_equal(decode(grey, 64, "stored"), 65535 - values[:1])
+        assert np.array_equal(decode(grey, 64)[0], ((65535 - values[0].astype(int)) + 128) // 257)
+    eight = tiff(tmp_path / "c.tif", (values[0] >> 8).astype(np.uint8), photometric="miniswhite")
+    assert np.array_equal(decode(eight, 64)[0], 255 - (values[0] >> 8))
 
 
 REFUSED = {

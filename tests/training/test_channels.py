@@ -87,6 +87,14 @@ def test_views_that_need_colour_and_encoders_of_other_channels_say_so(tmp_path, 
     assert not (tmp_path / "run").exists()
 
 
+def test_files_that_give_no_image_refuse_no_channels(tmp_path, folder):
+    files = sorted(folder.glob("*/*/*.npy"))
+    for bad in (files[:1], files):
+        for path in bad:
+            path.write_bytes(b"no image")
+        assert rehearse(recipe_of(tmp_path, folder, "encoder.in_chans=4", "data.on_error=skip", *GREY)).problems == []
+
+
 def test_photographs_are_normalised_as_ever(tmp_path):
     run(tiny(tmp_path, "train.steps=1"), tmp_path / "run")
     assert "statistics" not in json.loads((tmp_path / "run/manifest.json").read_text())
