@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
@@ -128,6 +128,13 @@ def finished(suite: Suite, planned: Sequence[SuiteRun]) -> tuple[dict[str, list[
     if not groups:
         raise StorageError("no run of the suite has finished", help="see the log files for why")
     return groups, notes
+
+
+def with_result(suite: Suite, groups: Mapping[str, object]) -> tuple[Suite, list[str]]:
+    """The suite, without its reference where that is none of the entries with a result, and what to say of that."""
+    if suite.reference is None or suite.reference in groups:
+        return suite, []
+    return replace(suite, reference=None), [f"the reference {suite.reference} has no result: all pairs are tested"]
 
 
 def launch(
