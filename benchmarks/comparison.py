@@ -105,10 +105,10 @@ def warned(trials) -> bool:
     """Whether a comparison of entries that were tuned by so many trials says that it is unequal."""
     empty = {"seeds": (0,), "paths": (), "metrics": {}, "cost": {}, "images_seen": 1, "settings": {}, "warnings": {}}
     entries = [
-        ComparisonEntry(str(at), steps=1, tuning=Tuning(count, 0, 100 * count, {}, 0.5), **empty)
+        ComparisonEntry(str(at), steps=1, tuning=Tuning(count, 0, 100 * count, {}, 0.5, "m.m"), **empty)
         for at, count in enumerate(trials)
     ]
-    return any("tuned unequally" in sentence for sentence in unequal_tuning(entries))
+    return any("tuned unequally" in sentence for sentence in unequal_tuning(entries, "m.m"))
 
 
 def print_tuned(tables: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -15,12 +16,12 @@ from metriclab.cli.run_commands import INTERRUPTED, stop_on_signals
 from metriclab.comparison.compare import Comparison
 from metriclab.comparison.compare import compare as compare_entries
 from metriclab.comparison.finished import find_runs, group
-from metriclab.comparison.launch import Event, SuiteRun, finished, launch, plan
+from metriclab.comparison.launch import Event, SuiteRun, finished, launch, plan, with_result
 from metriclab.comparison.queries import Unit
 from metriclab.comparison.search import EntrySearch, searches_of, tune, tuned
 from metriclab.comparison.suite import Suite, read_suite
 from metriclab.errors import RecipeError
-from metriclab.registry import load_plugin_file
+from metriclab.registry import load_plugin_file, suggest
 from metriclab.runs.files import write_json
 
 
@@ -83,6 +84,12 @@ def compare(
     for plugin in plugins:
         load_plugin_file(plugin)
     suite = read_suite(paths[0])
+    if reference is not None:
+        names = [entry.name for entry in suite.entries]
+        if reference not in names:
+            told = f"there is no entry '{reference}' to refer to"
+            raise RecipeError(told, help=suggest(reference, names) or f"there are {', '.join(names)}")
+        suite = replace(suite, reference=reference)
     place = out or suite.folder
     searches = searches_of(suite, place)
     if dry_run and not all(search.is_done for search in searches):
@@ -98,7 +105,7 @@ def compare(
             click.echo(f"{run.state:<11}  {run}{command}")
         return
     failed = _run_missing(planned, jobs, plugins)
-    compared = _compare_suite(suite, planned, metric, also, reference, resample, left_out)
+    compared = _compare_suite(suite, planned, metric, also, resample, left_out)
     write_json(place / "comparison.json", compared.to_dict())
     click.echo(FORMATS[form](compared), nl=False)
     if failed:
@@ -123,7 +130,8 @@ def _run_missing(planned: Sequence[SuiteRun], jobs: int, plugins: Sequence[Path]
 def _follow(events: Iterator[Event], stop: Callable[[], bool], total: int, done: int) -> list[SuiteRun]:
     """Says what becomes of each run, and returns those that failed. Exits where it was told to stop."""
     failed, stopped = [], False
-    for run, what, detail, _ in events:
+    for event in events:
+        run, what, detail = event.run, event.what, event.detail
         done += what == "finished"
         stopped = stopped or what == "stopped"
         if what == "failed":
@@ -141,16 +149,16 @@ def _compare_suite(
     planned: Sequence[SuiteRun],
     metric: str | None,
     also: Sequence[str],
-    reference: str | None,
     resample: Unit | None,
     left_out: Sequence[str],
 ) -> Comparison:
     groups, notes = finished(suite, planned)
+    suite, lost = with_result(suite, groups)
     return compare_entries(
         groups,
         metric=metric or suite.metric,
         also=also or suite.also,
-        reference=reference or suite.reference,
-        notes=[*left_out, *notes],
+        reference=suite.reference,
+        notes=[*left_out, *notes, *lost],
         resample=resample or suite.resample,
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from metriclab.comparison.queries import Unit
-from metriclab.comparison.space import SEARCH, Space, Where, of_type, read_space
+from metriclab.comparison.space import SEARCH, Search, Space, Where, of_type, read_space
 from metriclab.comparison.suite_entry import SuiteEntry
 from metriclab.recipe import Problem, Recipe, RecipeProblems, read_recipe
 from metriclab.recipe.document import Document
@@ -227,9 +227,13 @@ class SuiteChecker:
             )
 
     def budgets(self, entries: Mapping[int, SuiteEntry]) -> None:
-        """Whether there is something to search, and every rung long enough for it."""
+        """Whether there is something to search, by steps and a seed of its own, and every rung long enough for it."""
         if not isinstance(self.search, dict):
             return
+        of_trials = Search(trials=1, seed=self.search["seed"] if SEARCH["seed"][0](self.search.get("seed")) else 0)
+        if _is_seeds(self.suite.get("seeds")) and of_trials.train_seed in self.suite["seeds"]:
+            message = f"{of_trials.train_seed} is the seed of all trials, by which settings are chosen"
+            self.report(self.document.value("suite", "seeds"), message, "write another one: seeds = [0, 1, 2]")
         if entries and not any(entry.space for entry in entries.values()):
             help = "add space.optimizer.learning_rate = { low = 0.001, high = 0.1, log = true }, or leave it away"
             self.report(self.document.key("suite", "search"), "[suite.search] has no space, and no entry has one", help)
@@ -238,16 +242,21 @@ class SuiteChecker:
                 message = f"'{entry.name}' is searched, and it is not trained: its steps are 0"
                 self.report(self.document.key("entry", index), message, "leave its search out")
                 continue
+            if entry.space and entry.recipe.train.steps is None:
+                message = f"'{entry.name}' is searched, and trained by epochs, which are unequal steps in each fold"
+                help = f"write steps in place of epochs in [train] of {entry.base.name}"
+                self.report(self.document.key("entry", index), message, help)
+                continue
             rungs = self.search.get("rungs", []) if entry.space and SEARCH["rungs"][0](self.search.get("rungs")) else []
             for at, rung in enumerate(rungs):
                 place = self.document.value("suite", "search", "rungs", at)
-                train = entry.recipe.train
-                steps, epochs = (None if full is None else round(full * rung) for full in (train.steps, train.epochs))
-                if 0 in (steps, epochs):
+                full = entry.recipe.train.steps
+                steps = round((full or 0) * rung)
+                if not steps:
                     self.report(place, f"{show(rung)} of the training of '{entry.name}' is nothing", "raise it")
                     continue
-                lost = set(without_effect(entry.recipe, train.steps, train.epochs))
-                for told in without_effect(entry.recipe, steps, epochs):
+                lost = set(without_effect(entry.recipe, full, None))
+                for told in without_effect(entry.recipe, steps, None):
                     if told not in lost:
                         message = f"at {show(rung)} of the training of '{entry.name}': {told}"
                         self.report(place, message, "raise the rung")

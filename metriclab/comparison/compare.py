@@ -71,7 +71,7 @@ def compare(
     entries = [_entry(name, sorted(group, key=_seed), differing, metric) for name, group in groups.items()]
     entries.sort(key=lambda entry: -entry.metrics[metric].mean)
     pairs = list(combinations([entry.name for entry in entries], 2))
-    spreads = {entry.name: entry.tuning.spread if entry.tuning else 0.0 for entry in entries}
+    spreads = {one.name: one.tuning.spread if one.tuning and one.tuning.metric == metric else 0.0 for one in entries}
     to_test = [pair for pair in pairs if reference in (None, *pair)]
     differences = _differences(to_test, of_entry, counts, spreads, resample)
     result, (evaluator, _, name) = runs[0].result, metric.partition(".")
@@ -87,9 +87,9 @@ def compare(
         reference=reference,
         warnings=(
             *(text for one in entries for text in warning_sentences(one.name, groups[one.name], metric)),
-            *unequal_tuning(entries),
+            *unequal_tuning(entries, metric),
         ),
-        notes=(*notes, *_notes(entries, runs, differences, f"{len(counts)} {resample}", len(counts)), *doubts),
+        notes=(*notes, *_notes(entries, metric, runs, differences, f"{len(counts)} {resample}", len(counts)), *doubts),
         resampled=resample,
     )
 
@@ -203,6 +203,7 @@ def _difference(
 
 def _notes(
     entries: Sequence[ComparisonEntry],
+    metric: str,
     runs: Sequence[FinishedRun],
     differences: Sequence[Difference],
     units: str,
@@ -212,7 +213,7 @@ def _notes(
         numbers = {entry.name: getattr(entry, attribute) for entry in entries}
         if len(set(numbers.values())) > 1:
             yield f"{text}: " + ", ".join(f"{name} {number:,}" for name, number in numbers.items())
-    yield from tuning_notes(entries)
+    yield from tuning_notes(entries, metric)
     if len({run.trained_on for run in runs}) > 1:
         yield "the training images are not the same in all runs"
     if len({run.result["output"] for run in runs}) > 1:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
@@ -58,12 +59,19 @@ class SuiteRun:
 
 
 class Event(NamedTuple):
-    """Something that became of a run; `detail` is the end of the log of one that failed, and `code` how it ended."""
+    """Something that became of a run.
+
+    Attributes:
+        detail: the end of the log of one that failed.
+        code: how it ended.
+        reason: why it failed, in a line without paths of this machine.
+    """
 
     run: SuiteRun
     what: Literal["waiting", "started", "finished", "stopped", "failed"]
     detail: str = ""
     code: int = 0
+    reason: str = ""
 
 
 @runtime_checkable
@@ -128,6 +136,13 @@ def finished(suite: Suite, planned: Sequence[SuiteRun]) -> tuple[dict[str, list[
     if not groups:
         raise StorageError("no run of the suite has finished", help="see the log files for why")
     return groups, notes
+
+
+def with_result(suite: Suite, groups: Mapping[str, object]) -> tuple[Suite, list[str]]:
+    """The suite, without its reference where that is none of the entries with a result, and what to say of that."""
+    if suite.reference is None or suite.reference in groups:
+        return suite, []
+    return replace(suite, reference=None), [f"the reference {suite.reference} has no result: all pairs are tested"]
 
 
 def launch(
@@ -244,4 +259,11 @@ def _ended(run: SuiteRun, code: int, stopping: bool) -> Event:
         return Event(run, "stopped")
     lines = run.log.read_text("utf-8", "replace").splitlines()
     end = "\n".join(lines[-5:])
-    return Event(run, "failed", f"exit code {code}, see {run.log}, which ends:\n{end}", code)
+    reason = f"killed by signal {-code}" if code < 0 else short_reason(lines, run) or f"exit code {code}"
+    return Event(run, "failed", f"exit code {code}, see {run.log}, which ends:\n{end}", code, reason)
+
+
+def short_reason(lines: Sequence[str], run: SuiteRun) -> str | None:
+    """The last line that says what is wrong, and neither where nor what helps, without the folders of this machine."""
+    told = [line for line in lines if line.strip() and not line.startswith((" ", "\t", "warning:"))]
+    return re.sub(r"(?<![\w.:/])/(?:[^\s/]+/)+", "", told[-1].replace(f"{run.folder.parent}/", "")) if told else None

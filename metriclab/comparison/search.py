@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from metriclab.comparison.launch import Event, Start, SuiteRun, launch, planned_run
+from metriclab.comparison.launch import Event, Start, SuiteRun, launch, planned_run, short_reason
 from metriclab.comparison.space import Search
 from metriclab.comparison.suite import Suite
 from metriclab.comparison.suite_entry import SuiteEntry
@@ -39,37 +39,40 @@ class EntrySearch:
         out: the suite's folder.
 
     Raises:
-        StorageError: where the folder holds trials of another search.
+        StorageError: where the folder holds trials of another search or more of them, or final runs before the end.
     """
 
     def __init__(self, suite: Suite, entry: SuiteEntry, out: Path) -> None:
         assert suite.search is not None
         self.search: Search = suite.search
         self.entry, self.metric, self.folder = entry, suite.metric, out / entry.folder / FOLDER
-        self.seed = max(suite.seeds) + 1  # which no final run has: what is chosen has seen none of their luck
         space = [f"{one.key} = {one.described()}" for one in entry.space]
         self.of = of_search(self.search, self.metric, space, digest_of(entry.recipe.as_dict()))
         stored = read_trials(self.folder)
         if stored is not None:
             require_same(stored.of, self.of, self.folder)
         self.trials: list[Trial] = [] if stored is None else list(stored.trials)
+        self._require_growth([out / entry.folder / f"seed-{seed}" for seed in suite.seeds])
         self.importance: Mapping[str, float] = {} if stored is None else stored.importance
-        self.lengths = [self._length(rung) for rung in (*self.search.rungs, 1.0)]
+        self.steps = [round((entry.recipe.train.steps or 0) * rung) for rung in (*self.search.rungs, 1.0)]
         self._is_written = stored is not None and stored.done and self.is_done
         self._under_way: dict[Path, tuple[int, int, int]] = {}
         self._outcomes: dict[tuple[int, int], dict[int, float | str]] = {}
 
-    def _length(self, rung: float) -> tuple[str, int]:
-        """The key that says how long is trained, and its value."""
-        train = self.entry.recipe.train
-        return (
-            ("steps", round(train.steps * rung))
-            if train.steps is not None
-            else (
-                "epochs",
-                round((train.epochs or 0) * rung),
+    def _require_growth(self, finals: Sequence[Path]) -> None:
+        """Refuses what would be in vain: fewer trials than there are, and final runs of what others were to choose."""
+        have, asked = len(self.trials), self.search.trials
+        if have > asked:
+            told = f"{self.folder} holds {have} trials, and the suite asks for {asked}: only more can follow"
+            raise StorageError(told, help=f"write trials = {have}, or choose another folder with --out")
+        there = [str(folder) for folder in finals if folder.is_dir()]
+        if have < asked and there:
+            told = (
+                f"'{self.entry.name}' has {have} of {asked} trials, and final runs already, of settings chosen before"
             )
-        )
+            raise StorageError(
+                told, help=f"move {', '.join(there)} away, and those of other searched entries; the trials are kept"
+            )
 
     @property
     def is_done(self) -> bool:
@@ -141,12 +144,12 @@ class EntrySearch:
         try:
             value = RunFolder(run.folder).result()["metrics"].get(evaluator, {}).get(name)
         except MetriclabError as error:
-            return str(error)
+            return short_reason(error.message.splitlines(), run) or type(error).__name__
         return f"it has no value of {self.metric}" if value is None else float(value)
 
     def _run(self, trial: Trial, rung: int, fold: int) -> SuiteRun:
         """The training on all folds but one of a trial."""
-        entry, (key, length) = self.entry, self.lengths[rung]
+        entry, steps = self.entry, self.steps[rung]
         data = entry.recipe.components["dataset"].as_dict()
         label = self.metric.partition(".")[0]
         evaluators = [one.as_dict() for one in entry.recipe.evaluators if one.label == label]
@@ -156,16 +159,16 @@ class EntrySearch:
             "track": [{"name": "jsonl"}],
             "train.select": self.metric,
             "train.baselines": False,
-            f"train.{key}": length,
+            "train.steps": steps,
         }
         kept = [option for option in entry.options if not _is_replaced(option, own)]
         kept += [one.option(trial.params[one.key]) for one in entry.space]
         options = (*kept, *(f"{key}={toml_value(_without_none(value))}" for key, value in own.items()))
-        at = f" of {length} {key}" if self.search.rungs else ""
+        at = f" of {steps} steps" if self.search.rungs else ""
         name = f"{entry.name}, trial {trial.number}{at}, fold {fold}"
         of_trial = SuiteEntry(name, entry.base, options, read_recipe(entry.base, options))
-        folder = self.folder / f"trial-{trial.number:03d}" / f"{length}-{key}-fold-{fold}"
-        return planned_run(of_trial, self.seed, folder)
+        folder = self.folder / f"trial-{trial.number:03d}" / f"{steps}-steps-fold-{fold}"
+        return planned_run(of_trial, self.search.train_seed, folder)
 
     def runs_in_all(self) -> int:
         """How many trainings its trials are, those at all rungs together."""
@@ -178,17 +181,14 @@ class EntrySearch:
 
     def outlook(self) -> str:
         """What is to be run, in words."""
-        rungs = ", ".join(
-            f"{count} of {length} {key}"
-            for count, (key, length) in zip(self.search.survivors(), self.lengths, strict=True)
-        )
+        counts = zip(self.search.survivors(), self.steps, strict=True)
+        rungs = ", ".join(f"{count} of {steps} steps" for count, steps in counts)
         done = f"{self.runs_in_all() - self.runs_left()} of {self.runs_in_all()} runs done"
         return f"search       {self.entry.name}: {rungs}, each in {self.search.folds} folds; {done}"
 
     def file(self) -> TrialsFile:
         """What is written down."""
-        steps = [length for _, length in self.lengths]
-        return TrialsFile(self.of, self.trials, steps, self.search.folds, self.importance, self._is_written)
+        return TrialsFile(self.of, self.trials, self.steps, self.search.folds, self.importance, self._is_written)
 
     def _write(self) -> None:
         self.file().write(self.folder)
@@ -241,7 +241,7 @@ def tune(
             killed[run.folder] = killed.get(run.folder, 0) + 1
             if killed[run.folder] < _ATTEMPTS:
                 return [run]
-        return owned(search, search.told(run, event.detail if event.what == "failed" else None))
+        return owned(search, search.told(run, event.reason if event.what == "failed" else None))
 
     first = [run for search in searches for run in owned(search, search.wanted())]
     return launch(first, jobs=jobs, plugins=plugins, stop=stop, patient=True, then=then, start=start)

@@ -76,6 +76,11 @@ class Search:
     rungs: tuple[float, ...] = ()
     seed: int = 0
 
+    @property
+    def train_seed(self) -> int:
+        """Of all trials: far from what final runs have, which see none of the luck by which settings are chosen."""
+        return 2**31 - 1 - self.seed % 2**30
+
     def survivors(self) -> list[int]:
         """How many trials train at each rung and, last, for all steps: as many as keep the steps of a rung equal."""
         lengths, counts = [*self.rungs, 1.0], [self.trials]

@@ -51,6 +51,7 @@ class Tuning:
         steps: of training, all folds and rungs of all trials together.
         chosen: settings of the best trial, None where every one failed.
         value: its mean over the held-out folds.
+        metric: by which it was chosen, and whose luck `spread` tells.
         spread: standard deviation of what is chosen over searches; see `statistics.search_spread`.
     """
 
@@ -59,6 +60,7 @@ class Tuning:
     steps: int
     chosen: dict[str, Any] | None
     value: float | None
+    metric: str
     spread: float = 0.0
 
 
@@ -113,6 +115,7 @@ class TrialsFile:
             steps=sum(self.folds * step for reached in rungs for step in self.steps[:reached]),
             chosen=None if best is None else dict(best.params),
             value=None if best is None else best.value(rung),
+            metric=str(self.of["metric"]),
             spread=max((self._spread(at) for at in range(len(self.steps))), default=0.0),
         )
 

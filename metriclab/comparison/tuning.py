@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
-from metriclab.comparison.finished import FinishedRun, flatten
+from metriclab.comparison.finished import FinishedRun
 from metriclab.comparison.trials import FOLDER, TrialsFile, Tuning, read_trials
 from metriclab.comparison.verdicts import ComparisonEntry
 
@@ -18,9 +19,20 @@ def search_behind(runs: Sequence[FinishedRun]) -> TrialsFile | None:
     for run in runs:
         stored = read_trials(run.path.parent / FOLDER)
         chosen = None if stored is None else stored.tuning().chosen
-        if chosen is not None and all(run.settings.get(key) == value for key, value in flatten(chosen)):
+        if chosen is not None and dict(_leaves(chosen)).items() <= dict(_leaves(run.settings)).items():
             return stored
     return None
+
+
+def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Single values by dotted key; of a list its length, and its parts by number, as `--set loss.0.margin` counts."""
+    if not isinstance(value, Mapping | list):
+        yield key, value
+        return
+    if isinstance(value, list):
+        yield key, len(value)
+    for name, part in value.items() if isinstance(value, Mapping) else enumerate(value):
+        yield from _leaves(part, f"{key}.{name}")
 
 
 def tuning_of(runs: Sequence[FinishedRun]) -> Tuning | None:
@@ -29,8 +41,8 @@ def tuning_of(runs: Sequence[FinishedRun]) -> Tuning | None:
     return None if found is None else found.tuning()
 
 
-def unequal_tuning(entries: Sequence[ComparisonEntry]) -> Iterator[str]:
-    """A sentence for each way in which trained entries did not get the same chance."""
+def unequal_tuning(entries: Sequence[ComparisonEntry], metric: str) -> Iterator[str]:
+    """A sentence for each way in which trained entries did not get the same chance in the metric."""
     trained = [entry for entry in entries if entry.steps > 0]
     if not any(entry.tuning for entry in trained):
         return
@@ -41,19 +53,27 @@ def unequal_tuning(entries: Sequence[ComparisonEntry]) -> Iterator[str]:
             told = ", ".join(f"{name} {count:,}" for name, count in counts.items())
             yield f"tuned unequally, in {what}: {told}; what was tuned more may be ahead by that alone"
             break
+    others = sorted({entry.tuning.metric for entry in trained if entry.tuning} - {metric})
+    if others:
+        yield (
+            f"settings were chosen by {', '.join(others)}, not by {metric}: another search may choose others, and what "
+            "a difference needs does not allow for that"
+        )
     for entry in trained:
         if entry.tuning and entry.tuning.failed:
             yield f"{entry.name}: {entry.tuning.failed} of its {entry.tuning.trials} trials failed"
 
 
-def tuning_notes(entries: Sequence[ComparisonEntry]) -> Iterator[str]:
-    """What a verdict on chosen settings speaks of."""
-    counts = sorted({entry.tuning.trials for entry in entries if entry.tuning})
-    if counts:
-        numbers = " or ".join(map(str, counts))
+def tuning_notes(entries: Sequence[ComparisonEntry], metric: str) -> Iterator[str]:
+    """What a verdict on chosen settings, by this metric, speaks of."""
+    tunings = [entry.tuning for entry in entries if entry.tuning]
+    if tunings:
+        numbers = " or ".join(map(str, sorted({one.trials for one in tunings})))
+        metrics = sorted({one.metric for one in tunings})
+        allows = "; what a difference needs allows for another search choosing others" if metrics == [metric] else ""
         yield (
-            f"settings are the best of {numbers} trials by held-out training classes, never by the test; what a "
-            "difference needs allows for another search choosing others"
+            f"settings are the best of {numbers} trials by {' or '.join(metrics)} of held-out training classes, never "
+            f"by the test{allows}"
         )
     few = [entry.name for entry in entries if entry.tuning and entry.tuning.trials - entry.tuning.failed < 2]
     if few:

@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from metriclab import __version__
 from metriclab.comparison.finished import find_runs, group
-from metriclab.comparison.launch import finished, plan
+from metriclab.comparison.launch import finished, plan, with_result
 from metriclab.comparison.search import tuned
 from metriclab.comparison.suite import read_suite
 from metriclab.errors import RecipeError, StorageError
@@ -70,7 +70,8 @@ def _content(paths: Sequence[Path], metric: str | None, images: bool) -> Content
         read = read_suite(paths[0])
         suite, left_out = tuned(read, read.folder)
         groups, notes = finished(suite, plan(suite, suite.folder))
-        notes = [*left_out, *notes]
+        suite, lost = with_result(suite, groups)
+        notes = [*left_out, *notes, *lost]
         return SeveralRuns(groups, metric=metric, images=images, notes=notes, suite=suite)
     runs, notes = find_runs(paths)
     if len(runs) == 1 and not notes:

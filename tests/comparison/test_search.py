@@ -62,6 +62,7 @@ def write(folder: Path, text: str = SUITE) -> Path:
     base = TINY.replace("evaluate_every = 1\ncheckpoint_every = 2\n", "")
     (folder / "tiny.toml").write_text(base)
     (folder / "untrained.toml").write_text(UNTRAINED)
+    (folder / "epochs.toml").write_text(base.replace("steps = 7", "epochs = 2"))
     path = folder / "suite.toml"
     path.write_text(text)
     return path
@@ -221,6 +222,9 @@ hihg = 16
         ("rungs = [0.5]", "rungs = [0.05]", "schedule.warmup = 0.1 is less than one in a run of 1 steps"),
         ("base = \"untrained.toml\"", "base = \"untrained.toml\"\nsearch.head.hidden = { low = 2, high = 4 }",
          "'untrained' is searched, and it is not trained: its steps are 0"),
+        ("base = \"untrained.toml\"", "base = \"epochs.toml\"\nsearch.head.hidden = { low = 2, high = 4 }",
+         "'untrained' is searched, and trained by epochs, which are unequal steps in each fold"),
+        ("seeds = [0, 3]", "seeds = [0, 2147483647]", "2147483647 is the seed of all trials"),
         ("high = 1, log", 'high = "1", log', "high of 'loss.temperature' must be a number, not \"1\""),
         ("search.loss.margin = { low = 0, high = 1 }", "search.loss.margin = { low = -1.0, high = 1 }",
          "margin of loss 'triplet' must be float >= 0, not -1.0"),
@@ -282,8 +286,8 @@ def test_a_trial_is_a_run_on_folds_of_the_training_classes(tmp_path):
     one, _ = searches_of(suite(tmp_path), tmp_path / "out")
     runs = one.wanted()
     assert [str(run) for run in runs] == [
-        "nt-xent, trial 0 of 10 steps, fold 0, seed 4",
-        "nt-xent, trial 0 of 10 steps, fold 1, seed 4",
+        "nt-xent, trial 0 of 10 steps, fold 0, seed 2147483647",
+        "nt-xent, trial 0 of 10 steps, fold 1, seed 2147483647",
     ]
     told = [run.entry.with_seed(run.seed).as_dict() for run in runs]
     assert told[1]["data"]["name"] == "class-folds"
@@ -292,8 +296,9 @@ def test_a_trial_is_a_run_on_folds_of_the_training_classes(tmp_path):
     assert told[1]["data"]["data"]["classes"] == 8
     assert told[1]["train"]["steps"] == 10
     assert told[1]["train"]["baselines"] is False
-    # No final run has the seed of the trials.
-    assert {run["train"]["seed"] for run in told} == {4}
+    # No final run has the seed of the trials, one that is added later neither; another search has another one.
+    assert {run["train"]["seed"] for run in told} == {2**31 - 1}
+    assert Search(1, seed=7).train_seed == 2**31 - 8
     assert one.wanted() == []
 
 
@@ -360,13 +365,47 @@ def test_a_trial_that_fails_is_one_with_its_reason(tmp_path):
     assert sum(event.what == "failed" for event in events) == 1 + 6 * 2
     nt_xent, triplet = searches_of(suite(tmp_path), out)
     assert [trial.failed is not None for trial in nt_xent.trials] == [False, False, True, False, False, False]
-    assert "fold 1: exit code 4" in (nt_xent.trials[2].failed or "")
-    assert "the loss is NaN at step 3" in (nt_xent.trials[2].failed or "")
+    assert nt_xent.trials[2].failed == "fold 1: the loss is NaN at step 3"
     assert nt_xent.file().tuning().failed == 1
     assert triplet.is_done
     after, notes = tuned(suite(tmp_path), out)
     assert [entry.name for entry in after.entries] == ["nt-xent", "untrained"]
-    assert notes[0].startswith("every trial of triplet failed, the first with: fold 0: exit code 4")
+    assert notes == ["every trial of triplet failed, the first with: fold 0: the loss is NaN at step 3"]
+    assert all(event.detail.startswith("exit code 4, see ") for event in events if event.what == "failed")
+
+
+@pytest.mark.parametrize(
+    ("log", "reason"),
+    [
+        (
+            "train: 8 images\nthe loss of step 2 is not finite\n  help: {}/diverged.json\n",
+            "the loss of step 2 is not finite",
+        ),
+        ("{}/seed-0/metrics.jsonl is full\nwarning: val.loss is not logged\n", "seed-0/metrics.jsonl is full"),
+        (
+            "Traceback\n  File \"a.py\"\nOSError: no such file: '/home/me/photos/b.png'\n\n",
+            "OSError: no such file: 'b.png'",
+        ),
+        ("warning: slow, 3 images/s\n", None),
+    ],
+)
+def test_the_reason_of_a_failure_is_a_line_without_paths_of_this_machine(log, reason, tmp_path):
+    run = launching.SuiteRun(suite(tmp_path).entries[0], 0, Path("runs/a/seed-0"), "missing")
+    assert launching.short_reason(log.format("runs/a").splitlines(), run) == reason
+
+
+def test_what_a_signal_killed_says_by_which(tmp_path):
+    def start(run, plugins, threads, device):
+        run.log.parent.mkdir(parents=True, exist_ok=True)
+        run.log.write_text("train: 8 images\n")
+        process = Faked(run)
+        process.poll = lambda: -9
+        return process
+
+    read = suite(tmp_path, SUITE.replace("trials = 6", "trials = 1"))
+    list(tune(searches_of(read, tmp_path / "out"), start=start))
+    told = [one.trials[0].failed for one in searches_of(read, tmp_path / "out")]
+    assert told == ["fold 0: killed by signal 9"] * 2
 
 
 def test_a_run_that_a_signal_kills_is_tried_again_and_one_that_another_is_at_is_waited_for(tmp_path):
@@ -406,6 +445,30 @@ def test_more_trials_go_on_and_another_search_is_refused(tmp_path):
     )
     with pytest.raises(StorageError, match="which differs in settings"):
         searches_of(suite(tmp_path, SUITE.replace("set.train.steps = 20", "set.train.steps = 30")), out)
+
+
+def test_what_would_be_searched_in_vain_is_refused_before_it_is_searched(tmp_path):
+    out = tmp_path / "out"
+    final = out / "nt-xent" / "seed-3"
+    final.mkdir(parents=True)  # of the time when the suite had no search
+    with pytest.raises(StorageError, match=r"^'nt-xent' has 0 of 6 trials, and final runs already"):
+        searches_of(suite(tmp_path), out)
+    final.rename(tmp_path / "away")
+    search(suite(tmp_path), out)
+    (tmp_path / "away").rename(final)
+    assert all(one.is_done for one in searches_of(suite(tmp_path), out))
+    with pytest.raises(StorageError) as error:
+        searches_of(suite(tmp_path, SUITE.replace("trials = 6", "trials = 8")), out)
+    assert str(error.value) == (
+        "'nt-xent' has 6 of 8 trials, and final runs already, of settings chosen before\n"
+        f"  help: move {final} away, and those of other searched entries; the trials are kept"
+    )
+    with pytest.raises(StorageError) as error:
+        searches_of(suite(tmp_path, SUITE.replace("trials = 6", "trials = 4")), out)
+    assert str(error.value) == (
+        f"{out / 'nt-xent' / 'search'} holds 6 trials, and the suite asks for 4: only more can follow\n"
+        "  help: write trials = 6, or choose another folder with --out"
+    )
 
 
 def test_killed_at_twenty_moments_it_ends_with_the_same_trials_and_choices(tmp_path):

@@ -10,16 +10,19 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
 
 from metriclab.cli import main
+from metriclab.comparison import launch as launching
 from metriclab.comparison.launch import launch, least_busy, plan
 from metriclab.comparison.suite import is_suite, read_suite
 from metriclab.errors import StorageError
 from metriclab.recipe import RecipeProblems, read_recipe
 from metriclab.runs.folder import RunFolder
+from tests.comparison.test_compare import finished
 from tests.support.tiny import TINY
 
 SUITE = """
@@ -292,3 +295,35 @@ def test_a_suite_is_run_stopped_started_again_and_compared(tmp_path):
     assert [entry["metrics"] for entry in of_folders["entries"]] == [
         entry["metrics"] for entry in comparison["entries"]
     ]
+
+
+@pytest.mark.parametrize(("line", "options"), [('reference = "triplet"\n', ()), ("", ("--reference", "triplet"))])
+def test_a_reference_without_a_result_is_told_and_all_pairs_are_tested(line, options, tmp_path, monkeypatch):
+    def start(run, plugins, threads, device):
+        told = SimpleNamespace(poll=lambda: 4 if run.entry.name == "triplet" else 0)
+        run.log.parent.mkdir(parents=True, exist_ok=True)
+        run.log.write_text("it diverged\n")
+        if told.poll() == 0:
+            finished(run.folder, run.seed, 0.5, *(("train.steps=3",) if run.entry.name == "untrained" else ()))
+        return told
+
+    monkeypatch.setattr(launching, "start_process", start)
+    monkeypatch.setattr(launching, "POLL", 0.0)
+    path = write(tmp_path, SUITE.replace("seeds = [0, 1]\n", f"seeds = [0, 1]\n{line}"))
+    done = CliRunner().invoke(
+        main, ["compare", str(path), "--out", str(tmp_path / "out"), "--format", "json", *options]
+    )
+    assert done.exit_code == 1, done.output
+    comparison = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert "the reference triplet has no result: all pairs are tested" in comparison["notes"]
+    assert comparison["reference"] is None
+    assert len(comparison["differences"]) == 1
+
+
+def test_a_reference_that_no_entry_is_is_refused_before_anything_runs(tmp_path):
+    done = CliRunner().invoke(
+        main, ["compare", str(write(tmp_path)), "--out", str(tmp_path / "out"), "--reference", "triple"]
+    )
+    assert done.exit_code == 2
+    assert "there is no entry 'triple' to refer to\n  help: did you mean 'triplet'?" in done.output
+    assert not (tmp_path / "out").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,10 @@ import pytest
 from click.testing import CliRunner
 
 from metriclab.cli import main
+from metriclab.comparison.finished import find_runs
 from metriclab.comparison.statistics import search_spread
 from metriclab.comparison.trials import Trial, TrialsFile, Tuning
+from metriclab.comparison.tuning import tuning_of
 from metriclab.errors import StorageError
 from tests.comparison.test_compare import compared, finished
 
@@ -31,17 +34,48 @@ def test_equal_tuning_is_noted_and_gives_no_warning(tmp_path):
     comparison = compared([*entry(tmp_path / "a", 0.5, 0.1, 5), *entry(tmp_path / "b", 0.6, 0.2, 5)])
     assert comparison.warnings == ()
     assert comparison.notes[0] == (
-        "settings are the best of 5 trials by held-out training classes, never by the test; what a difference needs "
-        "allows for another search choosing others"
+        "settings are the best of 5 trials by retrieval.map_at_r of held-out training classes, never by the test; what "
+        "a difference needs allows for another search choosing others"
     )
     values = np.array([[0.2, 0.3]] * 4 + [[0.3, 0.5]])
-    tuning = Tuning(5, 0, 2 * (5 * 10 + 40), {"loss.temperature": 0.2}, 0.625, search_spread(values))
+    tuning = Tuning(
+        5, 0, 2 * (5 * 10 + 40), {"loss.temperature": 0.2}, 0.625, "retrieval.map_at_r", search_spread(values)
+    )
     assert comparison.entries[0].tuning == tuning
     for name in "ab":
         (tmp_path / name / "search" / "trials.json").unlink()
     untuned = compared([path for name in "ab" for path in sorted((tmp_path / name).glob("seed-*"))])
     assert untuned.differences[0].least < comparison.differences[0].least
     assert comparison.to_dict()["entries"][0]["tuning"]["trials"] == 5
+
+
+def test_by_another_metric_the_luck_of_a_search_is_left_out_and_that_is_told(tmp_path):
+    runs = [*entry(tmp_path / "a", 0.5, 0.1, 5), *entry(tmp_path / "b", 0.6, 0.2, 5)]
+    for path in sorted(tmp_path.rglob("trials.json")):
+        path.write_text(path.read_text().replace("retrieval.map_at_r", "knn.accuracy"))
+    comparison = compared(runs)
+    assert comparison.warnings == (
+        "settings were chosen by knn.accuracy, not by retrieval.map_at_r: another search may choose others, and what a "
+        "difference needs does not allow for that",
+    )
+    assert comparison.notes[0] == (
+        "settings are the best of 5 trials by knn.accuracy of held-out training classes, never by the test"
+    )
+    for path in tmp_path.rglob("trials.json"):
+        path.unlink()
+    assert compared(runs).differences[0].least == comparison.differences[0].least
+
+
+def test_a_key_of_one_loss_of_several_was_tuned(tmp_path):
+    ((run,), _) = find_runs([finished(tmp_path / "a" / "seed-0", 0, 0.5)])
+    run = replace(
+        run, settings={"loss": [{"name": "nt-xent", "temperature": 0.1}, {"name": "nt-xent"}], "views.k": [1, 5]}
+    )
+    for temperature, k, tuned in ((0.1, [1, 5], True), (0.2, [1, 5], False), (0.1, [1], False)):
+        params = {"loss.0.temperature": temperature, "loss.1": {"name": "nt-xent"}, "views.k": k}
+        trial = Trial(0, params, ((0.2, 0.3),))
+        TrialsFile(OF, [trial], [10], 2, {}, True).write(tmp_path / "a" / "search")
+        assert (tuning_of([run]) is not None) == tuned
 
 
 @pytest.mark.parametrize(
