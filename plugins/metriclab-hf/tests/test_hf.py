@@ -82,7 +82,7 @@ def test_rows_have_their_classes_groups_and_pixels(saved):
 
 def test_images_are_decoded_once(saved, monkeypatch):
     first = hf(saved)
-    monkeypatch.setattr("metriclab.images.build.decode_file", None)
+    monkeypatch.setattr("metriclab.images.build.open_upright", None)
     again = hf(saved)
     assert first.fingerprint == again.fingerprint
     assert torch.equal(first.images(np.arange(12)).pixels, again.images(np.arange(12)).pixels)
