@@ -142,7 +142,8 @@ class Views(Protocol):
     Those that hand features on as they are say so by `takes_features = True`. A class whose training views are all the
     test view says so by an attribute `random = False`. Those that turn hues, or do what else needs red, green and blue,
     say so by a mapping `needs_colour`: each key of the recipe that asks for it, with a value that does not. A run on
-    images that have neither 1 nor 3 channels is then refused. Pixels are divided by `images.white`.
+    images that have neither 1 nor 3 channels is then refused. Pixels are divided by `images.white`. What posterises, or
+    has other steps over which rounding may take a pixel, says `has_steps = True`: the conformance kit allows for a few.
 
     Attributes:
         count: number of training views of an image.

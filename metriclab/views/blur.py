@@ -14,7 +14,7 @@ from metriclab.views import device
 SIGMA = (0.1, 2.0)
 """Bounds of the standard deviation, in pixels of the view."""
 
-_WHOLE, _BLOCK = 64, 32
+_WHOLE, _BLOCK = 64, 48
 """Rows of the matrix that are multiplied at once: up to so many all of them, of more so many, as less is zero then."""
 
 

@@ -155,6 +155,7 @@ class RandAugmentViews:
     """
 
     __repr__ = repr_settings
+    has_steps = True
 
     def __init__(
         self,

@@ -110,6 +110,7 @@ class SimCLRViews:
             other = self.augmentations[1] = _other(first, count, second)
             own = {f"second.{key}": value for key, value in other.needs_colour.items() if key in second}
             self.needs_colour = {**self.needs_colour, **own}
+        self.has_steps = any(one.posterize > 0 for one in self.augmentations.values())
 
     def __call__(self, images: Images, random_keys: RandomKeys, /) -> tuple[Float[Tensor, "n c _h _w"], ...]:
         return augment(images, random_keys, self.augmentations)

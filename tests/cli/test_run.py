@@ -18,9 +18,7 @@ from click.testing import CliRunner
 from safetensors.torch import load_file
 
 from metriclab.cli import main
-from metriclab.recipe import read_recipe
-from metriclab.testing import Share, on_ranks
-from tests.support.tiny import TINY, run
+from tests.support.tiny import TINY
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
@@ -38,13 +36,13 @@ def recipe(tmp_path) -> Path:
 
 
 def test_a_run_prints_the_table_and_says_where_it_is(recipe, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    done = CliRunner().invoke(main, ["run", "tiny.toml", "--set", "train.steps=2"])
-    assert done.exit_code == 0, done.output
+    done = metriclab("run", "tiny.toml", "--set", "train.steps=2", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
     (folder,) = (tmp_path / "runs").iterdir()
     assert folder.name.startswith("tiny-")
     for text in ("raw pixels", "untrained", "trained", "  map_at_r", f"run folder: runs/{folder.name}"):
         assert text in done.stdout
+    monkeypatch.chdir(tmp_path)
     as_json = CliRunner().invoke(main, ["run", "tiny.toml", "--set", "train.steps=2", "--resume", "--json", "-q"])
     assert json.loads(as_json.stdout) == json.loads((folder / "result.json").read_text())
 
@@ -93,15 +91,11 @@ def test_control_c_saves_and_says_how_to_go_on(recipe, tmp_path):
     assert list((tmp_path / "run" / "checkpoints").glob("step-*.json"))
 
 
-def train(share: Share, recipe: Path, out: Path) -> None:
-    run(read_recipe(recipe), out)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks", [2, 3])
-def test_on_ranks_the_run_is_that_of_one_process(ranks, recipe, tmp_path):
-    for number, name in ((1, "one"), (ranks, "several")):
-        on_ranks(train, number, recipe, tmp_path / name)
+def test_under_torchrun_the_run_is_that_of_one_process(ranks, recipe, tmp_path):
+    _run_on(1, "one", recipe)
+    _run_on(ranks, "several", recipe)
     one, several = (_finished(tmp_path / name) for name in ("one", "several"))
     assert len(one.metrics) == len(several.metrics)
     for expected, found in zip(one.metrics, several.metrics, strict=True):
@@ -167,11 +161,10 @@ name = "retrieval"
 
 @pytest.mark.slow
 def test_weights_memory_and_result_on_ranks_are_those_of_one_process_also_when_their_number_changes(tmp_path):
-    """The last of these runs under torchrun, as a user starts it."""
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(RECIPE_OF_RANKS)
     for ranks in (1, 2, 3):
-        on_ranks(train, ranks, recipe, tmp_path / f"ranks-{ranks}")
+        _run_on(ranks, f"ranks-{ranks}", recipe)
     # What a killed run leaves behind: no result, and the newest checkpoint is not the last step's.
     cut = tmp_path / "ranks-2"
     shutil.copytree(cut, tmp_path / "changed")
@@ -179,11 +172,8 @@ def test_weights_memory_and_result_on_ranks_are_those_of_one_process_also_when_t
     assert {path.suffix for path in newest} == {".json", ".safetensors"}
     for path in (tmp_path / "changed" / "result.json", tmp_path / "changed" / "scores.safetensors", *newest):
         path.unlink()
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=3", "-m"]
-    command = [*torchrun, "metriclab.cli", "run", recipe, "--out", tmp_path / "changed", "-q", "--resume"]
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert "ranks changed since the run began (2 to 3)" in done.stderr
+    told = _run_on(3, "changed", recipe, "--resume")
+    assert "ranks changed since the run began (2 to 3)" in told
     one = _finished(tmp_path / "ranks-1")
     assert int((_memory_labels(one.weights) >= 0).sum()) == 40
     for name in ("ranks-2", "ranks-3", "changed"):
@@ -195,6 +185,20 @@ def test_weights_memory_and_result_on_ranks_are_those_of_one_process_also_when_t
                 assert line[key] == pytest.approx(expected[key], rel=1e-4), (name, key, expected["step"])
         for metric, value in one.result["metrics"]["retrieval"].items():
             assert found.result["metrics"]["retrieval"][metric] == pytest.approx(value, abs=1e-3), (name, metric)
+
+
+def _run_on(ranks: int, out: str, recipe: Path, *options: str) -> str:
+    """What is said on the way, in a folder beside the recipe; one rank is this process."""
+    arguments = ["run", str(recipe), "--out", str(recipe.parent / out), "-q", *options]
+    if ranks == 1:
+        here = CliRunner().invoke(main, arguments)
+        assert here.exit_code == 0, here.output
+        return here.stderr
+    torchrun = ["torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m"]
+    command = [sys.executable, "-m", *torchrun, "metriclab.cli", *arguments]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
 
 
 class _Finished(NamedTuple):

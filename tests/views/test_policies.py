@@ -228,3 +228,25 @@ def test_crossed_bounds_are_refused(make, text):
     with pytest.raises(RecipeError) as caught:
         make()
     assert str(caught.value) == text
+
+
+def test_views_say_where_they_have_steps():
+    assert RandAugmentViews.has_steps
+    assert [SimCLRViews(posterize=share).has_steps for share in (0.0, 0.5)] == [False, True]
+    assert SimCLRViews(second={"posterize": 0.5}).has_steps
+
+
+class OnePixelByPadding(SimCLRViews):
+    """One value of each view goes by how far images are padded."""
+
+    def __call__(self, images, random_keys):
+        views = super().__call__(images, random_keys)
+        for view in views:
+            view[:, 0, 0, 0] = images.pixels.shape[3] / 1000
+        return views
+
+
+def test_one_pixel_is_let_pass_where_there_are_steps_alone():
+    with pytest.raises(AssertionError, match="depends on how far images are padded"):
+        check_views(OnePixelByPadding())
+    check_views(OnePixelByPadding(posterize=0.01))
